@@ -1,0 +1,30 @@
+/* Listeners. Worker 0 accepts (until EAGAIN or 64) and hands each socket to the worker with the fewest connections of that
+ * protocol, ties by bytes in the last second (P7). Out of file descriptors, accepting pauses for 100 ms instead of
+ * spinning. Set up before workers_start or on worker 0. */
+#ifndef GM_IO_LISTENER_H
+#define GM_IO_LISTENER_H
+
+#include <stdint.h>
+
+#include "io/conn.h"
+
+struct listener;
+
+struct listener_options {
+    const char *address;       /* "HOST:PORT", "[::1]:PORT", ":PORT" (any), "unix:/path" (0600); port 0 picks one */
+    const struct conn_ops *ops;
+    void *arg;                 /* conn_listener_arg() gives it to `open` */
+    uint32_t max_connections;  /* 0 = unlimited; beyond, `refuse` bytes are sent and the socket is closed */
+    const char *refuse;        /* borrowed, e.g. "-ERR max number of clients reached\r\n"; may be NULL */
+};
+
+/* ERR_ADDR_IN_USE, ERR_ACCESS, ERR_INVALID (malformed address), ERR_NOT_FOUND (unknown host), ERR_NOFILE. */
+int listener_open(struct workers *ws, const struct listener_options *options, struct listener **ret);
+void listener_close(struct listener *l); /* stops accepting; existing connections stay */
+uint16_t listener_port(const struct listener *l);
+/* The bound address as text, "127.0.0.1:6379". */
+const char *listener_address(const struct listener *l);
+void *conn_listener_arg(const struct conn *c);
+uint32_t listener_connections(const struct listener *l); /* any thread */
+
+#endif

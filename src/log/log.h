@@ -1,0 +1,170 @@
+/* The log: segments of record batches v2, with one writer, one recovery, one checksum and one reader for every engine.
+ *
+ * Life cycle of a log
+ *   1. log_open: knows its directory and what the checkpoint says; touches no file of a log that was cleanly closed, and creates none.
+ *   2. cold: the first append creates the directory with its identity file (rule 9) and the first segment; appends go by pwrite.
+ *   3. hot (P11): after 64 small appends within a second a 64 MiB segment is fallocated, mapped, prefaulted; cold again after 10 s idle.
+ *   4. rolled, retained: whole segments are sealed (whole-file checksum) and later unlinked in the background; never recycled (P13).
+ *   5. failed: a write or sync error or corruption found; appends return ERR_IO / ERR_CORRUPT from then on, nothing is retried (rule 6).
+ *   6. log_close (keeps files) or log_delete (moves the directory to trash/, unlinked in the background).
+ *
+ * Threads: appends, truncation and close of one log are serialised by its owner (the partition's lock for main and queue logs,
+ * the topic partition's mutex for topic logs: P15). Readers take no lock: they read up to the atomically published log_end. The sync thread
+ * reads the published end. log_start/end/durable are atomics, any thread. */
+#ifndef GM_LOG_LOG_H
+#define GM_LOG_LOG_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "io/worker.h"
+#include "log/batch.h"
+
+struct log;
+struct log_store;
+
+/* ---- the store: all logs of a data directory ------------------------------------------------------------------- */
+
+enum log_fsync { LOG_FSYNC_INTERVAL, LOG_FSYNC_ALWAYS, LOG_FSYNC_NEVER };
+
+struct log_store_options {
+    const char *data_dir;         /* created when missing */
+    enum log_fsync fsync;
+    uint32_t sync_interval_ms;    /* default 1000 */
+    uint64_t segment_bytes;       /* default 64 MiB; at least 1 MiB in production, tests go lower */
+    uint64_t disk_reserve_bytes;  /* below this much free space growth is refused (log_store_may_grow) */
+    uint32_t hot_max;             /* default 256 */
+    uint32_t fd_max;              /* open segment files kept; default RLIMIT_NOFILE / 4 */
+    uint8_t cluster_id[16];       /* stamped into identity files, rule 9 */
+    const char *failpoint;        /* tests: GOMSG_FAILPOINT; NULL otherwise */
+};
+
+/* Takes data_dir/lock (ERR_IN_USE when another process has it), reads the sync marks and boot id, starts the sync thread. The recovery verdict
+ * (clean, crash on the same boot, other boot: rule 4) holds for every log opened from then on. */
+int log_store_open(const struct log_store_options *options, struct workers *ws, struct log_store **ret);
+/* A clean stop: syncs everything, writes checkpoints with the clean mark, joins the threads. All logs must be closed. */
+void log_store_close(struct log_store *s);
+/* False while free space is below the reserve: commands that grow data are refused, deletes, acks and trims go on. Any thread; cheap
+ * (an atomic refreshed by a statvfs a second, and at once after an ENOSPC). */
+bool log_store_may_grow(const struct log_store *s);
+/* The error of the last failed sync round, 0 when healthy; any thread. */
+int log_store_health(const struct log_store *s);
+
+struct log_store_stats {
+    uint64_t logs, hot_logs, open_files, sync_rounds, sync_last_us, sync_max_us, unprefaulted, bytes_appended, disk_free;
+};
+void log_store_stats(struct log_store *s, struct log_store_stats *ret); /* any thread */
+
+/* ---- opening --------------------------------------------------------------------------------------------------- */
+
+enum log_kind { LOG_MAIN, LOG_QUEUE, LOG_TOPIC };
+
+struct log_options {
+    enum log_kind kind;
+    const char *dir;       /* relative to data_dir: "p-0007/main", "p-0007/queue/00000000000000c1", "p-0007/topic/orders-3" */
+    uint64_t log_id;       /* topic or queue id of the topology (with the partition index for topics), identity of the directory */
+    uint64_t segment_bytes; /* 0: the store's */
+    bool memory;           /* transient: 64 KiB chunks in memory, never on disk (P24) */
+};
+
+/* Ids differing from the directory's: the directory goes to trash/ and the log starts empty (rule 9). Corruption below the sync mark: ERR_CORRUPT,
+ * with the reason in diag; *ret is still set so that it can be described and closed. */
+int log_open(struct log_store *s, const struct log_options *options, struct log **ret);
+/* For logs that were not cleanly closed, log_open only notes it; the first touch (or this call) scans, verifies and cuts. Any thread that owns the log. */
+int log_recover(struct log *l);
+void log_close(struct log *l);
+void log_delete(struct log *l); /* closes too */
+
+/* ---- state ------------------------------------------------------------------------------------------------------ */
+int64_t log_start(const struct log *l);   /* first offset that can be read */
+int64_t log_end(const struct log *l);     /* next offset; everything below is readable */
+int64_t log_durable(const struct log *l); /* everything below survives power loss */
+uint64_t log_bytes(const struct log *l);  /* of all segments */
+int32_t log_epoch(const struct log *l);   /* leader epoch stamped into appends */
+void log_set_epoch(struct log *l, int32_t epoch);
+int64_t log_last_timestamp(const struct log *l); /* max timestamp appended, -1 when empty: rule 10's "last effect's time" */
+int log_failed(const struct log *l);      /* 0 or the error that stopped it */
+const char *log_dir(const struct log *l);
+struct log_store *log_store_of(const struct log *l);
+
+/* ---- appending: by the owner ------------------------------------------------------------------------------------ */
+/* Finishes and appends the builder's batch at log_end. *ret_base gets its base offset. ERR_NOSPACE (nothing visible; the batch is dropped), ERR_IO. The batch is
+ * readable when this returns. */
+int log_append(struct log *l, struct batch_builder *b, int64_t *ret_base);
+/* Appends whole encoded batches (Kafka produce): base offsets and epoch are assigned in place in `data`; `count` is the offsets they span together.
+ * CRCs were checked by the caller. */
+int log_append_encoded(struct log *l, uint8_t *data, size_t len, int64_t *ret_base);
+/* Moves the start up (DeleteRecords, retention, snapshot): whole segments behind it are dropped. `start` <= end. */
+int log_advance_start(struct log *l, int64_t start);
+/* Cuts everything at and above `end`, zeroing what it cuts. */
+int log_truncate(struct log *l, int64_t end);
+
+/* Segments as the owner of a queue log sees them (rule 7): base offset, next base, bytes; oldest first. The active one is last. */
+struct log_segment_info {
+    int64_t base, next;
+    uint64_t bytes;
+    int64_t max_timestamp;
+    bool active;
+};
+size_t log_segments(const struct log *l, struct log_segment_info *ret, size_t max); /* returns how many there are */
+/* Drops one sealed segment, leaving a hole that recovery finds explained in the segment list. ERR_NOT_FOUND, ERR_INVALID (active). */
+int log_drop_segment(struct log *l, int64_t base);
+
+/* ---- reading: any thread, no lock -------------------------------------------------------------------------------- */
+/* A run of whole batches in one segment file. The fd is referenced and stays valid until log_span_release, also if the segment is dropped meanwhile. */
+struct log_span {
+    int fd;              /* -1 for a memory log: use data */
+    uint64_t pos;
+    size_t len;
+    const uint8_t *data; /* memory logs and mapped tails: the bytes; may be NULL */
+    int64_t base, next;  /* offsets covered: the first batch holds `base` or begins after the asked offset (holes) */
+    void *ref;           /* private */
+};
+/* The batches from the one holding `offset` up to `max_bytes` (at least one whole batch, whatever its size, unless `strict`). ERR_OFFSET_RANGE below log_start or above
+ * log_end; 0 with len 0 at log_end. `end` bounds it (a high watermark); pass log_end(). */
+int log_read(struct log *l, int64_t offset, int64_t end, size_t max_bytes, bool strict, struct log_span *ret);
+void log_span_release(struct log_span *span);
+/* Copies a span's bytes into out (pread or memcpy). ERR_IO. */
+int log_span_copy(const struct log_span *span, struct buf *out);
+/* P16: true when a span lies in the page cache; else hand it to a background job before touching it. */
+bool log_span_is_warm(const struct log_span *span);
+/* The offset of the first record at or after a timestamp, and that timestamp; ERR_NOT_FOUND when none. May read the disk: background for cold logs. */
+int log_find_timestamp(struct log *l, int64_t timestamp_ms, int64_t *ret_offset, int64_t *ret_timestamp);
+
+/* A sequential reader of batches; for replay, queue cursors, dump. Not shared between threads. */
+struct log_cursor {
+    struct log *log;
+    int64_t offset; /* next to read */
+    struct log_span span;
+    struct buf bytes;   /* window of whole batches */
+    size_t at;          /* in the window */
+    size_t window_bytes;
+};
+void log_cursor_init(struct log_cursor *c, struct log *l, int64_t offset, size_t window_bytes);
+/* 1: the next batch (header and its whole bytes, valid until the next call); 0: log_end reached, call again later; ERR_*. A cursor below log_start: ERR_OFFSET_RANGE. */
+int log_cursor_next(struct log_cursor *c, struct batch_header *ret_header, struct slice *ret_batch);
+void log_cursor_fini(struct log_cursor *c);
+
+/* ---- durability --------------------------------------------------------------------------------------------------
+ * A commit waits until everything it was told of is at level quorum. On a node alone that is: covered by a finished sync round (rule 12c). One round a node
+ * serves all waiters (rule 6, P14); a waiter's worker gets one mail a round. Embedded in its owner; no allocation.
+ * With `log.fsync: never` the position in the log is enough. */
+struct log_commit {
+    struct mail mail;   /* private */
+    struct list node;   /* private */
+    struct worker *worker;
+    uint64_t round;     /* the round needed; 0: nothing yet */
+    void (*done)(struct log_commit *c, int err); /* on `worker` */
+    bool armed;
+};
+void log_commit_init(struct log_commit *c, struct worker *w, void (*done)(struct log_commit *c, int err));
+/* Waits for [.., end) of this log. Under whatever serialises the append. Several logs may be added before arming. */
+void log_commit_add(struct log_commit *c, struct log *l, int64_t end);
+/* True: already satisfied, `done` will not be called. False: `done` is called later on the worker. */
+bool log_commit_arm(struct log_commit *c);
+/* Forgets an armed commit (its connection is going away); after this `done` does not run. On its worker. */
+void log_commit_cancel(struct log_commit *c);
+
+#endif
