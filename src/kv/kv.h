@@ -1,0 +1,147 @@
+/* The KV engine of one partition: databases of keys with typed values, a deterministic state machine over the partition's main log.
+ *
+ * Everything here runs under the partition's lock; nothing reads a clock, a socket or chance: the caller gives them in `struct kv_ctx`. A command changes
+ * memory and adds the effects that reproduce the change (kinds.def); kv_apply does the same from a record, in recovery and on followers. A command that fails changes nothing and adds no effect.
+ *
+ * Borrowed slices that come out (values, fields, members) are valid until the next change of that kv or until the lock is left. */
+#ifndef GM_KV_KV_H
+#define GM_KV_KV_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "base/rand.h"
+#include "log/effect.h"
+
+struct kv;
+struct kv_entry;
+
+#define KV_DATABASES 16      /* what SELECT reaches */
+#define KV_DB_INTERNAL 16    /* groups, offsets: not reachable from RESP */
+
+#define KV_KEY_MAX (512u << 20)
+#define KV_VALUE_MAX (512u << 20)
+
+enum kv_type { KV_NONE, KV_STRING, KV_LIST, KV_SET, KV_ZSET, KV_HASH, KV_STREAM };
+const char *kv_type_name(enum kv_type t); /* "none", "string", … as TYPE answers */
+
+struct kv_ctx {
+    struct kv *kv;
+    struct effects *fx;
+    uint32_t db;
+    int64_t now_ms;   /* expiry is judged by it */
+    struct rand *rand; /* for RANDOMKEY, SPOP: what leaves memory goes into effects */
+};
+
+struct kv_options {
+    uint32_t hash_listpack_max_entries, hash_listpack_max_value; /* 128, 64: what OBJECT ENCODING and the compact form go by */
+    uint32_t set_listpack_max_entries, set_listpack_max_value, set_intset_max_entries; /* 128, 64, 512 */
+    uint32_t list_chunk_bytes; /* 8 KiB */
+    /* Frees something large elsewhere (a background thread); fn(p) must be called exactly once. NULL: at once. */
+    void (*free_later)(void (*fn)(void *p), void *p);
+};
+struct kv *kv_new(const struct kv_options *options); /* NULL: defaults */
+void kv_free(struct kv *kv);
+
+/* ---- keys ------------------------------------------------------------------------------------------------------- */
+enum kv_type kv_key_type(struct kv_ctx *c, struct slice key); /* KV_NONE when missing or expired */
+bool kv_key_del(struct kv_ctx *c, struct slice key);          /* true: it existed */
+/* at_ms absolute; in the past: the key is deleted. False: no such key. */
+bool kv_key_expire_at(struct kv_ctx *c, struct slice key, int64_t at_ms);
+bool kv_key_persist(struct kv_ctx *c, struct slice key); /* true: it had a TTL */
+/* -2 no key, -1 no TTL, else the absolute ms. */
+int64_t kv_key_expire_time(struct kv_ctx *c, struct slice key);
+const char *kv_key_encoding(struct kv_ctx *c, struct slice key); /* OBJECT ENCODING's words; NULL: no key */
+uint64_t kv_db_size(const struct kv *kv, uint32_t db);
+uint64_t kv_db_expires(const struct kv *kv, uint32_t db);
+void kv_db_flush(struct kv_ctx *c); /* swaps the tables, frees later */
+/* A prefetch for pipelines (P6): hashes the key and touches its bucket. */
+void kv_key_prefetch(const struct kv *kv, uint32_t db, struct slice key);
+/* SCAN: calls fn for each key of at least `count` buckets' worth; cursor 0 begins, 0 returned ends. A key there from begin to end is seen at least
+ * once, whatever grows or shrinks between (P21). */
+uint64_t kv_scan(struct kv_ctx *c, uint64_t cursor, uint32_t count, void (*fn)(struct slice key, enum kv_type type, void *arg), void *arg);
+/* A random key, false when the database is empty. */
+bool kv_key_random(struct kv_ctx *c, struct slice *ret);
+
+/* ---- strings: kv/string.c ---------------------------------------------------------------------------------------- */
+/* ERR_NOT_FOUND, ERR_WRONG_TYPE. An integer-encoded value is rendered into a buffer of the kv. */
+int kv_string_get(struct kv_ctx *c, struct slice key, struct slice *ret);
+enum { KV_EXPIRE_NONE = 0, KV_EXPIRE_KEEP = -1 };
+/* Sets whatever the key held. expire_at: KV_EXPIRE_NONE, KV_EXPIRE_KEEP or absolute ms. */
+void kv_string_set(struct kv_ctx *c, struct slice key, struct slice value, int64_t expire_at);
+/* ERR_NOT_INTEGER, ERR_OVERFLOW, ERR_WRONG_TYPE. Keeps the TTL. */
+int kv_string_incr(struct kv_ctx *c, struct slice key, int64_t by, int64_t *ret);
+int kv_string_append(struct kv_ctx *c, struct slice key, struct slice tail, uint64_t *ret_len);  /* ERR_TOO_LARGE */
+int kv_string_set_range(struct kv_ctx *c, struct slice key, uint64_t offset, struct slice part, uint64_t *ret_len);
+int kv_string_len(struct kv_ctx *c, struct slice key, uint64_t *ret); /* 0 for a missing key */
+
+/* ---- hashes: kv/hash.c -------------------------------------------------------------------------------------------- */
+int kv_hash_set(struct kv_ctx *c, struct slice key, const struct slice *pairs, size_t n, uint64_t *ret_added); /* n pairs: field, value, … */
+int kv_hash_get(struct kv_ctx *c, struct slice key, struct slice field, struct slice *ret); /* ERR_NOT_FOUND */
+int kv_hash_del(struct kv_ctx *c, struct slice key, const struct slice *fields, size_t n, uint64_t *ret_removed);
+int kv_hash_len(struct kv_ctx *c, struct slice key, uint64_t *ret);
+/* Calls fn for each field, in the order of the encoding; 0 also for a missing key. */
+int kv_hash_each(struct kv_ctx *c, struct slice key, void (*fn)(struct slice field, struct slice value, void *arg), void *arg);
+
+/* ---- lists: kv/list.c ----------------------------------------------------------------------------------------------- */
+enum kv_end { KV_HEAD, KV_TAIL };
+int kv_list_push(struct kv_ctx *c, struct slice key, enum kv_end end, const struct slice *values, size_t n, bool only_if_exists, uint64_t *ret_len);
+/* Pops one into out (appended, since the element goes away); ERR_NOT_FOUND when there is none. */
+int kv_list_pop(struct kv_ctx *c, struct slice key, enum kv_end end, struct buf *out);
+int kv_list_len(struct kv_ctx *c, struct slice key, uint64_t *ret);
+/* Inclusive, negative from the tail, clamped, as LRANGE. */
+int kv_list_range(struct kv_ctx *c, struct slice key, int64_t first, int64_t last, void (*fn)(struct slice value, void *arg), void *arg, uint64_t *ret_count);
+
+/* ---- sets: kv/set.c --------------------------------------------------------------------------------------------------- */
+int kv_set_add(struct kv_ctx *c, struct slice key, const struct slice *members, size_t n, uint64_t *ret_added);
+int kv_set_rem(struct kv_ctx *c, struct slice key, const struct slice *members, size_t n, uint64_t *ret_removed);
+int kv_set_has(struct kv_ctx *c, struct slice key, struct slice member, bool *ret);
+int kv_set_len(struct kv_ctx *c, struct slice key, uint64_t *ret);
+int kv_set_each(struct kv_ctx *c, struct slice key, void (*fn)(struct slice member, void *arg), void *arg);
+
+/* ---- WATCH: kv/watch.c -------------------------------------------------------------------------------------------------- */
+/* Owned by the session; linked under the partition's lock. `dirty` is set (atomically, any thread may read it) when the key changes, expires or is flushed. */
+struct kv_watch {
+    struct list node;
+    struct list peers;
+    uint32_t db;
+    char *key; /* owned by the kv while linked */
+    size_t key_len;
+    bool dirty;
+};
+void kv_watch_add(struct kv_ctx *c, struct kv_watch *w, struct slice key);
+void kv_watch_remove(struct kv *kv, struct kv_watch *w);
+
+/* ---- blocked clients: kv/blocked.c ------------------------------------------------------------------------------------------ */
+/* A client waits for a key to hold something of `type`. Under the lock that added it, or in kv_blocked_serve, `serve` is called in order of arrival: it pops what it wants through ctx,
+ * makes its result and says whether it is satisfied (it is then unlinked). A client waiting for several keys owns one of these a key and unlinks the
+ * others itself by mail. */
+struct kv_blocked {
+    struct list node;
+    enum kv_type type;
+    uint32_t db;
+    char *key;
+    size_t key_len;
+    bool (*serve)(struct kv_ctx *c, struct kv_blocked *b, struct slice key);
+};
+void kv_blocked_add(struct kv_ctx *c, struct kv_blocked *b, struct slice key);
+void kv_blocked_remove(struct kv *kv, struct kv_blocked *b);
+/* Serves the waiters of keys that got elements since the last call; called before a partition is left. */
+void kv_blocked_serve(struct kv_ctx *c);
+
+/* ---- expiry: kv/expire.c ------------------------------------------------------------------------------------------------------- */
+/* Deletes up to `max` expired keys, sampled as Redis does, as one effect; returns how many were deleted. The caller bounds the time by max and loops. */
+uint32_t kv_expire_cycle(struct kv_ctx *c, uint32_t max);
+
+/* ---- replay, snapshots, stats -------------------------------------------------------------------------------------------------------- */
+/* Applies one effect. ERR_CORRUPT, ERR_LEVEL. An element effect that meets a key of another type is ignored (P18). */
+int kv_apply(struct kv *kv, const struct effect *e);
+/* A hash over the logical content (types, keys, elements, TTLs), independent of layout and order; for tests and replicas. */
+uint64_t kv_state_hash(struct kv *kv);
+struct kv_stats {
+    uint64_t keys, expires, table_bytes, entry_bytes, expired_total;
+};
+void kv_stats(const struct kv *kv, struct kv_stats *ret);
+
+#endif

@@ -1,0 +1,34 @@
+/* Fuzzy snapshots (P17, P18): a walk from log offset S to E copies raw bytes bucket by bucket under short holds of the partition's lock and encodes, CRCs and writes outside it.
+ * Replaying S..E over the snapshot converges because effects are idempotent.
+ *
+ * File: magic "GMSNAP01", header (cluster id, partition, level, S, times), blocks of at most 64 KiB (length, CRC32C, sections of entries), a footer (E, key count, CRC of the block
+ * CRCs). Written as snapshot-<S>.tmp, synced, renamed when valid. Corruption of any byte is found by the reader. */
+#ifndef GM_KV_SNAPSHOT_H
+#define GM_KV_SNAPSHOT_H
+
+#include "kv/kv.h"
+
+/* How the walk gets and gives up the partition's lock; filled in by the partition layer. */
+struct kv_snapshot_lock {
+    void (*lock)(void *arg);
+    void (*unlock)(void *arg);       /* and wait until nobody waits (P1) */
+    bool (*wanted)(void *arg);       /* somebody waits: looked at after every bucket or 16 elements */
+    int64_t (*log_end)(void *arg);   /* of the main log, under the lock */
+    void *arg;
+};
+struct kv_snapshot_result {
+    int64_t start, end;    /* S, E */
+    uint64_t keys, bytes;
+    uint64_t hold_max_us;  /* longest single hold of the lock */
+    uint32_t restarts;
+};
+/* Walks and writes dir/snapshot-<S>.tmp, fsyncs it, and leaves it for kv_snapshot_publish. On a background thread, without the lock. */
+int kv_snapshot_write(struct kv *kv, const struct kv_snapshot_lock *lock, const char *dir, const uint8_t cluster_id[16], uint32_t partition,
+                      struct kv_snapshot_result *ret);
+/* Renames it to snapshot-<S> and removes older ones. */
+int kv_snapshot_publish(const char *dir, int64_t start);
+/* Loads the newest valid snapshot of dir into an empty kv: *ret_start is the offset to replay from (0 and ERR_NOT_FOUND when there is none). ERR_CORRUPT when the newest is damaged and no older one exists,
+ * ERR_FOREIGN, ERR_LEVEL. */
+int kv_snapshot_load(struct kv *kv, const char *dir, const uint8_t cluster_id[16], int64_t *ret_start);
+
+#endif

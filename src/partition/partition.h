@@ -1,0 +1,109 @@
+/* Partitions: the unit of placement, locking, replication and failover. One owns a KV keyspace with its main log, the queues that hash to it (guarded by the same lock), and the topic partitions
+ * that hash to it (each with its own mutex, P15).
+ *
+ * Lock order: spanning lock (shared) -> partitions ascending -> topic log -> pub/sub stripe. A worker never sleeps on a partition (P2): it enters at a command's start or is parked.
+ * Background holders use partition_lock_background and look at partition_is_wanted.
+ *
+ * Life of a partition: closed -> recovering (snapshot, replay; parallel over background threads) -> open -> failed (corruption or I/O error: refuses, says why, the others serve) -> closed. */
+#ifndef GM_PARTITION_PARTITION_H
+#define GM_PARTITION_PARTITION_H
+
+#include "base/mutex.h"
+#include "kv/kv.h"
+#include "log/log.h"
+
+struct partition;
+struct partitions;
+struct queue_table;
+struct stream_table;
+struct topology;
+
+enum partition_state { PARTITION_CLOSED, PARTITION_RECOVERING, PARTITION_OPEN, PARTITION_FAILED };
+
+struct partitions_options {
+    uint32_t count; /* 1..16384 */
+    struct log_store *store;
+    struct workers *workers;
+    const char *data_dir;
+    uint8_t cluster_id[16];
+    uint64_t snapshot_log_bytes; /* main log grown by this much since the last snapshot starts one; default 256 MiB */
+    struct kv_options kv;
+};
+int partitions_new(const struct partitions_options *options, struct partitions **ret);
+/* Recovers all, in parallel on background threads; calls progress now and then (any thread) and done(err) once on a background thread. A partition that fails does not fail the others. */
+void partitions_recover(struct partitions *ps, void (*progress)(void *arg, uint32_t done, uint32_t total, uint64_t bytes), void (*done)(void *arg), void *arg);
+bool partitions_ready(const struct partitions *ps); /* any thread */
+/* Stops background work, closes logs. No worker uses them any more. */
+void partitions_free(struct partitions *ps);
+
+uint32_t partitions_count(const struct partitions *ps);
+struct partition *partitions_get(struct partitions *ps, uint32_t index);
+uint32_t partition_index(const struct partition *p);
+
+/* ---- placement: partition/placement.c, pure ------------------------------------------------------------------------------------------------ */
+uint32_t placement_slot(struct slice key);                       /* CRC16 of the hash tag, 0..16383 */
+uint32_t placement_of_slot(uint32_t slot, uint32_t partitions);  /* slot * P / 16384 */
+uint32_t placement_of_key(struct slice key, uint32_t partitions);
+uint32_t placement_of_queue(struct slice vhost, struct slice name, uint32_t partitions);
+uint32_t placement_of_topic(struct slice topic, uint32_t index, uint32_t partitions);
+uint32_t placement_of_group(struct slice id, uint32_t partitions); /* groups and transactional ids */
+
+/* ---- entering -------------------------------------------------------------------------------------------------------------------------------------- */
+/* Embedded in the session: what a parked command leaves behind. `retry` runs on its worker when the lock is free again; the session then runs the same command anew (usually conn_resume_input). */
+struct partition_park {
+    struct mail mail;
+    struct list node;
+    struct worker *worker;
+    void (*retry)(struct worker *w, struct partition_park *park);
+    struct partition *at;
+};
+
+/* What a holder works with. `kv.fx` gathers effects; leaving appends them as one batch. On the stack. */
+struct partition_guard {
+    struct partition *p;
+    struct kv_ctx kv;
+    struct effects fx;
+    struct log *main;
+    int64_t end;  /* set by leave: log end after the append (the offset a quorum reply waits for), or the end at the time when nothing was added */
+    bool wrote;   /* set by leave: something was appended */
+    bool background;
+};
+
+/* 0: entered. ERR_PARKED: the park is registered (park == NULL: ERR_BUSY instead). ERR_READ_ONLY / ERR_CORRUPT / ERR_IO: the partition has failed. ERR_AGAIN: still recovering. `db` goes
+ * into the kv context. Spins 5 us, waits at most 500 us. On a worker. */
+int partition_enter(struct partition *p, uint32_t db, struct partition_park *park, struct partition_guard *g);
+/* Serves blocked clients, appends the effects, unlocks, wakes one parked. An append that failed marks the partition failed and is returned: replies written since enter must be taken back. */
+int partition_leave(struct partition_guard *g);
+/* Forgets a park whose session is going away. On its worker. */
+void partition_park_cancel(struct partition_park *park);
+
+/* Several partitions, ascending and without repeats, under the spanning lock held shared; leave appends one batch to each that was written, naming all participants (rule 5), before any lock is released. `guards` has
+ * n elements, in the same order. */
+int partition_enter_set(struct partitions *ps, const uint32_t *indexes, uint32_t n, uint32_t db, struct partition_park *park, struct partition_guard *guards);
+int partition_leave_set(struct partitions *ps, struct partition_guard *guards, uint32_t n);
+
+/* Background threads: waits as long as it takes, honours P1. */
+void partition_enter_background(struct partition *p, uint32_t db, struct partition_guard *g);
+bool partition_is_wanted(const struct partition *p); /* a worker waits: leave soon */
+
+/* ---- parts ------------------------------------------------------------------------------------------------------------------------------------------- */
+struct kv *partition_kv(struct partition *p);                 /* under the lock */
+struct queue_table *partition_queues(struct partition *p);    /* under the lock */
+struct log *partition_main_log(struct partition *p);
+enum partition_state partition_state(const struct partition *p); /* any thread */
+int partition_error(const struct partition *p);                  /* why it failed */
+
+/* ---- snapshots ------------------------------------------------------------------------------------------------------------------------------------------ */
+/* Asks for a snapshot now, on a background thread; one partition at a time. `index` UINT32_MAX: all. done(arg, err) on a background thread. */
+void partitions_snapshot(struct partitions *ps, uint32_t index, void (*done)(void *arg, int err), void *arg);
+
+struct partition_info {
+    enum partition_state state;
+    int error;
+    uint64_t keys;
+    int64_t log_start, log_end, log_durable, snapshot_start;
+    uint64_t log_bytes, snapshot_hold_max_us, parked_total;
+};
+void partition_info(struct partition *p, struct partition_info *ret); /* any thread */
+
+#endif
