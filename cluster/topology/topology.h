@@ -1,0 +1,189 @@
+/* The topology: what a cluster knows of itself (nodes, vhosts, users, exchanges, bindings, queues, topics, configs). One state machine
+ * behind one propose call and one immutable view.
+ *
+ * Writing: encode a command (commands.h), topology_propose it; the metadata thread appends it to the Raft log (fdatasync), applies it and answers by mail.
+ * Reading: topology_view gives an immutable snapshot through an atomic pointer; a worker may use it, and everything reached from it, until its turn ends (it is
+ * reclaimed by a grace period over all workers, P6). Trees are persistent: a change copies one path, O(log n), never the whole (rule 17).
+ *
+ * Exact counts and contents (messages, groups, offsets) are data, not topology. */
+#ifndef GM_CLUSTER_TOPOLOGY_H
+#define GM_CLUSTER_TOPOLOGY_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/buf.h"
+#include "cluster/topology/pmap.h"
+#include "io/worker.h"
+
+/* ---- objects: immutable once published ------------------------------------------------------------------------------------ */
+
+struct topo_vhost {
+    uint64_t id;
+    struct slice name;
+};
+
+struct topo_user {
+    struct slice name;
+    uint8_t salt[4];
+    uint8_t hash[32];  /* SHA-256(salt + password), as RabbitMQ stores it */
+    struct slice tags; /* "administrator,monitoring" */
+};
+
+/* POSIX extended regular expressions on object names, "" allows nothing. */
+struct topo_permission {
+    struct slice user, vhost;
+    struct slice configure, write, read;
+};
+
+enum topo_exchange_type { TOPO_DIRECT, TOPO_FANOUT, TOPO_TOPIC, TOPO_HEADERS };
+
+struct topo_exchange {
+    uint64_t id;
+    uint64_t vhost_id;
+    struct slice vhost, name;
+    enum topo_exchange_type type;
+    bool durable, auto_delete, internal;
+    struct slice args; /* an AMQP table's bytes without the length, as declared */
+    bool had_binding;  /* auto-delete takes effect after the first */
+};
+
+struct topo_queue {
+    uint64_t id; /* never reused; the queue log's identity */
+    uint64_t vhost_id;
+    struct slice vhost, name;
+    bool durable, exclusive, auto_delete;
+    uint32_t owner_node;       /* exclusive: the node and node epoch its connection lives in */
+    uint64_t owner_node_epoch;
+    struct slice args;
+    uint32_t partition;        /* placement, fixed when declared */
+};
+
+enum topo_binding_kind { TOPO_TO_QUEUE, TOPO_TO_EXCHANGE };
+
+struct topo_binding {
+    uint64_t source_id; /* exchange */
+    enum topo_binding_kind kind;
+    uint64_t destination_id;
+    struct slice routing_key;
+    struct slice args; /* AMQP table bytes */
+};
+
+struct topo_topic {
+    uint64_t id;        /* never reused */
+    uint8_t uuid[16];   /* Kafka's topic id */
+    struct slice name;
+    uint32_t partitions;
+    int16_t replication_factor; /* as asked */
+    struct slice configs;       /* pairs: lslice name, lslice value; sorted by name */
+};
+/* The value of a topic config, SLICE_NONE when not set on the topic. */
+struct slice topo_topic_config(const struct topo_topic *t, const char *name);
+
+struct topo_node {
+    uint32_t id; /* small, never reused: Kafka's broker id */
+    uint8_t uuid[16];
+    struct slice name;
+    uint64_t epoch; /* raised at each registration (start) */
+};
+
+/* ---- the view ---------------------------------------------------------------------------------------------------------------- */
+
+struct topology {
+    uint64_t index; /* of the last applied command: the view's version */
+    uint8_t cluster_id[16];
+    uint32_t level;            /* feature level, rule 10 */
+    uint32_t total_partitions; /* fixed when the cluster formed */
+    uint64_t next_id;
+    int64_t next_producer_id;
+    /* persistent maps; use the finders below */
+    struct pmap nodes, vhosts, users, permissions, exchanges, exchanges_by_id, queues, queues_by_id, bindings, bindings_by_destination, topics,
+        topics_by_id, configs;
+};
+
+struct topology_store;
+
+/* Never NULL after topology_open. On a worker: valid until the turn's end. On another thread: between topology_pin and topology_unpin. */
+const struct topology *topology_view(struct topology_store *t);
+/* For threads that are not workers (HTTP, metadata, tests): holds reclamation off meanwhile; keep it short. */
+const struct topology *topology_pin(struct topology_store *t);
+void topology_unpin(struct topology_store *t);
+
+const struct topo_vhost *topo_vhost_find(const struct topology *v, struct slice name);
+const struct topo_user *topo_user_find(const struct topology *v, struct slice name);
+const struct topo_permission *topo_permission_find(const struct topology *v, struct slice user, struct slice vhost);
+const struct topo_exchange *topo_exchange_find(const struct topology *v, struct slice vhost, struct slice name);
+const struct topo_exchange *topo_exchange_by_id(const struct topology *v, uint64_t id);
+const struct topo_queue *topo_queue_find(const struct topology *v, struct slice vhost, struct slice name);
+const struct topo_queue *topo_queue_by_id(const struct topology *v, uint64_t id);
+const struct topo_topic *topo_topic_find(const struct topology *v, struct slice name);
+const struct topo_topic *topo_topic_by_uuid(const struct topology *v, const uint8_t uuid[16]);
+const struct topo_node *topo_node_find(const struct topology *v, uint32_t id);
+struct slice topo_config(const struct topology *v, const char *name); /* cluster-wide setting, SLICE_NONE when unset */
+
+/* Listings in order of name; stop when fn returns false. An empty vhost slice (data NULL) means all. */
+void topo_each_vhost(const struct topology *v, bool (*fn)(const struct topo_vhost *, void *arg), void *arg);
+void topo_each_user(const struct topology *v, bool (*fn)(const struct topo_user *, void *arg), void *arg);
+void topo_each_permission(const struct topology *v, bool (*fn)(const struct topo_permission *, void *arg), void *arg);
+void topo_each_exchange(const struct topology *v, struct slice vhost, bool (*fn)(const struct topo_exchange *, void *arg), void *arg);
+void topo_each_queue(const struct topology *v, struct slice vhost, bool (*fn)(const struct topo_queue *, void *arg), void *arg);
+void topo_each_topic(const struct topology *v, bool (*fn)(const struct topo_topic *, void *arg), void *arg);
+void topo_each_node(const struct topology *v, bool (*fn)(const struct topo_node *, void *arg), void *arg);
+
+/* Routing: calls fn for each binding of the exchange that matches. Direct: equal keys. Topic: `*` one word, `#` any number, walked as a trie over the ordered
+ * map, so the work depends on matches and wildcards, not on the number of bindings. All: fanout and headers (the caller compares the arguments). The same
+ * destination may come more than once. */
+void topo_match_direct(const struct topology *v, uint64_t exchange_id, struct slice routing_key, bool (*fn)(const struct topo_binding *, void *arg), void *arg);
+void topo_match_topic(const struct topology *v, uint64_t exchange_id, struct slice routing_key, bool (*fn)(const struct topo_binding *, void *arg), void *arg);
+void topo_match_all(const struct topology *v, uint64_t exchange_id, bool (*fn)(const struct topo_binding *, void *arg), void *arg);
+/* Bindings whose destination is this queue or exchange. */
+void topo_bindings_to(const struct topology *v, enum topo_binding_kind kind, uint64_t destination_id, bool (*fn)(const struct topo_binding *, void *arg), void *arg);
+
+/* ---- changes: told to the server as they are applied, on the metadata thread, before the proposal is answered and after the new view is published ------------ */
+enum topology_change_kind { TOPO_QUEUE_DELETED, TOPO_TOPIC_CREATED, TOPO_TOPIC_DELETED, TOPO_TOPIC_CHANGED, TOPO_VHOST_DELETED, TOPO_USER_CHANGED, TOPO_CONFIG_CHANGED };
+struct topology_change {
+    enum topology_change_kind kind;
+    uint64_t id;            /* queue or topic */
+    struct slice name;      /* topic, vhost, user or config; borrowed for the call */
+    uint32_t partition;     /* of a queue */
+    uint32_t partitions;    /* of a topic */
+};
+
+/* ---- proposing --------------------------------------------------------------------------------------------------------------- */
+/* Embedded in its owner, which keeps it until `done` ran (or topology_propose_cancel). */
+struct topology_proposal {
+    struct mail mail; /* private */
+    struct topology_proposal *next;
+    struct worker *worker;   /* where `done` runs; NULL: on the metadata thread */
+    void (*done)(struct topology_proposal *p);
+    struct buf command;      /* owned: the encoded command; the proposer frees it in `done` */
+    /* the answer */
+    int err;                 /* 0 or ERR_*: what applying said (ERR_EXISTS, ERR_NOT_FOUND, ERR_MISMATCH, …) or ERR_IO */
+    uint64_t index;          /* the topology index it was applied at */
+    uint64_t id;             /* of what was created, or found equal */
+    int64_t producer_id;     /* ALLOCATE_PRODUCER_IDS: first of the block */
+};
+/* Any thread. Commands proposed in order by one thread are applied in that order; many are synced together. */
+void topology_propose(struct topology_store *t, struct topology_proposal *p);
+/* Proposes and waits; for start-up, the admin thread and tests, not on a worker. Frees nothing. */
+int topology_propose_wait(struct topology_store *t, struct topology_proposal *p);
+
+struct topology_options {
+    const char *data_dir;         /* keeps data_dir/raft/ and data_dir/node.id */
+    struct workers *workers;
+    const char *node_name;
+    uint32_t total_partitions;    /* of a new cluster; an existing one keeps its own (ERR_MISMATCH with the reason in `why`) */
+    void (*changed)(void *arg, const struct topology_change *change);
+    void *changed_arg;
+};
+/* First start: makes the cluster id and the node identity (rule 22: a node alone is a group of one). Later starts replay. ERR_FOREIGN, ERR_LEVEL, ERR_CORRUPT,
+ * ERR_MISMATCH with the reason in why[size]. Registers this node: a new node epoch, which also removes the exclusive queues of its former epochs and, being alone, the other non-durable queues and exchanges. */
+int topology_open(const struct topology_options *options, char *why, size_t why_size, struct topology_store **ret);
+/* Starts the metadata thread; `workers` run or will run. */
+int topology_start(struct topology_store *t);
+void topology_close(struct topology_store *t);
+uint32_t topology_node_id(const struct topology_store *t);
+uint64_t topology_node_epoch(const struct topology_store *t);
+void topology_cluster_id(const struct topology_store *t, uint8_t ret[16]);
+
+#endif
