@@ -1,1 +1,19 @@
-# compat-tests
+# Compatibility tests: unchanged clients against gomsgd (make check-compat) or against the real servers (check-compat-real).
+# The C ones are built with the other check programs.
+check_PROGRAMS += compat-resp
+compat_resp_SOURCES = %D%/resp/hiredis_client.c %D%/lib/compat.h
+compat_resp_CPPFLAGS = $(AM_CPPFLAGS) $(HIREDIS_CFLAGS)
+compat_resp_LDADD = $(HIREDIS_LIBS)
+
+compat_programs = compat-resp
+
+EXTRA_DIST += %D%/run %D%/requirements.txt %D%/lib/compat.py \
+	%D%/resp/redis_py.py %D%/resp/wire.py %D%/resp/redis_cli.py
+
+compat_run = $(srcdir)/%D%/run --build $(abs_builddir) $(COMPAT_FLAGS)
+
+.PHONY: check-compat check-compat-real
+check-compat: gomsgd $(compat_programs)
+	$(compat_run)
+check-compat-real: $(compat_programs)
+	$(compat_run) --real
