@@ -30,6 +30,9 @@ struct topo_user {
     struct slice tags; /* "administrator,monitoring" */
 };
 
+/* Compares in constant time. */
+bool topo_user_password_ok(const struct topo_user *u, struct slice password);
+
 /* POSIX extended regular expressions on object names, "" allows nothing. */
 struct topo_permission {
     struct slice user, vhost;

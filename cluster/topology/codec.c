@@ -1,0 +1,245 @@
+/* The whole topology as bytes, for the Raft log's snapshots.
+ *
+ *   be32 level, be64 index, 16 cluster id, be32 partitions, be64 next id, be64 next producer id, then objects: a letter and its fields, ended by 'E'. */
+#include "base/err.h"
+#include "cluster/topology/object.h"
+#include "log/effect.h"
+
+#define EACH(map, type, body)                                                                                \
+    static bool encode_##map(struct slice key, void *value, void *arg)                                       \
+    {                                                                                                        \
+        const struct type *o = value;                                                                        \
+        struct buf *b = arg;                                                                                 \
+        (void)key;                                                                                           \
+        body;                                                                                                \
+        return true;                                                                                         \
+    }
+
+EACH(nodes, topo_node, {
+    buf_put_u8(b, 'N');
+    buf_put_be32(b, o->id);
+    buf_put(b, o->uuid, 16);
+    buf_put_be64(b, o->epoch);
+    buf_put_lslice(b, o->name);
+})
+EACH(vhosts, topo_vhost, {
+    buf_put_u8(b, 'V');
+    buf_put_be64(b, o->id);
+    buf_put_lslice(b, o->name);
+})
+EACH(users, topo_user, {
+    buf_put_u8(b, 'U');
+    buf_put(b, o->salt, 4);
+    buf_put(b, o->hash, 32);
+    buf_put_lslice(b, o->name);
+    buf_put_lslice(b, o->tags);
+})
+EACH(permissions, topo_permission, {
+    buf_put_u8(b, 'P');
+    buf_put_lslice(b, o->user);
+    buf_put_lslice(b, o->vhost);
+    buf_put_lslice(b, o->configure);
+    buf_put_lslice(b, o->write);
+    buf_put_lslice(b, o->read);
+})
+EACH(exchanges, topo_exchange, {
+    buf_put_u8(b, 'X');
+    buf_put_be64(b, o->id);
+    buf_put_be64(b, o->vhost_id);
+    buf_put_u8(b, (uint8_t)o->type);
+    buf_put_u8(b, (uint8_t)(o->durable | o->auto_delete << 1 | o->internal << 2 | o->had_binding << 3));
+    buf_put_lslice(b, o->vhost);
+    buf_put_lslice(b, o->name);
+    buf_put_lslice(b, o->args);
+})
+EACH(queues, topo_queue, {
+    buf_put_u8(b, 'Q');
+    buf_put_be64(b, o->id);
+    buf_put_be64(b, o->vhost_id);
+    buf_put_u8(b, (uint8_t)(o->durable | o->exclusive << 1 | o->auto_delete << 2));
+    buf_put_be32(b, o->owner_node);
+    buf_put_be64(b, o->owner_node_epoch);
+    buf_put_be32(b, o->partition);
+    buf_put_lslice(b, o->vhost);
+    buf_put_lslice(b, o->name);
+    buf_put_lslice(b, o->args);
+})
+EACH(bindings, topo_binding, {
+    buf_put_u8(b, 'B');
+    buf_put_be64(b, o->source_id);
+    buf_put_u8(b, (uint8_t)o->kind);
+    buf_put_be64(b, o->destination_id);
+    buf_put_lslice(b, o->routing_key);
+    buf_put_lslice(b, o->args);
+})
+EACH(topics, topo_topic, {
+    buf_put_u8(b, 'T');
+    buf_put_be64(b, o->id);
+    buf_put(b, o->uuid, 16);
+    buf_put_be32(b, o->partitions);
+    buf_put_be16(b, (uint16_t)o->replication_factor);
+    buf_put_lslice(b, o->name);
+    buf_put_lslice(b, o->configs);
+})
+EACH(configs, topo_config_item, {
+    buf_put_u8(b, 'C');
+    buf_put_lslice(b, o->name);
+    buf_put_lslice(b, o->value);
+})
+
+void topo_state_encode(const struct topology *v, struct buf *out)
+{
+    buf_put_be32(out, v->level);
+    buf_put_be64(out, v->index);
+    buf_put(out, v->cluster_id, 16);
+    buf_put_be32(out, v->total_partitions);
+    buf_put_be64(out, v->next_id);
+    buf_put_be64(out, (uint64_t)v->next_producer_id);
+    pmap_each_prefix(&v->nodes, SLICE_NONE, encode_nodes, out);
+    pmap_each_prefix(&v->vhosts, SLICE_NONE, encode_vhosts, out);
+    pmap_each_prefix(&v->users, SLICE_NONE, encode_users, out);
+    pmap_each_prefix(&v->permissions, SLICE_NONE, encode_permissions, out);
+    pmap_each_prefix(&v->exchanges, SLICE_NONE, encode_exchanges, out);
+    pmap_each_prefix(&v->queues, SLICE_NONE, encode_queues, out);
+    pmap_each_prefix(&v->bindings, SLICE_NONE, encode_bindings, out);
+    pmap_each_prefix(&v->topics, SLICE_NONE, encode_topics, out);
+    pmap_each_prefix(&v->configs, SLICE_NONE, encode_configs, out);
+    buf_put_u8(out, 'E');
+}
+
+static const uint8_t nothing[32];
+
+/* Bytes of a fixed field; zeros once the reader has run out, so that decoding may go on to its check. */
+static const uint8_t *fixed(struct reader *r, size_t n)
+{
+    const uint8_t *p = reader_take(r, n);
+
+    return p == NULL ? nothing : p;
+}
+
+static int decode_object(struct topo_state *s, struct reader *r, uint8_t kind)
+{
+    struct slice a, b, c, d, e;
+    const uint8_t *p, *q;
+    uint64_t id, id2;
+    uint32_t n, n2;
+    uint8_t x, y;
+
+    switch (kind) {
+    case 'N':
+        n = reader_be32(r);
+        p = fixed(r, 16);
+        id = reader_be64(r);
+        a = reader_lslice(r);
+        if (!r->bad)
+            topo_insert_node(s, topo_node_new(n, p, a, id));
+        break;
+    case 'V':
+        id = reader_be64(r);
+        a = reader_lslice(r);
+        if (!r->bad)
+            topo_insert_vhost(s, topo_vhost_new(id, a));
+        break;
+    case 'U':
+        p = fixed(r, 4);
+        q = fixed(r, 32);
+        a = reader_lslice(r);
+        b = reader_lslice(r);
+        if (!r->bad)
+            topo_insert_user(s, topo_user_new(a, p, q, b));
+        break;
+    case 'P':
+        a = reader_lslice(r);
+        b = reader_lslice(r);
+        c = reader_lslice(r);
+        d = reader_lslice(r);
+        e = reader_lslice(r);
+        if (!r->bad)
+            topo_insert_permission(s, topo_permission_new(a, b, c, d, e));
+        break;
+    case 'X':
+        id = reader_be64(r);
+        id2 = reader_be64(r);
+        x = reader_u8(r);
+        y = reader_u8(r);
+        a = reader_lslice(r);
+        b = reader_lslice(r);
+        c = reader_lslice(r);
+        if (x > TOPO_HEADERS)
+            return ERR_CORRUPT;
+        if (!r->bad)
+            topo_insert_exchange(s, topo_exchange_new(id, id2, a, b, (enum topo_exchange_type)x, y & 1, y >> 1 & 1,
+                                                      y >> 2 & 1, y >> 3 & 1, c));
+        break;
+    case 'Q':
+        id = reader_be64(r);
+        id2 = reader_be64(r);
+        y = reader_u8(r);
+        n = reader_be32(r);
+        {
+            uint64_t epoch = reader_be64(r);
+
+            n2 = reader_be32(r);
+            a = reader_lslice(r);
+            b = reader_lslice(r);
+            c = reader_lslice(r);
+            if (!r->bad)
+                topo_insert_queue(s, topo_queue_new(id, id2, a, b, y & 1, y >> 1 & 1, y >> 2 & 1, n, epoch, n2, c));
+        }
+        break;
+    case 'B':
+        id = reader_be64(r);
+        x = reader_u8(r);
+        id2 = reader_be64(r);
+        a = reader_lslice(r);
+        b = reader_lslice(r);
+        if (x > TOPO_TO_EXCHANGE)
+            return ERR_CORRUPT;
+        if (!r->bad)
+            topo_insert_binding(s, topo_binding_new(id, (enum topo_binding_kind)x, id2, a, b));
+        break;
+    case 'T':
+        id = reader_be64(r);
+        p = fixed(r, 16);
+        n = reader_be32(r);
+        n2 = reader_be16(r);
+        a = reader_lslice(r);
+        b = reader_lslice(r);
+        if (!r->bad)
+            topo_insert_topic(s, topo_topic_new(id, p, a, n, (int16_t)n2, b));
+        break;
+    case 'C':
+        a = reader_lslice(r);
+        b = reader_lslice(r);
+        if (!r->bad)
+            topo_insert_config(s, topo_config_item_new(a, b));
+        break;
+    default:
+        return ERR_CORRUPT;
+    }
+    return r->bad ? ERR_CORRUPT : 0;
+}
+
+int topo_state_decode(struct topo_state *s, struct slice in)
+{
+    struct reader r = reader_of(in);
+    uint8_t kind;
+    int err;
+
+    s->v.level = reader_be32(&r);
+    if (s->v.level > EFFECT_LEVEL_MAX)
+        return ERR_LEVEL;
+    s->v.index = reader_be64(&r);
+    memcpy(s->v.cluster_id, fixed(&r, 16), 16);
+    s->v.total_partitions = reader_be32(&r);
+    s->v.next_id = reader_be64(&r);
+    s->v.next_producer_id = (int64_t)reader_be64(&r);
+    while ((kind = reader_u8(&r)) != 'E') {
+        if (r.bad)
+            return ERR_CORRUPT;
+        err = decode_object(s, &r, kind);
+        if (err < 0)
+            return err;
+    }
+    return r.bad || reader_left(&r) != 0 || s->v.total_partitions == 0 ? ERR_CORRUPT : 0;
+}
