@@ -1,1 +1,2 @@
 # src/queue
+EXTRA_DIST += %D%/queue.h %D%/message.h
