@@ -35,6 +35,9 @@ struct conn_ops {
     /* Returns bytes consumed (0..len; less than len only for an incomplete message or a paused connection) or
      * ERR_*, which closes after flushing. Not called while input is paused. */
     ssize_t (*input)(struct conn *c, const uint8_t *data, size_t len);
+    /* The peer ended its side while input was paused; may be NULL. A client blocked in a pop is given up here
+     * (conn_abort). Without it the connection ends when input resumes and what was sent before is consumed. */
+    void (*hangup)(struct conn *c);
     /* Output has drained below the low-water mark after conn_output_full was true; may be NULL. */
     void (*writable)(struct conn *c);
     /* Once a second from a wheel, for heartbeats and idle timeouts; may be NULL. */
@@ -56,6 +59,10 @@ struct conn {
     uint64_t last_input_us;
     uint64_t bytes_in, bytes_out; /* totals */
 };
+
+/* Makes a connected socket a connection of this worker and runs `open`. Takes fd, closed on failure too; conn_listener_arg
+ * gives `arg`. 0 or what `open` returned. ret may be NULL. */
+int conn_adopt(struct worker *w, int fd, const struct conn_ops *ops, void *arg, struct conn **ret);
 
 /* ---- output --------------------------------------------------------------------------------------------------- */
 
@@ -87,6 +94,10 @@ bool conn_held(const struct conn *c);
 void conn_pause_input(struct conn *c);
 void conn_resume_input(struct conn *c);
 bool conn_input_paused(const struct conn *c);
+/* From `input`, when it leaves bytes of an incomplete message: it is not called again before n bytes (counted from the first
+ * one left) are there. Saves parsing a large message once a readiness; n above input_max is ERR_TOO_LARGE at once. Holds
+ * until the next call of `input`. */
+void conn_want_input(struct conn *c, size_t n);
 
 /* ---- ending --------------------------------------------------------------------------------------------------- */
 void conn_close_soon(struct conn *c, int reason); /* no more input; flush output (bounded to 5 s), then close */

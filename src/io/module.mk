@@ -1,1 +1,4 @@
-# src/io
+noinst_LIBRARIES += libio.a
+libio_a_SOURCES = \
+	%D%/bg.c %D%/conn.c %D%/conn.h %D%/internal.h %D%/listener.c %D%/listener.h %D%/output.c \
+	%D%/worker.c %D%/worker.h

@@ -65,6 +65,18 @@ int64_t worker_wall_ms(const struct worker *w);  /* CLOCK_REALTIME, never goes b
  * Immutable views (topology, ACL) are reclaimed by this (P6). */
 void workers_after_grace(struct workers *ws, void (*fn)(void *arg), void *arg);
 
+/* Any thread: what a worker has done since it started, read without stopping it (values of one moment may be torn apart
+ * by one turn). */
+struct worker_stats {
+    uint64_t turns;          /* loop turns */
+    uint64_t naps;           /* turns that ended with the pause of P5 */
+    uint64_t mails;          /* mails delivered */
+    uint64_t reads, writes;  /* system calls on connections */
+    uint64_t bytes_in, bytes_out;
+    uint64_t opened, closed; /* connections */
+};
+void worker_get_stats(const struct worker *w, struct worker_stats *ret);
+
 /* ---- turn-end hooks ------------------------------------------------------------------------------------------- */
 struct worker_hook {
     struct list node;
@@ -91,8 +103,9 @@ void io_timer_stop(struct worker *w, struct io_timer *t); /* idle is fine */
 bool io_timer_active(const struct io_timer *t);
 
 /* ---- background threads --------------------------------------------------------------------------------------- */
-/* A job runs once on one of a few background threads (`run`), then, when `done` is set, `done` is delivered as mail to the
- * worker that submitted it (or `reply_to`). Embedded in its owner, which must outlive it. */
+/* A job runs once on one of a few background threads (`run`), then, when `done` is set, `done` runs: by mail on the worker
+ * `reply_to`, or on the background thread when that is NULL. Embedded in its owner, which must outlive it; the job may be
+ * freed by `done` (or by `run` when there is no `done`). Jobs still queued at workers_stop are run to their end. */
 struct bg_job {
     struct mail mail;
     struct list node;
