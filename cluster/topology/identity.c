@@ -1,0 +1,67 @@
+#include "cluster/topology/identity.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/err.h"
+#include "base/fileio.h"
+#include "base/mem.h"
+#include "log/effect.h"
+
+void identity_hex(const uint8_t id[16], char text[33])
+{
+    for (int i = 0; i < 16; i++)
+        snprintf(text + 2 * i, 3, "%02x", id[i]);
+}
+
+static bool parse_hex(const char *text, uint8_t id[16])
+{
+    for (int i = 0; i < 16; i++) {
+        unsigned v;
+
+        if (!isxdigit((unsigned char)text[2 * i]) || !isxdigit((unsigned char)text[2 * i + 1]) ||
+            sscanf(text + 2 * i, "%2x", &v) != 1)
+            return false;
+        id[i] = (uint8_t)v;
+    }
+    return text[32] == '\0';
+}
+
+int identity_load(const char *data_dir, struct identity *ret)
+{
+    char *path = mem_printf("%s/node.id", data_dir), cluster[33] = "", node[33] = "", formed[4] = "";
+    struct buf b = {0};
+    int err = file_read(path, 4096, &b);
+
+    mem_free(path);
+    if (err == 0) {
+        buf_put_u8(&b, 0);
+        if (sscanf((char *)b.data, "cluster_id: %32s\nnode_uuid: %32s\nlevel: %u\nformed: %3s\n", cluster, node,
+                   &ret->level, formed) != 4 ||
+            !parse_hex(cluster, ret->cluster_id) || !parse_hex(node, ret->node_uuid))
+            err = ERR_CORRUPT;
+        else if (ret->level > EFFECT_LEVEL_MAX)
+            err = ERR_LEVEL;
+        ret->formed = strcmp(formed, "yes") == 0;
+    }
+    buf_fini(&b);
+    return err;
+}
+
+int identity_save(const char *data_dir, const struct identity *id)
+{
+    char cluster[33], node[33], *path = mem_printf("%s/node.id", data_dir);
+    struct buf b = {0};
+    int err;
+
+    identity_hex(id->cluster_id, cluster);
+    identity_hex(id->node_uuid, node);
+    buf_printf(&b, "cluster_id: %s\nnode_uuid: %s\nlevel: %u\nformed: %s\n", cluster, node, id->level,
+               id->formed ? "yes" : "no");
+    err = file_replace(path, b.data, b.len);
+    buf_fini(&b);
+    mem_free(path);
+    return err;
+}
