@@ -7,8 +7,17 @@ compat_resp_LDADD = $(HIREDIS_LIBS)
 
 compat_programs = compat-resp
 
+if HAVE_RABBITMQ
+check_PROGRAMS += compat-amqp
+compat_programs += compat-amqp
+compat_amqp_SOURCES = %D%/amqp/rabbitmq_c.c %D%/lib/compat.h
+compat_amqp_CPPFLAGS = $(AM_CPPFLAGS) $(RABBITMQ_CFLAGS)
+compat_amqp_LDADD = $(RABBITMQ_LIBS)
+endif
+
 EXTRA_DIST += %D%/run %D%/requirements.txt %D%/lib/compat.py \
-	%D%/resp/redis_py.py %D%/resp/wire.py %D%/resp/redis_cli.py
+	%D%/resp/redis_py.py %D%/resp/wire.py %D%/resp/redis_cli.py \
+	%D%/amqp/pika_client.py %D%/amqp/errors.py %D%/amqp/tools.py
 
 compat_run = $(srcdir)/%D%/run --build $(abs_builddir) $(COMPAT_FLAGS)
 

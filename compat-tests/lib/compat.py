@@ -29,7 +29,9 @@ class Target:
 
 
 def test(func):
-    TESTS.append(func)
+    """Marks a test of the program that is run; the tests of a module it only imports are not its own."""
+    if func.__module__ == "__main__":
+        TESTS.append(func)
     return func
 
 
