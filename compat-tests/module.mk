@@ -15,9 +15,18 @@ compat_amqp_CPPFLAGS = $(AM_CPPFLAGS) $(RABBITMQ_CFLAGS)
 compat_amqp_LDADD = $(RABBITMQ_LIBS)
 endif
 
+if HAVE_RDKAFKA
+check_PROGRAMS += compat-kafka
+compat_programs += compat-kafka
+compat_kafka_SOURCES = %D%/kafka/librdkafka_client.c %D%/lib/compat.h
+compat_kafka_CPPFLAGS = $(AM_CPPFLAGS) $(RDKAFKA_CFLAGS)
+compat_kafka_LDADD = $(RDKAFKA_LIBS)
+endif
+
 EXTRA_DIST += %D%/run %D%/requirements.txt %D%/lib/compat.py \
 	%D%/resp/redis_py.py %D%/resp/wire.py %D%/resp/redis_cli.py \
-	%D%/amqp/pika_client.py %D%/amqp/errors.py %D%/amqp/tools.py
+	%D%/amqp/pika_client.py %D%/amqp/errors.py %D%/amqp/tools.py \
+	%D%/kafka/kcat.py
 
 compat_run = $(srcdir)/%D%/run --build $(abs_builddir) $(COMPAT_FLAGS)
 
