@@ -1,1 +1,24 @@
-# tests/fuzz
+# Fuzz targets: fuzz_<name>.c with LLVMFuzzerTestOneInput, inputs in corpus/<name>/. With --enable-fuzz they are libFuzzer
+# programs (make fuzz-config && ./fuzz-config ../tests/fuzz/corpus/config); without it they replay the corpus, in make check.
+#
+# A new target: the six lines of fuzz-config with its name and libraries, and its corpus files in EXTRA_DIST.
+if FUZZ
+FUZZ_LINK = -fsanitize=fuzzer
+FUZZ_MAIN =
+else
+FUZZ_LINK =
+FUZZ_MAIN = %D%/replay_main.c
+endif
+EXTRA_DIST += %D%/replay_main.c
+
+check_PROGRAMS += fuzz-config
+if !FUZZ
+TESTS += fuzz-config
+endif
+fuzz_config_SOURCES = %D%/fuzz_config.c $(FUZZ_MAIN)
+fuzz_config_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_NAME=\"config\"
+fuzz_config_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+fuzz_config_LDADD = libconfig.a libbase.a $(YAML_LIBS) $(JEMALLOC_LIBS)
+EXTRA_DIST += \
+	%D%/corpus/config/full.yaml %D%/corpus/config/bad-option.yaml %D%/corpus/config/list.yaml \
+	%D%/corpus/config/nested.yaml %D%/corpus/config/anchors.yaml

@@ -1,0 +1,20 @@
+/* What the renderer sees of the registry; private to src/metrics. */
+#ifndef GM_METRICS_REGISTRY_H
+#define GM_METRICS_REGISTRY_H
+
+#include "metrics/metrics.h"
+
+enum { METRICS_GAUGES_MAX = 512 };
+
+struct metrics_gauge {
+    const char *name, *help, *labels;
+    int counter;
+    double (*read)(void *arg);
+    void *arg;
+};
+
+const char *metrics_help(enum metric id);
+unsigned metrics_families(const struct metrics_family **ret);
+unsigned metrics_gauges_copy(struct metrics_gauge *ret); /* room for METRICS_GAUGES_MAX */
+
+#endif
