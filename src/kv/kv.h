@@ -58,6 +58,10 @@ uint64_t kv_db_expires(const struct kv *kv, uint32_t db);
 void kv_db_flush(struct kv_ctx *c); /* swaps the tables, frees later */
 /* A prefetch for pipelines (P6): hashes the key and touches its bucket. */
 void kv_key_prefetch(const struct kv *kv, uint32_t db, struct slice key);
+/* The same in two steps, for up to 32 commands at once: hash and touch the buckets, then touch the entries. Under the partition's lock. */
+uint64_t kv_key_hash(struct slice key);
+void kv_prefetch_bucket(const struct kv *kv, uint32_t db, uint64_t hash);
+void kv_prefetch_entry(const struct kv *kv, uint32_t db, uint64_t hash);
 /* SCAN: calls fn for each key of at least `count` buckets' worth; cursor 0 begins, 0 returned ends. A key there from begin to end is seen at least
  * once, whatever grows or shrinks between (P21). */
 uint64_t kv_scan(struct kv_ctx *c, uint64_t cursor, uint32_t count, void (*fn)(struct slice key, enum kv_type type, void *arg), void *arg);
@@ -109,9 +113,12 @@ struct kv_watch {
     char *key; /* owned by the kv while linked */
     size_t key_len;
     bool dirty;
+    bool was_expired; /* when it was added: its expiry is no change then */
 };
 void kv_watch_add(struct kv_ctx *c, struct kv_watch *w, struct slice key);
 void kv_watch_remove(struct kv *kv, struct kv_watch *w);
+/* What EXEC asks, under the lock: dirty, or expired since. */
+bool kv_watch_is_dirty(struct kv_ctx *c, const struct kv_watch *w);
 
 /* ---- blocked clients: kv/blocked.c ------------------------------------------------------------------------------------------ */
 /* A client waits for a key to hold something of `type`. Under the lock that added it, or in kv_blocked_serve, `serve` is called in order of arrival: it pops what it wants through ctx,
@@ -137,6 +144,9 @@ uint32_t kv_expire_cycle(struct kv_ctx *c, uint32_t max);
 /* ---- replay, snapshots, stats -------------------------------------------------------------------------------------------------------- */
 /* Applies one effect. ERR_CORRUPT, ERR_LEVEL. An element effect that meets a key of another type is ignored (P18). */
 int kv_apply(struct kv *kv, const struct effect *e);
+/* Replay looks ahead (P19): touches the key's bucket, later its entry. */
+void kv_apply_prefetch_bucket(const struct kv *kv, const struct effect *e, uint64_t *ret_hash);
+void kv_apply_prefetch_entry(const struct kv *kv, const struct effect *e, uint64_t hash);
 /* A hash over the logical content (types, keys, elements, TTLs), independent of layout and order; for tests and replicas. */
 uint64_t kv_state_hash(struct kv *kv);
 struct kv_stats {
