@@ -10,7 +10,7 @@ size_t entry_size(enum kv_encoding encoding, size_t key_len, bool ttl, size_t va
 
 struct kv_entry *entry_new(enum kv_type type, enum kv_encoding encoding, struct slice key, int64_t expire_at, size_t value_len)
 {
-    struct kv_entry *e = mem_alloc(entry_size(encoding, key.len, expire_at != 0, value_len));
+    struct kv_entry *e = mem_alloc(size_class(entry_size(encoding, key.len, expire_at != 0, value_len)));
     uint32_t key_len = (uint32_t)key.len;
     size_t at;
 

@@ -44,7 +44,8 @@ struct kv_entry {
     uint8_t data[];
 };
 
-/* The size a request of n takes in the allocator's classes, near enough to count with: 16 apart up to 128, then four to a doubling. */
+/* The size a request of n takes in the allocator's classes: 16 apart up to 128, then four to a doubling. Entries and elements ask for this
+ * much, so that a value may grow in place up to it. */
 static inline size_t size_class(size_t n)
 {
     size_t step = 16;

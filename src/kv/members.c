@@ -105,7 +105,7 @@ bool members_put(struct kv *kv, struct members *m, struct slice name, struct sli
     struct slice old_value;
 
     if (slot == NULL) {
-        e = mem_alloc(size);
+        e = mem_alloc(size_class(size));
         element_write(e, m->pairs, name, value);
         table_insert(&m->table, hash, e);
         count(kv, m, size, 0);
@@ -120,7 +120,7 @@ bool members_put(struct kv *kv, struct members *m, struct slice name, struct sli
         element_write(old, true, name, value);
         return false;
     }
-    e = mem_alloc(size);
+    e = mem_alloc(size_class(size));
     element_write(e, true, name, value);
     table_slot_replace(slot, e);
     count(kv, m, size, old_size);
