@@ -261,14 +261,40 @@ static int bind_inet(const struct address *a, int *ret)
     return err;
 }
 
-static void learn_port(struct listener *l)
+static uint16_t port_of(int fd)
 {
     struct sockaddr_storage ss;
     socklen_t len = sizeof(ss);
 
-    if (!l->address.is_unix && getsockname(l->fd, (struct sockaddr *)&ss, &len) == 0)
-        l->address.port = ntohs(ss.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&ss)->sin6_port
-                                                         : ((struct sockaddr_in *)&ss)->sin_port);
+    if (getsockname(fd, (struct sockaddr *)&ss, &len) < 0)
+        return 0;
+    return ntohs(ss.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&ss)->sin6_port
+                                          : ((struct sockaddr_in *)&ss)->sin_port);
+}
+
+static int bind_address(const char *text, struct address *ret_address, int *ret_fd)
+{
+    int err = address_parse(text, ret_address);
+
+    if (err == 0)
+        err = ret_address->is_unix ? bind_unix(ret_address, ret_fd) : bind_inet(ret_address, ret_fd);
+    if (err == 0 && !ret_address->is_unix)
+        ret_address->port = port_of(*ret_fd);
+    return err;
+}
+
+int listener_bind(const char *address, int *ret_fd, uint16_t *ret_port)
+{
+    struct address a;
+    int err = bind_address(address, &a, ret_fd);
+
+    if (err == 0)
+        *ret_port = a.port;
+    return err;
+}
+
+static void make_text(struct listener *l)
+{
     if (l->address.is_unix)
         l->text = mem_printf("unix:%s", l->address.host);
     else
@@ -284,9 +310,7 @@ int listener_open(struct workers *ws, const struct listener_options *options, st
     int fd = -1, err;
 
     CHECK(worker_is_here(w));
-    err = address_parse(options->address, &a);
-    if (err == 0)
-        err = a.is_unix ? bind_unix(&a, &fd) : bind_inet(&a, &fd);
+    err = bind_address(options->address, &a, &fd);
     if (err < 0)
         return err;
     l = mem_zalloc(sizeof(*l));
@@ -297,7 +321,7 @@ int listener_open(struct workers *ws, const struct listener_options *options, st
     l->options.address = NULL;
     l->address = a;
     atomic_store(&l->refs, 1);
-    learn_port(l);
+    make_text(l);
     io_timer_init(&l->pause, resume_accept);
     ev_io_init(&l->accept, accept_ready, fd, EV_READ);
     l->accept.data = l;

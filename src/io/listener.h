@@ -24,6 +24,8 @@ void listener_close(struct listener *l); /* stops accepting; existing connection
 uint16_t listener_port(const struct listener *l);
 /* The bound address as text, "127.0.0.1:6379". */
 const char *listener_address(const struct listener *l);
+/* The listening socket alone, for who accepts by himself (protocols/http). Any thread; same errors. */
+int listener_bind(const char *address, int *ret_fd, uint16_t *ret_port);
 void *conn_listener_arg(const struct conn *c);
 uint32_t listener_connections(const struct listener *l); /* any thread */
 
