@@ -173,7 +173,7 @@ void queue_consumer_pause(struct queue_consumer *c);
 /* What a channel keeps of an unsettled delivery. */
 struct queue_handle {
     uint64_t offset_flags; /* offset << 16 | flags; see queue_handle_offset */
-    uint32_t position;     /* a hint for reading it again */
+    uint32_t size;         /* of the body: keeps the byte counts exact without reading the message again */
     uint16_t consumer;     /* the channel's, the engine leaves both alone */
     uint16_t slot;
 };

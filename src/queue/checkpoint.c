@@ -1,0 +1,373 @@
+/* Checkpoints: what of a queue's log is live at an offset S, so that recovery replays only what follows S, and segments without a live message can go (rule 7).
+ *
+ * Two files beside the log's segments, the one with the greater S that reads whole counts:
+ *   checkpoint         replaced durably; only behind it are segments dropped
+ *   checkpoint.clean   written without syncing when the table is freed: a restart then replays nothing. Torn by a power cut, or beyond the end of a log
+ *                      that lost its tail, it is ignored.
+ *
+ *   4   "GMQC"
+ *   4   CRC32C of everything behind it
+ *   1   version = 1
+ *   8   queue id
+ *       uvarint S: the offset the next record gets
+ *       uvarint M: the last reservation (rule 8)
+ *       uvarint bytes of live bodies + 1; 0: unknown
+ *       uvarint number of live offsets
+ *       uvarint n, n x chunk: uvarint number (offset / 2048), minus the one before it; u8 form; its data
+ *           form 0: everything in [chunk start or origin, chunk end or S) is live
+ *           form 1: 256 bytes, bit i of byte i/8 set: live
+ *           form 2: uvarint k, k x (uvarint gap, uvarint count) of live offsets, from the chunk's start
+ *   Deleting goes by what was live at S, never by what was settled since: those acknowledgements may yet be lost. */
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/crc32c.h"
+#include "base/diag.h"
+#include "base/fileio.h"
+#include "queue/internal.h"
+
+#define CHECKPOINT_VERSION 1
+#define CHECKPOINT_MAX (1u << 30)
+#define SEGMENTS_MAX 4096 /* dropped by one checkpoint */
+#define CHUNK_BYTES (ACKMAP_CHUNK / 8)
+
+static char *path_of(const struct queue *q, const char *name)
+{
+    char dir[64];
+
+    queue_dir(q->table, q->spec.id, dir, sizeof(dir));
+    return mem_printf("%s/%s/%s", q->table->options.data_dir, dir, name);
+}
+
+static void encode_chunk(const struct ackmap *m, int64_t number, struct buf *out)
+{
+    int64_t start = number * ACKMAP_CHUNK, stop = MIN_OF(start + ACKMAP_CHUNK, m->end);
+    uint8_t raw[CHUNK_BYTES] = {0};
+    size_t form_at = out->len, ranges_at;
+    uint64_t ranges = 0;
+    int64_t at = start;
+
+    /* Ranges first; when they turn out longer than the bits, the bits. */
+    for (int64_t o = ackmap_next_live(m, start); o < stop; o = ackmap_next_live(m, o)) {
+        for (; o < stop && ackmap_is_live(m, o); o++)
+            raw[(o - start) / 8] |= (uint8_t)(1u << ((o - start) % 8));
+        ranges++;
+    }
+    buf_put_u8(out, 2);
+    buf_put_uvarint(out, ranges);
+    ranges_at = out->len;
+    for (int64_t o = ackmap_next_live(m, start); o < stop && out->len - ranges_at <= CHUNK_BYTES; o = ackmap_next_live(m, o)) {
+        int64_t first = o;
+
+        while (o < stop && (raw[(o - start) / 8] >> ((o - start) % 8)) & 1)
+            o++;
+        buf_put_uvarint(out, (uint64_t)(first - at));
+        buf_put_uvarint(out, (uint64_t)(o - first));
+        at = o;
+    }
+    if (out->len - ranges_at > CHUNK_BYTES) {
+        out->len = form_at;
+        buf_put_u8(out, 1);
+        buf_put(out, raw, sizeof(raw));
+    }
+}
+
+void queue_checkpoint_encode(struct queue *q, struct buf *out)
+{
+    const struct ackmap *m = &q->acks;
+    uint64_t chunks = 0;
+    int64_t before = 0;
+    size_t start = out->len;
+
+    buf_put(out, "GMQC\0\0\0\0", 8);
+    buf_put_u8(out, CHECKPOINT_VERSION);
+    buf_put_be64(out, q->spec.id);
+    buf_put_uvarint(out, (uint64_t)queue_next_offset(q));
+    buf_put_uvarint(out, (uint64_t)q->reserve_logged);
+    buf_put_uvarint(out, q->bytes_inexact || q->unacked > 0 ? 0 : q->ready_bytes + 1);
+    buf_put_uvarint(out, m->live);
+    for (uint32_t i = 0; i < m->count; i++)
+        chunks += m->chunks[m->first + i].live != 0;
+    buf_put_uvarint(out, chunks);
+    for (uint32_t i = 0; i < m->count; i++) {
+        int64_t number = m->base + i;
+        const struct ackmap_chunk *c = &m->chunks[m->first + i];
+
+        if (c->live == 0)
+            continue;
+        buf_put_uvarint(out, (uint64_t)(number - before));
+        before = number;
+        if (c->bits == NULL && m->origin <= number * ACKMAP_CHUNK)
+            buf_put_u8(out, 0);
+        else
+            encode_chunk(m, number, out);
+    }
+    be32_put(out->data + start + 4, crc32c(0, out->data + start + 8, out->len - start - 8));
+}
+
+static int decode_chunk(struct ackmap *m, int64_t number, struct reader *r, int64_t end)
+{
+    int64_t start = number * ACKMAP_CHUNK, stop = MIN_OF(start + ACKMAP_CHUNK, end), at = start;
+    const uint8_t *raw;
+    uint64_t n;
+
+    switch (reader_u8(r)) {
+    case 0:
+        for (int64_t o = start; o < stop; o++)
+            ackmap_add_live(m, o);
+        return 0;
+    case 1:
+        raw = reader_take(r, CHUNK_BYTES);
+        if (raw == NULL)
+            return ERR_CORRUPT;
+        for (int64_t o = start; o < stop; o++)
+            if ((raw[(o - start) / 8] >> ((o - start) % 8)) & 1)
+                ackmap_add_live(m, o);
+        return 0;
+    case 2:
+        n = reader_uvarint(r);
+        if (n > ACKMAP_CHUNK)
+            return ERR_CORRUPT;
+        while (n-- > 0) {
+            uint64_t gap = reader_uvarint(r), count = reader_uvarint(r);
+
+            if (r->bad || gap > (uint64_t)(stop - at) || count > (uint64_t)(stop - at) - gap)
+                return ERR_CORRUPT;
+            at += (int64_t)gap;
+            for (; count > 0; count--)
+                ackmap_add_live(m, at++);
+        }
+        return 0;
+    default:
+        return ERR_CORRUPT;
+    }
+}
+
+int queue_checkpoint_decode(struct queue *q, struct slice in)
+{
+    struct reader r = reader_of(in);
+    struct ackmap m;
+    uint64_t end, reserve, bytes, live, chunks, last = 0;
+    const uint8_t *magic = reader_take(&r, 4);
+    uint32_t crc = reader_be32(&r);
+    int err = 0;
+
+    if (r.bad || memcmp(magic, "GMQC", 4) != 0 || crc32c(0, r.p, reader_left(&r)) != crc)
+        return ERR_CORRUPT;
+    if (reader_u8(&r) != CHECKPOINT_VERSION)
+        return ERR_LEVEL;
+    if (reader_be64(&r) != q->spec.id)
+        return ERR_FOREIGN;
+    end = reader_uvarint(&r);
+    reserve = reader_uvarint(&r);
+    bytes = reader_uvarint(&r);
+    live = reader_uvarint(&r);
+    chunks = reader_uvarint(&r);
+    if (r.bad || end > INT64_MAX >> 16 || reserve > INT64_MAX >> 8 || live > end)
+        return ERR_CORRUPT;
+    ackmap_init(&m, 0);
+    for (uint64_t i = 0; i < chunks && err == 0; i++) {
+        uint64_t gap = reader_uvarint(&r);
+
+        if (r.bad || (i > 0 && gap == 0) || gap > end || (last + gap) > end / ACKMAP_CHUNK) {
+            err = ERR_CORRUPT;
+            break;
+        }
+        last += gap;
+        err = decode_chunk(&m, (int64_t)last, &r, (int64_t)end);
+    }
+    if (err == 0 && (r.bad || reader_left(&r) != 0 || m.live != live))
+        err = ERR_CORRUPT;
+    if (err != 0) {
+        ackmap_fini(&m);
+        return err;
+    }
+    ackmap_add_hole(&m, (int64_t)end);
+    ackmap_fini(&q->acks);
+    q->acks = m;
+    q->reserve_logged = (int64_t)reserve;
+    q->ready_bytes = bytes == 0 ? 0 : bytes - 1;
+    q->bytes_inexact = bytes == 0;
+    return 0;
+}
+
+/* S of an encoded checkpoint, -1 when it is none. */
+static int64_t end_of(struct slice in)
+{
+    struct reader r = reader_of(in);
+    uint64_t end;
+
+    reader_take(&r, 4 + 4 + 1 + 8);
+    end = reader_uvarint(&r);
+    return r.bad || end > INT64_MAX ? -1 : (int64_t)end;
+}
+
+static int load(struct queue *q, const char *name, struct buf *out)
+{
+    char *path = path_of(q, name);
+    int err;
+
+    buf_clear(out);
+    err = access(path, F_OK) != 0 ? ERR_NOT_FOUND : file_read(path, CHECKPOINT_MAX, out);
+    mem_free(path);
+    return err;
+}
+
+int queue_checkpoint_load(struct queue *q, bool *ret_found)
+{
+    struct buf clean = {0}, durable = {0};
+    int64_t end = log_end(q->log);
+    int err_durable = load(q, "checkpoint", &durable);
+    int err_clean = load(q, "checkpoint.clean", &clean);
+    int err = 0;
+
+    *ret_found = false;
+    if (err_clean == 0 && end_of(buf_slice(&clean)) <= end &&
+        (err_durable != 0 || end_of(buf_slice(&clean)) >= end_of(buf_slice(&durable))) &&
+        queue_checkpoint_decode(q, buf_slice(&clean)) == 0) {
+        *ret_found = true;
+    } else if (err_durable == 0) {
+        err = queue_checkpoint_decode(q, buf_slice(&durable));
+        *ret_found = err == 0;
+        if (err != 0)
+            diag_error("a queue's checkpoint cannot be read", "queue=%llu dir=%s error=\"%s\"", (unsigned long long)q->spec.id,
+                       log_dir(q->log), err_text(err));
+    } else if (err_durable != ERR_NOT_FOUND) {
+        err = err_durable;
+    }
+    buf_fini(&clean);
+    buf_fini(&durable);
+    return err;
+}
+
+int queue_checkpoint_write_clean(struct queue *q)
+{
+    struct buf out = {0};
+    char *path;
+    int fd, err;
+
+    if (log_end(q->log) == 0 || q->checkpoint_end == log_end(q->log))
+        return 0;
+    /* Nobody holds a delivery any more: what was passed may have been delivered, what lies ahead surely not. */
+    q->reserve_logged = MIN_OF(q->reserve_logged, q->head);
+    queue_checkpoint_encode(q, &out);
+    path = path_of(q, "checkpoint.clean");
+    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
+    err = fd < 0 ? ERR_IO : file_pwrite_all(fd, out.data, out.len, 0);
+    if (fd >= 0)
+        close(fd);
+    if (err != 0)
+        diag_warn("a queue's checkpoint was not written; its log will be replayed", "path=%s", path);
+    mem_free(path);
+    buf_fini(&out);
+    return err;
+}
+
+struct queue_checkpoint_job {
+    struct queue_job job;
+    struct queue_table *table;
+    uint64_t queue_id;
+    int64_t end;
+    struct buf bytes;
+    char *path;
+    int64_t *drop; /* bases of segments without a live message at `end` */
+    size_t drop_count;
+    bool submitted;
+    int err;
+};
+
+static void job_free(struct queue_checkpoint_job *j)
+{
+    buf_fini(&j->bytes);
+    mem_free(j->path);
+    mem_free(j->drop);
+    mem_free(j);
+}
+
+static void job_run(struct queue_job *job)
+{
+    struct queue_checkpoint_job *j = CONTAINER_OF(job, struct queue_checkpoint_job, job);
+
+    j->err = file_replace(j->path, j->bytes.data, j->bytes.len);
+}
+
+static void job_done(struct queue_job *job)
+{
+    struct queue_checkpoint_job *j = CONTAINER_OF(job, struct queue_checkpoint_job, job);
+    struct queue *q = queue_find(j->table, j->queue_id);
+
+    j->table->jobs--;
+    if (q != NULL && q->checkpoint == j) {
+        q->checkpoint = NULL;
+        if (j->err == 0) {
+            q->checkpoint_end = j->end;
+            for (size_t i = 0; i < j->drop_count; i++)
+                log_drop_segment(q->log, j->drop[i]); /* gone already: as well */
+        } else {
+            diag_warn("a queue's checkpoint failed; it will be tried again", "path=%s error=\"%s\"", j->path, err_text(j->err));
+        }
+    }
+    job_free(j);
+}
+
+void queue_checkpoint_forget(struct queue *q)
+{
+    struct queue_checkpoint_job *j = q->checkpoint;
+
+    q->checkpoint = NULL;
+    q->warm = NULL;
+    if (j != NULL && !j->submitted)
+        job_free(j);
+}
+
+static struct queue_checkpoint_job *job_new(struct queue *q)
+{
+    struct queue_checkpoint_job *j = mem_zalloc(sizeof(*j));
+    struct log_segment_info *segments = mem_calloc(SEGMENTS_MAX, sizeof(*segments));
+    size_t n = MIN_OF(log_segments(q->log, segments, SEGMENTS_MAX), (size_t)SEGMENTS_MAX);
+
+    j->job.run = job_run;
+    j->job.done = job_done;
+    j->table = q->table;
+    j->queue_id = q->spec.id;
+    j->end = log_end(q->log);
+    j->path = path_of(q, "checkpoint");
+    queue_checkpoint_encode(q, &j->bytes);
+    j->drop = mem_calloc(n + 1, sizeof(*j->drop));
+    for (size_t i = 0; i < n; i++)
+        if (!segments[i].active && segments[i].next <= j->end &&
+            ackmap_count_live(&q->acks, segments[i].base, segments[i].next) == 0)
+            j->drop[j->drop_count++] = segments[i].base;
+    mem_free(segments);
+    return j;
+}
+
+void queue_checkpoint_tick(struct queue *q)
+{
+    struct queue_table *t = q->table;
+    struct queue_checkpoint_job *j;
+
+    if (!q->on_disk || q->failed != 0)
+        return;
+    if (q->checkpoint == NULL && q->bytes_since >= t->options.checkpoint_bytes) {
+        if (queue_flush(q) != 0 || q->pending != NULL)
+            return;
+        q->checkpoint = job_new(q);
+        q->bytes_since = 0;
+    }
+    j = q->checkpoint;
+    if (j != NULL && !j->submitted && (t->options.commit_at_end || log_durable(q->log) >= j->end)) { /* rule 7: S <= HW */
+        j->submitted = true;
+        queue_submit(t, &j->job);
+    }
+}
+
+void queue_drop_settled(struct queue *q)
+{
+    int64_t start = ackmap_next_live(&q->acks, q->acks.origin);
+
+    start = MIN_OF(start, log_end(q->log));
+    if (start > log_start(q->log))
+        log_advance_start(q->log, start);
+}

@@ -1,0 +1,123 @@
+/* Opening a queue's log: the checkpoint, then every record behind it. All that is live is ready again; what may have been delivered says so (rule 8). */
+#include "base/diag.h"
+#include "queue/internal.h"
+
+#define WINDOW (256u << 10)
+
+static int apply_ack(struct queue *q, struct slice value)
+{
+    struct reader r = reader_of(value);
+    int64_t at = 0;
+
+    while (reader_left(&r) > 0) {
+        uint64_t gap = reader_uvarint(&r), count = reader_uvarint(&r);
+
+        if (r.bad || gap > INT64_MAX >> 16 || count > INT64_MAX >> 16 || at > INT64_MAX >> 2)
+            return ERR_CORRUPT;
+        at += (int64_t)gap;
+        ackmap_settle_range(&q->acks, at, at + (int64_t)count);
+        at += (int64_t)count;
+    }
+    return 0;
+}
+
+static int apply(struct queue *q, const struct record *record)
+{
+    struct effect e;
+    struct queue_message_view m;
+    struct reader r;
+    uint64_t reserve;
+    int err = effect_read(record, &e);
+
+    if (err != 0)
+        return err;
+    switch (e.kind) {
+    case EFFECT_QUEUE_MESSAGE:
+        if ((err = queue_message_decode(e.value, &m)) != 0)
+            return err;
+        ackmap_add_live(&q->acks, record->offset);
+        q->average_size = (uint32_t)MIN_OF(m.body.len, 1u << 20) + 64;
+        return 0;
+    case EFFECT_QUEUE_ACK:
+        err = apply_ack(q, e.value);
+        break;
+    case EFFECT_QUEUE_RESERVE:
+        r = reader_of(e.value);
+        reserve = reader_uvarint(&r);
+        if (r.bad || reserve > INT64_MAX >> 8)
+            return ERR_CORRUPT;
+        q->reserve_logged = MAX_OF(q->reserve_logged, (int64_t)reserve);
+        break;
+    case EFFECT_NOOP:
+        break;
+    default:
+        return ERR_CORRUPT;
+    }
+    ackmap_add_settled(&q->acks, record->offset);
+    return err;
+}
+
+static int replay(struct queue *q, int64_t from)
+{
+    struct log_cursor c;
+    struct batch_header h;
+    struct slice bytes;
+    int err;
+
+    log_cursor_init(&c, q->log, from, WINDOW);
+    while ((err = log_cursor_next(&c, &h, &bytes)) == 1) {
+        struct record_iter it;
+        struct record record;
+
+        q->bytes_since += bytes.len;
+        record_iter_init(&it, &h, slice_of(bytes.data + BATCH_HEADER_SIZE, bytes.len - BATCH_HEADER_SIZE));
+        while ((err = record_iter_next(&it, &record)) == 1) {
+            if (record.offset < q->acks.end) /* the checkpoint lies within this batch */
+                continue;
+            err = apply(q, &record);
+            if (err != 0)
+                break;
+        }
+        if (err < 0) {
+            diag_error("a queue's log cannot be replayed", "dir=%s offset=%lld error=\"%s\"", log_dir(q->log),
+                       (long long)q->acks.end, err_text(err));
+            break;
+        }
+    }
+    log_cursor_fini(&c);
+    return err;
+}
+
+int queue_recover(struct queue *q)
+{
+    int64_t end;
+    bool found;
+    int err = log_recover(q->log);
+
+    if (err != 0)
+        return err;
+    end = log_end(q->log);
+    ackmap_init(&q->acks, log_start(q->log));
+    err = queue_checkpoint_load(q, &found);
+    if (err != 0)
+        return err;
+    if (found)
+        q->checkpoint_end = q->acks.end;
+    else
+        q->bytes_inexact = true;
+    if (q->acks.end > end) {
+        diag_warn("a queue's log ends before its checkpoint: the tail was lost", "dir=%s end=%lld checkpoint=%lld", log_dir(q->log),
+                  (long long)end, (long long)q->acks.end);
+        ackmap_cut(&q->acks, end);
+        q->bytes_inexact = true;
+    } else if (q->acks.end < end) {
+        q->bytes_inexact = true;
+        err = replay(q, q->acks.end);
+        if (err != 0)
+            return err;
+        ackmap_add_hole(&q->acks, end);
+    }
+    q->redeliver_below = MIN_OF(q->reserve_logged, end);
+    q->reserve_end = q->reserve_logged > 0 ? end : 0;
+    return queue_rebuild_ready(q);
+}
