@@ -103,7 +103,11 @@ Test(http, answers_what_monitoring_asks)
 
 Test(http, bad_input_costs_its_connection_only)
 {
-    static const char *const bad[] = {"*1\r\n$4\r\nPING\r\n", "AMQP\0\0\11\1", "GET\r\n\r\n", "\r\n\r\n\r\n", "GET / HTTP/9.9\r\n\r\n"};
+    static const struct {
+        const char *text;
+        size_t len;
+    } bad[] = {{"*1\r\n$4\r\nPING\r\n", 14}, {"AMQP\0\0\11\1", 8}, {"GET\r\n\r\n", 7}, {"\r\n\r\n\r\n", 6},
+               {"GET / HTTP/9.9\r\n\r\n", 18}};
     struct rand r;
     char noise[2000], *request;
 
@@ -117,7 +121,7 @@ Test(http, bad_input_costs_its_connection_only)
                 noise[k] = (char)rand_u64(&r);
             send(fd, noise, rand_below(&r, sizeof(noise)), MSG_NOSIGNAL);
         } else {
-            send(fd, bad[i / 2 % 5], 8, MSG_NOSIGNAL);
+            send(fd, bad[i / 2 % 5].text, bad[i / 2 % 5].len, MSG_NOSIGNAL);
         }
         close(fd);
     }

@@ -99,7 +99,7 @@ static void line_tick(struct conn *c, uint64_t now_us)
 
 void server_start(unsigned workers, uint32_t max_connections)
 {
-    struct workers_options options = {.count = workers};
+    struct workers_options options = {.count = workers, .coalesce_us = server.coalesce_us};
     struct listener_options lo = {.address = "127.0.0.1:0", .ops = &server.ops, .max_connections = max_connections,
                                   .refuse = "full\n"};
 

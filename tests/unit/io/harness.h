@@ -16,6 +16,7 @@ struct server {
     struct workers *ws;
     struct listener *l;
     struct conn_ops ops;
+    unsigned coalesce_us;
     _Atomic int opened, closed, last_reason, hangups, ticks, writables;
     _Atomic uint64_t last_id;
     _Atomic uint64_t lines;

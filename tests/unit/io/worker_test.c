@@ -1,5 +1,6 @@
 #include <pthread.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -264,4 +265,44 @@ Test(worker, the_clock_of_a_turn_is_right)
 
     workers_run_each(ws, check_clock, NULL);
     finish(ws);
+}
+
+/* P5: bytes are one-way messages, 'r' asks for a reply. */
+static ssize_t oneway_input(struct conn *c, const uint8_t *data, size_t len)
+{
+    if (memchr(data, 'r', len) != NULL)
+        worker_note_reply(c->worker);
+    else
+        worker_note_oneway(c->worker, (unsigned)len);
+    server.lines += len;
+    return (ssize_t)len;
+}
+
+static uint64_t naps_after(int fd, char what)
+{
+    struct worker_stats before, after;
+    uint64_t goal = server.lines + 3000;
+
+    worker_get_stats(workers_get(server.ws, 0), &before);
+    for (int i = 0; i < 3000; i++)
+        client_send(fd, &what, 1);
+    for (int i = 0; i < 5000 && server.lines < goal; i++)
+        usleep(1000);
+    cr_assert_eq(server.lines, goal);
+    worker_get_stats(workers_get(server.ws, 0), &after);
+    return after.naps - before.naps;
+}
+
+Test(worker, dense_one_way_traffic_is_gathered_and_what_waits_for_a_reply_is_not)
+{
+    int fd;
+
+    server.ops.input = oneway_input;
+    server.coalesce_us = 100;
+    server_start(1, 0);
+    fd = client_connect();
+    cr_assert_gt(naps_after(fd, 'o'), 0);
+    cr_assert_eq(naps_after(fd, 'r'), 0);
+    close(fd);
+    server_stop();
 }
