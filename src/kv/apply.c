@@ -76,7 +76,7 @@ static int apply_members(struct kv_ref *r, struct reader *rd, enum effect_kind k
     return 0;
 }
 
-int kv_apply(struct kv *kv, const struct effect *e)
+static int apply(struct kv *kv, const struct effect *e, uint64_t hash)
 {
     struct kv_ref r;
     struct reader rd = reader_of(e->value);
@@ -95,7 +95,7 @@ int kv_apply(struct kv *kv, const struct effect *e)
     default:
         break;
     }
-    kv_ref_find(kv, e->db, e->name, &r);
+    kv_ref_find_hashed(kv, e->db, e->name, hash, &r);
     kv_ref_touch(&r);
     switch (e->kind) {
     case EFFECT_KV_DEL:
@@ -151,15 +151,35 @@ int kv_apply(struct kv *kv, const struct effect *e)
     }
 }
 
-void kv_apply_prefetch_bucket(const struct kv *kv, const struct effect *e, uint64_t *ret_hash)
+int kv_apply(struct kv *kv, const struct effect *e)
 {
-    *ret_hash = hash_bytes(e->name.data, e->name.len);
-    if (e->db < KV_DB_COUNT)
-        table_prefetch(&kv->dbs[e->db].keys, *ret_hash);
+    return apply(kv, e, hash_bytes(e->name.data, e->name.len));
 }
 
-void kv_apply_prefetch_entry(const struct kv *kv, const struct effect *e, uint64_t hash)
+int kv_replay_add(struct kv_replay *r, const struct effect *e)
 {
+    uint64_t hash = hash_bytes(e->name.data, e->name.len);
+
+    r->effects[r->n] = *e;
+    r->hashes[r->n] = hash;
     if (e->db < KV_DB_COUNT)
-        table_prefetch_entry(&kv->dbs[e->db].keys, hash);
+        table_prefetch(&r->kv->dbs[e->db].keys, hash);
+    return ++r->n == KV_REPLAY_AHEAD ? kv_replay_flush(r) : 0;
+}
+
+int kv_replay_flush(struct kv_replay *r)
+{
+    unsigned n = r->n;
+
+    r->n = 0;
+    for (unsigned i = 0; i < n; i++)
+        if (r->effects[i].db < KV_DB_COUNT)
+            table_prefetch_entry(&r->kv->dbs[r->effects[i].db].keys, r->hashes[i]);
+    for (unsigned i = 0; i < n; i++) {
+        int err = apply(r->kv, &r->effects[i], r->hashes[i]);
+
+        if (err != 0)
+            return err;
+    }
+    return 0;
 }

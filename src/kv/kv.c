@@ -150,8 +150,12 @@ void kv_free(struct kv *kv)
 
 void kv_ref_find(struct kv *kv, uint32_t db, struct slice key, struct kv_ref *ret)
 {
+    kv_ref_find_hashed(kv, db, key, hash_bytes(key.data, key.len), ret);
+}
+
+void kv_ref_find_hashed(struct kv *kv, uint32_t db, struct slice key, uint64_t hash, struct kv_ref *ret)
+{
     struct kv_db *d = &kv->dbs[db];
-    uint64_t hash = hash_bytes(key.data, key.len);
     table_slot *slot;
 
     CHECK(db < KV_DB_COUNT);

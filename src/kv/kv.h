@@ -144,9 +144,17 @@ uint32_t kv_expire_cycle(struct kv_ctx *c, uint32_t max);
 /* ---- replay, snapshots, stats -------------------------------------------------------------------------------------------------------- */
 /* Applies one effect. ERR_CORRUPT, ERR_LEVEL. An element effect that meets a key of another type is ignored (P18). */
 int kv_apply(struct kv *kv, const struct effect *e);
-/* Replay looks ahead (P19): touches the key's bucket, later its entry. */
-void kv_apply_prefetch_bucket(const struct kv *kv, const struct effect *e, uint64_t *ret_hash);
-void kv_apply_prefetch_entry(const struct kv *kv, const struct effect *e, uint64_t hash);
+/* The same for many, looking ahead (P19): buckets are touched as effects come in, their entries when 32 are there, then all are applied. What the effects borrow from
+ * must stay until the flush that returns after them; kv_replay_add flushes when it is full. */
+#define KV_REPLAY_AHEAD 32
+struct kv_replay {
+    struct kv *kv;
+    unsigned n;
+    struct effect effects[KV_REPLAY_AHEAD];
+    uint64_t hashes[KV_REPLAY_AHEAD];
+};
+int kv_replay_add(struct kv_replay *r, const struct effect *e);
+int kv_replay_flush(struct kv_replay *r);
 /* A hash over the logical content (types, keys, elements, TTLs), independent of layout and order; for tests and replicas. */
 uint64_t kv_state_hash(struct kv *kv);
 struct kv_stats {

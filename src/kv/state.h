@@ -61,6 +61,7 @@ struct kv_ref {
 };
 /* Finds whatever is there, expired or not. */
 void kv_ref_find(struct kv *kv, uint32_t db, struct slice key, struct kv_ref *ret);
+void kv_ref_find_hashed(struct kv *kv, uint32_t db, struct slice key, uint64_t hash, struct kv_ref *ret);
 /* For reading: an expired key is missing. */
 static inline bool kv_ref_read(struct kv_ctx *c, struct slice key, struct kv_ref *ret)
 {
@@ -139,5 +140,13 @@ uint32_t list_chunks(const struct kv_list *l);
 /* Calls fn from the first element at or above `from` until it returns false or there are no more. */
 void list_walk(const struct kv_list *l, int64_t from, bool (*fn)(int64_t index, struct slice value, void *arg), void *arg);
 struct kv_entry *kv_list_entry(struct kv_ref *r); /* r->e is a list, or NULL: made */
+
+/* ---- snapshot file: snapshot.h describes it ---------------------------------------------------------------------------- */
+#define SNAPSHOT_MAGIC "GMSNAP01"
+#define SNAPSHOT_HEADER 56     /* magic 8, cluster id 16, partition u32, level u32, S i64, written ms i64, zero u32, CRC32C u32 of what stands before */
+#define SNAPSHOT_BLOCK (64 << 10)
+#define SNAPSHOT_BLOCK_HEAD 8  /* length u32, CRC32C u32 of length and payload */
+#define SNAPSHOT_END 0xffffffffu /* in place of a length: the footer */
+#define SNAPSHOT_FOOTER 36     /* END u32, E i64, keys u64, blocks u64, CRC32C u32 of the block CRCs, CRC32C u32 of what stands before */
 
 #endif
