@@ -22,3 +22,15 @@ fuzz_config_LDADD = libconfig.a libbase.a $(YAML_LIBS) $(JEMALLOC_LIBS)
 EXTRA_DIST += \
 	%D%/corpus/config/full.yaml %D%/corpus/config/bad-option.yaml %D%/corpus/config/list.yaml \
 	%D%/corpus/config/nested.yaml %D%/corpus/config/anchors.yaml
+
+check_PROGRAMS += fuzz-resp_request
+if !FUZZ
+TESTS += fuzz-resp_request
+endif
+fuzz_resp_request_SOURCES = %D%/fuzz_resp_request.c $(FUZZ_MAIN)
+fuzz_resp_request_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_NAME=\"resp_request\"
+fuzz_resp_request_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+fuzz_resp_request_LDADD = libresp.a libbase.a $(HIREDIS_LIBS) $(JEMALLOC_LIBS)
+EXTRA_DIST += \
+	%D%/corpus/resp_request/pipeline %D%/corpus/resp_request/inline %D%/corpus/resp_request/negative \
+	%D%/corpus/resp_request/hostile %D%/corpus/resp_request/large
