@@ -1,1 +1,1 @@
-dist_man_MANS += %D%/gomsgctl.1 %D%/gomsgd.8
+dist_man_MANS += %D%/gomsgctl.1 %D%/gomsgd.8 %D%/gomsg.yaml.5

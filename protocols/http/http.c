@@ -1,8 +1,9 @@
-/* See http.h. libmicrohttpd parses and answers; accepting is ours, because its own loop spins while the process is out of
- * file descriptors. So is counting connections: Debian's 0.9.75 never gives back what its own limit refused.
+/* See http.h. libmicrohttpd parses and answers; accepting is ours, because its own loop spins while the
+ * process is out of file descriptors. So is counting connections: Debian's 0.9.75 never gives back what its
+ * own limit refused.
  *
- * What a peer can cost: 64 connections of 16 KiB each, 10 s of silence, one rendered body a request. Bodies of requests are
- * refused unread. */
+ * What a peer can cost: 64 connections of 16 KiB each, 10 s of silence, one rendered body a request. Bodies
+ * of requests are refused unread. */
 #include "protocols/http/http.h"
 
 #include <errno.h>
@@ -70,7 +71,8 @@ static enum MHD_Result answer_text(struct MHD_Connection *c, unsigned status, co
     return answer(c, status, text_plain, &body);
 }
 
-static enum MHD_Result answer_check(struct http *h, struct MHD_Connection *c, bool (*check)(void *, struct buf *))
+static enum MHD_Result answer_check(struct http *h, struct MHD_Connection *c,
+                                    bool (*check)(void *, struct buf *))
 {
     struct buf body = {0};
     bool good = check == NULL || check(h->options.arg, &body);
@@ -182,11 +184,11 @@ static int start_threads(struct http *h)
     /* Signals are for the main thread. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    h->daemon = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ITC, 0, NULL, NULL,
-                                 handle, h, MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX * 4,
-                                 MHD_OPTION_NOTIFY_CONNECTION, connection_changed, h,
-                                 MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_SECONDS,
-                                 MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_END);
+    h->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ITC, 0, NULL, NULL, handle, h,
+        MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX * 4, MHD_OPTION_NOTIFY_CONNECTION,
+        connection_changed, h, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_SECONDS,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_END);
     if (h->daemon == NULL)
         err = ERR_LIMIT;
     else if (pthread_create(&h->accept_thread, NULL, accept_main, h) != 0)

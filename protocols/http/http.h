@@ -1,7 +1,8 @@
 /* HTTP for monitoring: /metrics (Prometheus), /healthz (the process lives), /readyz (it can serve).
  *
- * Own threads, none of the workers': one accepts, one (libmicrohttpd's) serves, so that the node can be asked while it
- * recovers and however busy the workers are. Opens before recovery. Any thread may call; start and stop once each. */
+ * Own threads, none of the workers': one accepts, one (libmicrohttpd's) serves, so that the node can be asked
+ * while it recovers and however busy the workers are. Opens before recovery. Any thread may call; start and
+ * stop once each. */
 #ifndef GM_HTTP_HTTP_H
 #define GM_HTTP_HTTP_H
 
@@ -16,7 +17,8 @@ struct http_options {
     const char *address; /* as in listener.h */
     /* What /metrics shows; on the HTTP thread. */
     void (*metrics)(void *arg, struct buf *out);
-    /* True when the node serves; the body, a JSON object, says what it waits for otherwise. On the HTTP thread. */
+    /* True when the node serves; the body, a JSON object, says what it waits for otherwise. On the HTTP
+     * thread. */
     bool (*ready)(void *arg, struct buf *out);
     /* As ready, for /healthz: false asks for a restart. NULL: always well. */
     bool (*healthy)(void *arg, struct buf *out);

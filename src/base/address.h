@@ -10,8 +10,9 @@ enum { ADDRESS_HOST_MAX = 255 };
 
 struct address {
     bool is_unix;
-    uint16_t port;                    /* 0 asks for a free one; no meaning for unix sockets */
-    char host[ADDRESS_HOST_MAX + 1];  /* without brackets, "" means every interface; the path of a unix socket */
+    uint16_t port; /* 0 asks for a free one; no meaning for unix sockets */
+    char host[ADDRESS_HOST_MAX +
+              1]; /* without brackets, "" means every interface; the path of a unix socket */
 };
 
 /* ERR_INVALID when malformed. A unix path is at most 107 bytes long (sun_path). */

@@ -32,7 +32,8 @@ void config_error(struct buf *errors, unsigned *count, const char *where, const 
     buf_printf(errors, "%s%s%s\n", where, where[0] == '\0' ? "" : ": ", text);
 }
 
-void config_set_source(struct config *cfg, unsigned index, enum source_kind kind, const char *file, unsigned line)
+void config_set_source(struct config *cfg, unsigned index, enum source_kind kind, const char *file,
+                       unsigned line)
 {
     struct config_source *s = &cfg->sources[index];
 
@@ -89,10 +90,11 @@ static void read_argument(struct config *cfg, const char *arg, struct buf *error
     if (index < 0) {
         near = option_nearest(full);
         if (near != NULL)
-            config_error(errors, count, "command line", "unknown option --%.80s; did you mean --%s?", full, near);
+            config_error(errors, count, "command line", "unknown option --%.80s; did you mean --%s?", full,
+                         near);
         else
-            config_error(errors, count, "command line", "unknown option --%.80s; gomsgd --print-config lists all",
-                         full);
+            config_error(errors, count, "command line",
+                         "unknown option --%.80s; gomsgd --print-config lists all", full);
     } else if (value_parse(&options[index], equals + 1, &v, &why) < 0) {
         buf_put_u8(&why, 0);
         config_error(errors, count, "command line", "%s %s", full, (char *)why.data);
@@ -122,8 +124,8 @@ static int load(const char *name, const char *text, size_t len, int argc, char *
     return ERR_INVALID;
 }
 
-int config_load_text(const char *name, const char *text, size_t len, int argc, char **argv, struct config **ret,
-                     struct buf *errors)
+int config_load_text(const char *name, const char *text, size_t len, int argc, char **argv,
+                     struct config **ret, struct buf *errors)
 {
     return load(name, text, len, argc, argv, ret, errors);
 }
@@ -177,7 +179,8 @@ static void check_listener(struct check *c, const char *full, const struct confi
         CHECK(address_parse(list->items[i], &a) == 0);
         if (!address_is_loopback(&a) && c->cfg->security_allow_unauthenticated == 0)
             config_error(c->errors, &c->count, where,
-                         "%s %s can be reached from other machines, and nobody has to log in; use a loopback address, or set "
+                         "%s %s can be reached from other machines, and nobody has to log in; use a loopback "
+                         "address, or set "
                          "security.allow_unauthenticated: true if the network is trusted",
                          full, list->items[i]);
     }
@@ -187,7 +190,8 @@ static void check_twice(struct check *c)
 {
     const struct config_list *lists[] = {&c->cfg->resp_listen, &c->cfg->kafka_listen, &c->cfg->amqp_listen,
                                          &c->cfg->http_listen, &c->cfg->cluster_listen};
-    static const char *const names[] = {"resp.listen", "kafka.listen", "amqp.listen", "http.listen", "cluster.listen"};
+    static const char *const names[] = {"resp.listen", "kafka.listen", "amqp.listen", "http.listen",
+                                        "cluster.listen"};
     char where[4200];
 
     for (unsigned a = 0; a < ARRAY_LEN(lists); a++) {
@@ -201,7 +205,8 @@ static void check_twice(struct check *c)
                     if (strcmp(lists[b]->items[k], text) != 0)
                         continue;
                     where_of(c->cfg, names[a], where, sizeof(where));
-                    config_error(c->errors, &c->count, where, "%s and %s both want %s", names[b], names[a], text);
+                    config_error(c->errors, &c->count, where, "%s and %s both want %s", names[b], names[a],
+                                 text);
                 }
             }
         }
@@ -233,12 +238,14 @@ int config_check(const struct config *cfg, struct buf *errors)
     check_twice(&c);
     check_order(&c, "cluster.health_check_interval", cfg->cluster_health_check_interval_ms, "cluster.lease",
                 cfg->cluster_lease_ms);
-    check_order(&c, "cluster.lease", cfg->cluster_lease_ms, "cluster.failure_timeout", cfg->cluster_failure_timeout_ms);
+    check_order(&c, "cluster.lease", cfg->cluster_lease_ms, "cluster.failure_timeout",
+                cfg->cluster_failure_timeout_ms);
     check_order(&c, "cluster.raft_heartbeat", cfg->cluster_raft_heartbeat_ms, "cluster.raft_election_timeout",
                 cfg->cluster_raft_election_timeout_ms);
     if (cfg->cluster_min_insync > cfg->cluster_replication_factor) {
         where_of(cfg, "cluster.min_insync", where, sizeof(where));
-        config_error(errors, &c.count, where, "cluster.min_insync must not be above cluster.replication_factor (%lld)",
+        config_error(errors, &c.count, where,
+                     "cluster.min_insync must not be above cluster.replication_factor (%lld)",
                      (long long)cfg->cluster_replication_factor);
     }
     if (cfg->cluster_seeds.count > 0) {
@@ -259,8 +266,8 @@ static void print_scalar(const char *text, struct buf *out)
     for (size_t i = 0; i < n && plain; i++) {
         char ch = text[i];
 
-        plain = (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9') || ch == '_' ||
-                ch == '/' || (ch == '.' ) || (ch == '-' && (i > 0 || n > 1)) ||
+        plain = (ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9') ||
+                ch == '_' || ch == '/' || (ch == '.') || (ch == '-' && (i > 0 || n > 1)) ||
                 (ch == ':' && i > 0 && i + 1 < n && text[i + 1] != ' ');
     }
     if (plain) {
@@ -317,8 +324,8 @@ void config_print(const struct config *cfg, bool defaults, struct buf *out)
             buf_printf(out, "%s%s:\n", i == 0 ? "" : "\n", o->section);
             section = o->section;
         }
-        buf_printf(out, "  # %s%s\n  %s%s: ", o->help, o->reloadable ? ". Reloadable" : "", hidden ? "# " : "",
-                   o->name);
+        buf_printf(out, "  # %s%s\n  %s%s: ", o->help, o->reloadable ? ". Reloadable" : "",
+                   hidden ? "# " : "", o->name);
         print_value(o, &v, out);
         buf_put_u8(out, '\n');
     }

@@ -1,12 +1,13 @@
 /* The configuration: one struct of plain fields, generated from options.def.
  *
- * A value comes from the default, the YAML file, `--section.name=value` or, for options that allow it, from a change while
- * running; the last wins. Everything wrong is told at once, each with file:line (or "command line"), the option and what
- * would be right; a file with an error is refused whole.
+ * A value comes from the default, the YAML file, `--section.name=value` or, for options that allow it, from a
+ * change while running; the last wins. Everything wrong is told at once, each with file:line (or "command
+ * line"), the option and what would be right; a file with an error is refused whole.
  *
- * Threads. config_load, _check, _print, _free: one thread, before or after everything else. While running, fields of
- * START options never change: read them plainly. Fields of RELOAD options are numbers, changed by config_set and
- * config_reload (serialised by a lock inside) with an atomic store: read them with CONFIG_GET(cfg, field). */
+ * Threads. config_load, _check, _print, _free: one thread, before or after everything else. While running,
+ * fields of START options never change: read them plainly. Fields of RELOAD options are numbers, changed by
+ * config_set and config_reload (serialised by a lock inside) with an atomic store: read them with
+ * CONFIG_GET(cfg, field). */
 #ifndef GM_CONFIG_CONFIG_H
 #define GM_CONFIG_CONFIG_H
 
@@ -51,26 +52,28 @@ struct config {
 
 #define CONFIG_GET(cfg, field) __atomic_load_n(&(cfg)->field, __ATOMIC_RELAXED)
 
-/* `file` NULL: no file. argv[0..argc) are the arguments to take, all of the form --section.name=value. 0, or ERR_INVALID
- * (ERR_NOT_FOUND, ERR_ACCESS… when the file cannot be read) with lines of text in errors. */
+/* `file` NULL: no file. argv[0..argc) are the arguments to take, all of the form --section.name=value. 0, or
+ * ERR_INVALID (ERR_NOT_FOUND, ERR_ACCESS… when the file cannot be read) with lines of text in errors. */
 int config_load(const char *file, int argc, char **argv, struct config **ret, struct buf *errors);
 /* From text instead of a file; `name` stands in messages. */
-int config_load_text(const char *name, const char *text, size_t len, int argc, char **argv, struct config **ret,
-                     struct buf *errors);
+int config_load_text(const char *name, const char *text, size_t len, int argc, char **argv,
+                     struct config **ret, struct buf *errors);
 void config_free(struct config *cfg);
 
-/* What no single option can know: listeners and trust, limits against each other. config_load has done it already. */
+/* What no single option can know: listeners and trust, limits against each other. config_load has done it
+ * already. */
 int config_check(const struct config *cfg, struct buf *errors);
 
-/* The effective values as YAML that config_load reads back, each under its help; secrets are left out. With `defaults`,
- * the defaults instead: the text of conf/gomsg.yaml. */
+/* The effective values as YAML that config_load reads back, each under its help; secrets are left out. With
+ * `defaults`, the defaults instead: the text of conf/gomsg.yaml. */
 void config_print(const struct config *cfg, bool defaults, struct buf *out);
 
 /* ---- one option, by its name "section.name" ---- */
 
 struct config_option {
     const char *section, *name;
-    const char *type;  /* "bool", "int", "number", "bytes", "duration", "string", "secret", "list", "addresses", "address", "word" */
+    const char *type;  /* "bool", "int", "number", "bytes", "duration", "string", "secret", "list",
+                          "addresses", "address", "word" */
     const char *words; /* of a word option: "none leader quorum" */
     const char *def, *help;
     bool reloadable;
@@ -85,8 +88,8 @@ int config_get(const struct config *cfg, const char *name, struct buf *out);
 int config_get_source(const struct config *cfg, const char *name, struct buf *out);
 /* Any thread. ERR_NOT_FOUND, ERR_INVALID, ERR_READ_ONLY (needs a restart) with one line in errors. */
 int config_set(struct config *cfg, const char *name, const char *value, struct buf *errors);
-/* SIGHUP: takes over what `next` has for reloadable options; one line a change in `report`, also for those that wait for a
- * restart. Any thread; `next` stays the caller's. */
+/* SIGHUP: takes over what `next` has for reloadable options; one line a change in `report`, also for those
+ * that wait for a restart. Any thread; `next` stays the caller's. */
 void config_reload(struct config *cfg, const struct config *next, struct buf *report);
 
 #endif

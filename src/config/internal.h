@@ -79,6 +79,7 @@ void yaml_read(struct config *cfg, const char *file, const char *text, size_t le
 /* "where: what" as one line, unless there are CONFIG_ERRORS_MAX already. */
 void config_error(struct buf *errors, unsigned *count, const char *where, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
-void config_set_source(struct config *cfg, unsigned index, enum source_kind kind, const char *file, unsigned line);
+void config_set_source(struct config *cfg, unsigned index, enum source_kind kind, const char *file,
+                       unsigned line);
 
 #endif

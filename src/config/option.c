@@ -36,17 +36,26 @@
 
 const struct option options[] = {
 #define OPTION(section, name, type, def, min, max, when, help)                                               \
-    {#section, #name, #section "." #name, TYPE_##type, def, min, max, WHEN_##when, help,                     \
-     offsetof(struct config, FIELD_##type(section, name))},
+    {                                                                                                        \
+        #section,                                                                                            \
+        #name,                                                                                               \
+        #section "." #name,                                                                                  \
+        TYPE_##type,                                                                                         \
+        def,                                                                                                 \
+        min,                                                                                                 \
+        max,                                                                                                 \
+        WHEN_##when,                                                                                         \
+        help,                                                                                                \
+        offsetof(struct config, FIELD_##type(section, name))},
 #include "config/options.def"
 #undef OPTION
 };
 const unsigned option_count = ARRAY_LEN(options);
 
 static const char *const type_names[] = {
-    [OPT_BOOL] = "bool",     [OPT_INT] = "int",           [OPT_FLOAT] = "number",      [OPT_BYTES] = "bytes",
-    [OPT_MS] = "duration",   [OPT_US] = "duration",       [OPT_STRING] = "string",     [OPT_SECRET] = "secret",
-    [OPT_LIST] = "list",     [OPT_LISTEN] = "addresses",  [OPT_ADVERTISE] = "address", [OPT_ENUM] = "word",
+    [OPT_BOOL] = "bool",   [OPT_INT] = "int",          [OPT_FLOAT] = "number",      [OPT_BYTES] = "bytes",
+    [OPT_MS] = "duration", [OPT_US] = "duration",      [OPT_STRING] = "string",     [OPT_SECRET] = "secret",
+    [OPT_LIST] = "list",   [OPT_LISTEN] = "addresses", [OPT_ADVERTISE] = "address", [OPT_ENUM] = "word",
 };
 
 unsigned config_option_count(void)
@@ -59,7 +68,8 @@ void config_option_at(unsigned index, struct config_option *ret)
     const struct option *o = &options[index];
 
     CHECK(index < option_count);
-    *ret = (struct config_option){o->section, o->name, type_names[o->type], o->words, o->def, o->help, o->reloadable};
+    *ret = (struct config_option){o->section, o->name, type_names[o->type], o->words,
+                                  o->def,     o->help, o->reloadable};
 }
 
 int option_find(const char *full)

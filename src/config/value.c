@@ -28,7 +28,10 @@ static const struct unit ms_units[] = {
     {"h", 3600000}, {"m", 60000}, {"s", 1000}, {"ms", 1}, {"d", 86400000}, {NULL, 0},
 };
 static const struct unit us_units[] = {
-    {"s", 1000000}, {"ms", 1000}, {"us", 1}, {NULL, 0},
+    {"s", 1000000},
+    {"ms", 1000},
+    {"us", 1},
+    {NULL, 0},
 };
 
 static const struct unit *units_of(enum option_type type)
@@ -62,7 +65,8 @@ static int check_range(const struct option *o, int64_t v, struct buf *why)
     if (o->max == INT64_MAX)
         buf_printf(why, "must be at least %.*s", (int)lo.len, (char *)lo.data);
     else
-        buf_printf(why, "must be from %.*s to %.*s", (int)lo.len, (char *)lo.data, (int)hi.len, (char *)hi.data);
+        buf_printf(why, "must be from %.*s to %.*s", (int)lo.len, (char *)lo.data, (int)hi.len,
+                   (char *)hi.data);
     buf_fini(&lo);
     buf_fini(&hi);
     return ERR_INVALID;
@@ -98,8 +102,9 @@ static int parse_with_unit(const struct option *o, const char *text, int64_t *re
         return 0;
     }
     if (n == 0 || n > 18 || !slice_to_i64(slice_of(text, n), &whole))
-        return invalid(why, o->type == OPT_BYTES ? "is a size such as 512, 64KiB or 1GiB, not \"%.40s\""
-                                                 : "is a duration such as 250ms, 10s or 5m, not \"%.40s\"",
+        return invalid(why,
+                       o->type == OPT_BYTES ? "is a size such as 512, 64KiB or 1GiB, not \"%.40s\""
+                                            : "is a duration such as 250ms, 10s or 5m, not \"%.40s\"",
                        text);
     if (*unit == '.') {
         for (unit++; *unit >= '0' && *unit <= '9'; unit++) {
@@ -121,11 +126,12 @@ static int parse_with_unit(const struct option *o, const char *text, int64_t *re
     }
     if (u->name == NULL) {
         if (*unit == '\0')
-            return invalid(why, "needs a unit: %s, %s or %s", o->type == OPT_US ? "us" : "ms", o->type == OPT_US ? "ms" : "s",
-                           o->type == OPT_US ? "s" : "m");
+            return invalid(why, "needs a unit: %s, %s or %s", o->type == OPT_US ? "us" : "ms",
+                           o->type == OPT_US ? "ms" : "s", o->type == OPT_US ? "s" : "m");
         return invalid(why, "has the unknown unit \"%.20s\"", unit);
     }
-    if (__builtin_mul_overflow(whole, u->factor, &v) || __builtin_add_overflow(v, part * u->factor / scale, &v))
+    if (__builtin_mul_overflow(whole, u->factor, &v) ||
+        __builtin_add_overflow(v, part * u->factor / scale, &v))
         return invalid(why, "is too large");
     *ret = v;
     return check_range(o, v, why);
@@ -211,8 +217,8 @@ int value_parse_items(const struct option *o, const char *const *items, unsigned
         if (items[i][0] == '\0')
             return invalid(why, "has an empty entry");
         if (address_parse(items[i], &a) < 0)
-            return invalid(why, "is HOST:PORT%s, not \"%.60s\"", o->type == OPT_LISTEN ? ", :PORT or unix:/path" : "",
-                           items[i]);
+            return invalid(why, "is HOST:PORT%s, not \"%.60s\"",
+                           o->type == OPT_LISTEN ? ", :PORT or unix:/path" : "", items[i]);
         if (o->type == OPT_LIST && (a.is_unix || is_unspecified(a.host) || a.port == 0))
             return invalid(why, "is HOST:PORT as other nodes reach it, not \"%.60s\"", items[i]);
     }

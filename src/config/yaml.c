@@ -1,6 +1,6 @@
-/* The YAML file: two levels, sections and options. Anchors, aliases, tags, several documents and deeper nesting are
- * refused: a configuration needs none of them, and an alias could stand for a gigabyte. Reading goes on after an error as
- * far as the YAML itself is sound, so that all mistakes are told at once. */
+/* The YAML file: two levels, sections and options. Anchors, aliases, tags, several documents and deeper
+ * nesting are refused: a configuration needs none of them, and an alias could stand for a gigabyte. Reading
+ * goes on after an error as far as the YAML itself is sound, so that all mistakes are told at once. */
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -16,11 +16,12 @@ struct reading {
     struct buf *errors;
     unsigned *count;
     yaml_parser_t parser;
-    bool broken; /* the YAML cannot be read on */
+    bool broken;         /* the YAML cannot be read on */
     unsigned *seen_line; /* one an option: where it stood first, 0 = not yet */
 };
 
-static void complain(struct reading *r, unsigned line, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static void complain(struct reading *r, unsigned line, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 static void complain(struct reading *r, unsigned line, const char *fmt, ...)
 {
     char where[4096 + 32], text[1024];
@@ -47,7 +48,8 @@ static bool next(struct reading *r, yaml_event_t *ret)
         else if (r->parser.context != NULL)
             complain(r, (unsigned)line + 1, "%s (%s)", r->parser.problem, r->parser.context);
         else
-            complain(r, (unsigned)line + 1, "%s", r->parser.problem != NULL ? r->parser.problem : "cannot be read");
+            complain(r, (unsigned)line + 1, "%s",
+                     r->parser.problem != NULL ? r->parser.problem : "cannot be read");
         return false;
     }
     return true;
@@ -169,9 +171,11 @@ static void read_value(struct reading *r, unsigned index, yaml_event_t *e)
     text = scalar(r, e, o->full);
     if (text == NULL)
         return;
-    if (e->data.scalar.style == YAML_PLAIN_SCALAR_STYLE && (strcmp(text, "~") == 0 || strcmp(text, "null") == 0))
+    if (e->data.scalar.style == YAML_PLAIN_SCALAR_STYLE &&
+        (strcmp(text, "~") == 0 || strcmp(text, "null") == 0))
         text[0] = '\0';
-    if (text[0] == '\0' && !list && o->type != OPT_STRING && o->type != OPT_SECRET && o->type != OPT_ADVERTISE) {
+    if (text[0] == '\0' && !list && o->type != OPT_STRING && o->type != OPT_SECRET &&
+        o->type != OPT_ADVERTISE) {
         complain(r, line, "%s has no value; leave the line out for the default, %s", o->full, o->def);
     } else {
         union value v = {0};
@@ -315,7 +319,8 @@ void yaml_read(struct config *cfg, const char *file, const char *text, size_t le
             read_sections(&r);
         } else if (e.type == YAML_SCALAR_EVENT && e.data.scalar.length == 0) {
             /* an empty document */
-        } else if (e.type == YAML_SCALAR_EVENT || e.type == YAML_SEQUENCE_START_EVENT || e.type == YAML_ALIAS_EVENT) {
+        } else if (e.type == YAML_SCALAR_EVENT || e.type == YAML_SEQUENCE_START_EVENT ||
+                   e.type == YAML_ALIAS_EVENT) {
             complain(&r, line_of(&e), "the file must hold sections, such as \"resp:\"");
             if (opens(&e))
                 skip(&r);

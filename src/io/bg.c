@@ -1,8 +1,9 @@
 /* Background threads and deferred reclamation.
  *
- * Two classes of job threads (worker.h), started as jobs come and kept; one more thread waits for grace periods. A grace
- * period: remember every worker's quiescent counter; whoever was asleep (even) or whose counter has moved since cannot
- * still hold what was unpublished before. The calls that come in while one period is waited for share the next one.
+ * Two classes of job threads (worker.h), started as jobs come and kept; one more thread waits for grace
+ * periods. A grace period: remember every worker's quiescent counter; whoever was asleep (even) or whose
+ * counter has moved since cannot still hold what was unpublished before. The calls that come in while one
+ * period is waited for share the next one.
  *
  * Lock: bg->mutex guards queues and counts; nothing is called under it. */
 #include <pthread.h>

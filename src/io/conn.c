@@ -1,14 +1,16 @@
 /* Connections: their life, input, pausing, the wheel. Output is in output.c.
  *
- * Reading. One recv into the worker's buffer a readiness, another only if it was filled (P8, P4). What `input` leaves is
- * copied to conn->in; with the next readiness it goes back in front of the new bytes, in the shared buffer while it is
- * small, else new bytes are read behind it where it lies. So between messages a connection owns no input memory.
+ * Reading. One recv into the worker's buffer a readiness, another only if it was filled (P8, P4). What
+ * `input` leaves is copied to conn->in; with the next readiness it goes back in front of the new bytes, in
+ * the shared buffer while it is small, else new bytes are read behind it where it lies. So between messages a
+ * connection owns no input memory.
  *
- * Watchers. The read watcher stays active from open to close; a pause stops it only when input really arrives meanwhile,
- * so pausing and resuming around a command costs no epoll_ctl.
+ * Watchers. The read watcher stays active from open to close; a pause stops it only when input really arrives
+ * meanwhile, so pausing and resuming around a command costs no epoll_ctl.
  *
- * Dying. conn_abort stops the watchers and queues the connection; at the turn's end conn_finish_dead calls `closed`,
- * lets go of everything and frees. Between the two every function still works on it and does nothing. */
+ * Dying. conn_abort stops the watchers and queues the connection; at the turn's end conn_finish_dead calls
+ * `closed`, lets go of everything and frees. Between the two every function still works on it and does
+ * nothing. */
 #include "io/conn.h"
 
 #include <arpa/inet.h>
@@ -29,7 +31,8 @@ enum {
     READ_ROOM_MAX = 1 << 20,
 };
 
-_Static_assert(sizeof(struct conn_impl) <= 512, "an idle connection is to cost at most 1 KiB with its bookkeeping");
+_Static_assert(sizeof(struct conn_impl) <= 512,
+               "an idle connection is to cost at most 1 KiB with its bookkeeping");
 
 /* ---- id -> connection ---- */
 
@@ -103,8 +106,7 @@ struct conn *worker_find_conn(struct worker *w, uint64_t id)
 
 void worker_each_conn(struct worker *w, void (*fn)(struct conn *c, void *arg), void *arg)
 {
-    LIST_FOREACH_SAFE(n, &w->conns)
-    {
+    LIST_FOREACH_SAFE (n, &w->conns) {
         struct conn_impl *c = LIST_ENTRY(n, struct conn_impl, all);
 
         if (!c->dead && c->opened)
@@ -208,7 +210,8 @@ static bool read_once(struct conn_impl *c)
         room = w->read_buf_size - c->in.len;
     } else {
         /* Doubles what has arrived at most: no peer makes us allocate by announcing. */
-        room = MIN_OF(MAX_OF(c->want > c->in.len ? c->want - c->in.len : 0, 65536u), MAX_OF(c->in.len, 65536u));
+        room =
+            MIN_OF(MAX_OF(c->want > c->in.len ? c->want - c->in.len : 0, 65536u), MAX_OF(c->in.len, 65536u));
         room = MIN_OF(room, (size_t)READ_ROOM_MAX);
         to = buf_reserve(&c->in, room);
     }
@@ -513,8 +516,7 @@ void conn_finish_dead(struct worker *w)
 /* The worker's loop has ended. */
 void conn_close_all(struct worker *w)
 {
-    LIST_FOREACH_SAFE(n, &w->conns)
-    {
+    LIST_FOREACH_SAFE (n, &w->conns) {
         struct conn_impl *c = LIST_ENTRY(n, struct conn_impl, all);
 
         if (!c->dead)
@@ -550,8 +552,7 @@ void conn_wheel_tick(struct worker *w)
 {
     unsigned slot = w->wheel_at++ % WHEEL_SLOTS;
 
-    LIST_FOREACH_SAFE(n, &w->wheel[slot])
-    {
+    LIST_FOREACH_SAFE (n, &w->wheel[slot]) {
         struct conn_impl *c = LIST_ENTRY(n, struct conn_impl, wheel);
 
         if (!c->dead)

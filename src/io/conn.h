@@ -2,13 +2,14 @@
  *
  * Life cycle
  *   1. accepted (listener.h) or adopted; `open` runs on the connection's worker.
- *   2. `input` is called with every byte not consumed yet, at most once a readiness; it returns how many it consumed.
- *      Bytes left over are kept (only then does the connection own an input buffer) and come first next time.
+ *   2. `input` is called with every byte not consumed yet, at most once a readiness; it returns how many it
+ * consumed. Bytes left over are kept (only then does the connection own an input buffer) and come first next
+ * time.
  *   3. output gathers during the turn and is written once at its end; what the socket does not take waits for
- *      writability. Above the soft limit the protocol is asked to pause (conn_output_full), above the hard limit the
- *      connection is closed: a client that never reads costs a bounded amount.
- *   4. conn_close_soon (output is flushed first) or conn_abort, the peer's end, an error, or a timeout; `closed` runs once, on the
- *      worker, after which the struct is freed at the turn's end.
+ *      writability. Above the soft limit the protocol is asked to pause (conn_output_full), above the hard
+ * limit the connection is closed: a client that never reads costs a bounded amount.
+ *   4. conn_close_soon (output is flushed first) or conn_abort, the peer's end, an error, or a timeout;
+ * `closed` runs once, on the worker, after which the struct is freed at the turn's end.
  *
  * All functions: on the connection's worker. Other threads reach a connection by mail to its worker and a
  * generation-checked handle (conn_id). */
@@ -36,7 +37,8 @@ struct conn_ops {
      * ERR_*, which closes after flushing. Not called while input is paused. */
     ssize_t (*input)(struct conn *c, const uint8_t *data, size_t len);
     /* The peer ended its side while input was paused; may be NULL. A client blocked in a pop is given up here
-     * (conn_abort). Without it the connection ends when input resumes and what was sent before is consumed. */
+     * (conn_abort). Without it the connection ends when input resumes and what was sent before is consumed.
+     */
     void (*hangup)(struct conn *c);
     /* Output has drained below the low-water mark after conn_output_full was true; may be NULL. */
     void (*writable)(struct conn *c);
@@ -60,48 +62,56 @@ struct conn {
     uint64_t bytes_in, bytes_out; /* totals */
 };
 
-/* Makes a connected socket a connection of this worker and runs `open`. Takes fd, closed on failure too; conn_listener_arg
- * gives `arg`. 0 or what `open` returned. ret may be NULL. */
+/* Makes a connected socket a connection of this worker and runs `open`. Takes fd, closed on failure too;
+ * conn_listener_arg gives `arg`. 0 or what `open` returned. ret may be NULL. */
 int conn_adopt(struct worker *w, int fd, const struct conn_ops *ops, void *arg, struct conn **ret);
 
-/* ---- output --------------------------------------------------------------------------------------------------- */
+/* ---- output
+ * --------------------------------------------------------------------------------------------------- */
 
-/* The buffer to append replies to; valid until any other conn_* output call or the turn's end. Encode straight into it. */
+/* The buffer to append replies to; valid until any other conn_* output call or the turn's end. Encode
+ * straight into it. */
 struct buf *conn_out(struct conn *c);
 static inline void conn_write(struct conn *c, const void *data, size_t n)
 {
     buf_put(conn_out(c), data, n);
 }
-/* Appends memory that is not copied; `release(arg)` runs on this worker when it was sent or the connection died. */
+/* Appends memory that is not copied; `release(arg)` runs on this worker when it was sent or the connection
+ * died. */
 void conn_write_ref(struct conn *c, const void *data, size_t n, void (*release)(void *arg), void *arg);
-/* Appends n bytes of a file from pos by sendfile(2); `release(arg)` as above. A read error aborts the connection. */
+/* Appends n bytes of a file from pos by sendfile(2); `release(arg)` as above. A read error aborts the
+ * connection. */
 void conn_write_file(struct conn *c, int fd, uint64_t pos, size_t n, void (*release)(void *arg), void *arg);
 /* Bytes that wait for the socket. */
 size_t conn_output_pending(const struct conn *c);
 /* True above the soft limit: stop producing until `writable`. */
 bool conn_output_full(const struct conn *c);
 
-/* ---- barriers (P8) -------------------------------------------------------------------------------------------
- * Output appended after conn_hold stays until the hold is released; several holds open and close in any order, output
- * leaves in order behind the oldest open one. What was appended before the hold leaves at once. */
+/* ---- barriers (P8)
+ * ------------------------------------------------------------------------------------------- Output appended
+ * after conn_hold stays until the hold is released; several holds open and close in any order, output leaves
+ * in order behind the oldest open one. What was appended before the hold leaves at once. */
 uint64_t conn_hold(struct conn *c);
 void conn_hold_release(struct conn *c, uint64_t hold);
 bool conn_held(const struct conn *c);
 
-/* ---- input ---------------------------------------------------------------------------------------------------- */
-/* Stops reading and calling `input`; unconsumed bytes are kept. Counted: as many resumes as pauses. The resume re-runs
- * `input` with the kept bytes at this turn's end or the next's, never recursively. */
+/* ---- input
+ * ---------------------------------------------------------------------------------------------------- */
+/* Stops reading and calling `input`; unconsumed bytes are kept. Counted: as many resumes as pauses. The
+ * resume re-runs `input` with the kept bytes at this turn's end or the next's, never recursively. */
 void conn_pause_input(struct conn *c);
 void conn_resume_input(struct conn *c);
 bool conn_input_paused(const struct conn *c);
-/* From `input`, when it leaves bytes of an incomplete message: it is not called again before n bytes (counted from the first
- * one left) are there. Saves parsing a large message once a readiness; n above input_max is ERR_TOO_LARGE at once. Holds
- * until the next call of `input`. */
+/* From `input`, when it leaves bytes of an incomplete message: it is not called again before n bytes (counted
+ * from the first one left) are there. Saves parsing a large message once a readiness; n above input_max is
+ * ERR_TOO_LARGE at once. Holds until the next call of `input`. */
 void conn_want_input(struct conn *c, size_t n);
 
-/* ---- ending --------------------------------------------------------------------------------------------------- */
-void conn_close_soon(struct conn *c, int reason); /* no more input; flush output (bounded to 5 s), then close */
-void conn_abort(struct conn *c, int reason);      /* at once; `closed` runs at the turn's end */
+/* ---- ending
+ * --------------------------------------------------------------------------------------------------- */
+void conn_close_soon(struct conn *c,
+                     int reason);            /* no more input; flush output (bounded to 5 s), then close */
+void conn_abort(struct conn *c, int reason); /* at once; `closed` runs at the turn's end */
 bool conn_closing(const struct conn *c);
 
 /* The connection with this id on this worker, NULL when it is gone. */

@@ -1,8 +1,8 @@
 /* The inside of src/io: struct worker and struct conn_impl, seen by this folder alone.
  *
- * Everything in struct worker belongs to its thread except what stands behind "any thread": the mailbox head, the
- * quiescent counter, the async watcher (ev_async_send is thread-safe) and the counters, which their owner writes with
- * relaxed stores and others read. */
+ * Everything in struct worker belongs to its thread except what stands behind "any thread": the mailbox head,
+ * the quiescent counter, the async watcher (ev_async_send is thread-safe) and the counters, which their owner
+ * writes with relaxed stores and others read. */
 #ifndef GM_IO_INTERNAL_H
 #define GM_IO_INTERNAL_H
 
@@ -24,11 +24,12 @@
 
 enum {
     WORKERS_MAX = 256,
-    WHEEL_SLOTS = 8,        /* a connection is looked at once a second, an eighth of them every 125 ms */
-    POOL_BUFS_MAX = 256,    /* spare output buffers a worker keeps under load… */
-    POOL_BUFS_IDLE = 16,    /* …and when a second has passed */
+    WHEEL_SLOTS = 8,     /* a connection is looked at once a second, an eighth of them every 125 ms */
+    POOL_BUFS_MAX = 256, /* spare output buffers a worker keeps under load… */
+    POOL_BUFS_IDLE = 16, /* …and when a second has passed */
     OUT_BUF_FIRST = 4096,
-    OUT_BUF_KEEP = 16384,   /* larger ones are freed when drained (P8); a segment that long is followed by a new one */
+    OUT_BUF_KEEP =
+        16384, /* larger ones are freed when drained (P8); a segment that long is followed by a new one */
     CLOSE_FLUSH_US = 5000000,
     LINGER_US = 500000,
 };
@@ -65,19 +66,20 @@ struct conn_impl {
     bool in_input : 1;      /* `input` is on the stack */
     bool eof : 1;           /* the peer sends no more */
     bool closing : 1;
-    bool shut : 1;          /* closing, all flushed, FIN sent: waiting for the peer's */
-    bool dead : 1;          /* in worker->dead */
-    bool opened : 1;        /* `open` succeeded, so `closed` is due */
+    bool shut : 1;   /* closing, all flushed, FIN sent: waiting for the peer's */
+    bool dead : 1;   /* in worker->dead */
+    bool opened : 1; /* `open` succeeded, so `closed` is due */
     bool want_writable : 1;
-    bool counted : 1;       /* in its listener's count */
-    uint8_t peer_family;    /* AF_INET, AF_INET6, AF_UNIX */
+    bool counted : 1;    /* in its listener's count */
+    uint8_t peer_family; /* AF_INET, AF_INET6, AF_UNIX */
     uint16_t peer_port;
     uint32_t pauses;
     int reason;
     struct conn_impl *dirty_next;
     /* output */
     struct seg *head, *tail;
-    uint64_t sealed; /* stream position of the tail segment's first byte, or behind the last when the tail is no MEM */
+    uint64_t sealed; /* stream position of the tail segment's first byte, or behind the last when the tail is
+                        no MEM */
     uint64_t sent;   /* stream position of the first byte not sent */
     struct hold *holds; /* owned ring of hold_cap (a power of two); hold h is at h % hold_cap */
     uint64_t hold_first, hold_next;
@@ -87,7 +89,7 @@ struct conn_impl {
     struct buf in; /* bytes not consumed yet */
     ev_io rio, wio;
     struct list all, wheel, resume, dead_node;
-    uint64_t deadline_us; /* of closing */
+    uint64_t deadline_us;      /* of closing */
     struct listener *listener; /* borrowed; NULL when adopted */
     void *arg;
     uint8_t peer_addr[16];

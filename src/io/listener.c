@@ -1,9 +1,10 @@
 /* Listeners: accepting on worker 0, handing out by P7.
  *
- * Counts. A connection is counted, in its listener and in its worker, when worker 0 chooses its worker, not when that
- * worker opens it; so a burst of accepts spreads evenly. The connection's end takes it off both.
+ * Counts. A connection is counted, in its listener and in its worker, when worker 0 chooses its worker, not
+ * when that worker opens it; so a burst of accepts spreads evenly. The connection's end takes it off both.
  *
- * Options that an accepted socket inherits (TCP_NODELAY, SO_KEEPALIVE) are set on the listening socket once. */
+ * Options that an accepted socket inherits (TCP_NODELAY, SO_KEEPALIVE) are set on the listening socket once.
+ */
 #include "io/listener.h"
 
 #include <errno.h>
@@ -28,10 +29,10 @@ enum { ACCEPTS_A_TURN = 64, BACKLOG = 4096, EMFILE_PAUSE_MS = 100 };
 struct listener {
     uint32_t magic;
     int fd;
-    struct workers *ws;          /* borrowed */
+    struct workers *ws; /* borrowed */
     struct listener_options options;
-    struct address address;      /* as bound: the port is the real one */
-    char *text;                  /* owned */
+    struct address address; /* as bound: the port is the real one */
+    char *text;             /* owned */
     ev_io accept;
     struct io_timer pause;
     _Atomic uint32_t connections;
@@ -193,8 +194,8 @@ static int bind_unix(const struct address *a, int *ret)
             /* Somebody's, or left behind by a killed process: only a listener answers. */
             int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
-            if (probe >= 0 && connect(probe, (struct sockaddr *)&un, sizeof(un)) < 0 && errno == ECONNREFUSED &&
-                unlink(un.sun_path) == 0)
+            if (probe >= 0 && connect(probe, (struct sockaddr *)&un, sizeof(un)) < 0 &&
+                errno == ECONNREFUSED && unlink(un.sun_path) == 0)
                 err = bind(fd, (struct sockaddr *)&un, sizeof(un)) < 0 ? err_from_errno(errno) : 0;
             if (probe >= 0)
                 close(probe);
@@ -238,7 +239,8 @@ static int bind_one(const struct addrinfo *ai, bool dual, int *ret)
 
 static int bind_inet(const struct address *a, int *ret)
 {
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV}, *list = NULL;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV},
+                    *list = NULL;
     bool any = a->host[0] == '\0';
     char port[8];
     int err = ERR_NOT_FOUND;

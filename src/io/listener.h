@@ -1,6 +1,6 @@
-/* Listeners. Worker 0 accepts (until EAGAIN or 64) and hands each socket to the worker with the fewest connections of that
- * protocol, ties by bytes in the last second (P7). Out of file descriptors, accepting pauses for 100 ms instead of
- * spinning. Set up before workers_start or on worker 0. */
+/* Listeners. Worker 0 accepts (until EAGAIN or 64) and hands each socket to the worker with the fewest
+ * connections of that protocol, ties by bytes in the last second (P7). Out of file descriptors, accepting
+ * pauses for 100 ms instead of spinning. Set up before workers_start or on worker 0. */
 #ifndef GM_IO_LISTENER_H
 #define GM_IO_LISTENER_H
 
@@ -11,11 +11,11 @@
 struct listener;
 
 struct listener_options {
-    const char *address;       /* "HOST:PORT", "[::1]:PORT", ":PORT" (any), "unix:/path" (0600); port 0 picks one */
+    const char *address; /* "HOST:PORT", "[::1]:PORT", ":PORT" (any), "unix:/path" (0600); port 0 picks one */
     const struct conn_ops *ops;
-    void *arg;                 /* conn_listener_arg() gives it to `open` */
-    uint32_t max_connections;  /* 0 = unlimited; beyond, `refuse` bytes are sent and the socket is closed */
-    const char *refuse;        /* borrowed, e.g. "-ERR max number of clients reached\r\n"; may be NULL */
+    void *arg;                /* conn_listener_arg() gives it to `open` */
+    uint32_t max_connections; /* 0 = unlimited; beyond, `refuse` bytes are sent and the socket is closed */
+    const char *refuse;       /* borrowed, e.g. "-ERR max number of clients reached\r\n"; may be NULL */
 };
 
 /* ERR_ADDR_IN_USE, ERR_ACCESS, ERR_INVALID (malformed address), ERR_NOT_FOUND (unknown host), ERR_NOFILE. */

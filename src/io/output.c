@@ -5,11 +5,11 @@
  *      0 ........ sent ............. sealed ............ end
  *                  | head seg | ... | tail MEM segment   |
  *
- * `end` (output_end) grows as somebody encodes straight into the tail's buffer, so it is computed, not kept. A hold is a
- * position behind which nothing leaves while it is open: holds cut no segment and cost 16 bytes.
+ * `end` (output_end) grows as somebody encodes straight into the tail's buffer, so it is computed, not kept.
+ * A hold is a position behind which nothing leaves while it is open: holds cut no segment and cost 16 bytes.
  *
- * Memory segments come from a pool a worker and go back when drained: an idle connection owns no output buffer, and a busy
- * worker always writes into the same few warm ones. */
+ * Memory segments come from a pool a worker and go back when drained: an idle connection owns no output
+ * buffer, and a busy worker always writes into the same few warm ones. */
 #include <errno.h>
 #include <string.h>
 #include <sys/sendfile.h>
@@ -22,7 +22,8 @@
 
 enum {
     IOV_MAX_ONCE = 64,
-    TURN_BYTES_MAX = 1 << 20, /* of one connection; more waits for the next turn, the others are not starved */
+    TURN_BYTES_MAX =
+        1 << 20, /* of one connection; more waits for the next turn, the others are not starved */
     SOFT_DEFAULT = 1 << 20,
     HARD_DEFAULT = 64 << 20,
 };
@@ -334,8 +335,8 @@ static void advance(struct conn_impl *c, size_t n)
     }
 }
 
-/* Gathers memory from the head on, at most max bytes. *ret_more: a file range follows at once, so the kernel should not
- * push a short packet. */
+/* Gathers memory from the head on, at most max bytes. *ret_more: a file range follows at once, so the kernel
+ * should not push a short packet. */
 static int gather(const struct conn_impl *c, size_t max, struct iovec *iov, size_t *ret_total, bool *ret_more)
 {
     size_t total = 0;
@@ -380,7 +381,8 @@ static ssize_t write_some(struct conn_impl *c, size_t max, size_t *ret_asked)
     msg.msg_iov = iov;
     msg.msg_iovlen = (size_t)gather(c, max, iov, ret_asked, &more);
     if (msg.msg_iovlen == 1)
-        return send(c->fd, iov[0].iov_base, iov[0].iov_len, MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0));
+        return send(c->fd, iov[0].iov_base, iov[0].iov_len,
+                    MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0));
     return sendmsg(c->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0));
 }
 
@@ -432,8 +434,9 @@ static void flush_and_follow_up(struct conn_impl *c)
         while (c->head != NULL)
             pop_seg(c);
     }
-    /* Not before the socket took what it refused: stopping and starting it for each message would cost two epoll_ctl.
-     * But never left active with nothing to write, a hold in front for instance: it would fire every turn. */
+    /* Not before the socket took what it refused: stopping and starting it for each message would cost two
+     * epoll_ctl. But never left active with nothing to write, a hold in front for instance: it would fire
+     * every turn. */
     if (!c->write_blocked && ev_is_active(&c->wio))
         ev_io_stop(w->loop, &c->wio);
     pending = output_end(c) - c->sent;
@@ -453,8 +456,8 @@ static void flush_and_follow_up(struct conn_impl *c)
             conn_abort(&c->pub, c->reason);
             return;
         }
-        /* Say that nothing more comes, and wait a moment for the peer to hang up: to close a socket with unread input
-         * would reset it, and the peer could lose the last reply. */
+        /* Say that nothing more comes, and wait a moment for the peer to hang up: to close a socket with
+         * unread input would reset it, and the peer could lose the last reply. */
         shutdown(c->fd, SHUT_WR);
         c->shut = true;
         c->deadline_us = w->now_us + LINGER_US;

@@ -1,12 +1,13 @@
 /* The loop of a worker.
  *
- * libev gives the frame: ev_check runs first after the poll (clock, quiescent counter), then the ready sockets and
- * timers, then ev_prepare before the next poll: mail, resumed input, hooks, one write a connection, the dead, the
- * wake-ups of others (P4). A turn costs epoll_wait plus one read and one write a ready connection; watchers are not
- * started and stopped in between, so there is no epoll_ctl on the way.
+ * libev gives the frame: ev_check runs first after the poll (clock, quiescent counter), then the ready
+ * sockets and timers, then ev_prepare before the next poll: mail, resumed input, hooks, one write a
+ * connection, the dead, the wake-ups of others (P4). A turn costs epoll_wait plus one read and one write a
+ * ready connection; watchers are not started and stopped in between, so there is no epoll_ctl on the way.
  *
- * Nothing that stands in one of the worker's lists may wait for the next event: before the poll, pending work sends the
- * worker's own ev_async. libev does not write to the eventfd then (it is not in the poll), it polls with timeout 0. */
+ * Nothing that stands in one of the worker's lists may wait for the next event: before the poll, pending work
+ * sends the worker's own ev_async. libev does not write to the eventfd then (it is not in the poll), it polls
+ * with timeout 0. */
 #include "io/worker.h"
 
 #include <errno.h>
@@ -156,8 +157,7 @@ static void run_hooks(struct worker *w)
 {
     struct list now, *n;
 
-    LIST_FOREACH_SAFE(p, &w->hooks)
-    {
+    LIST_FOREACH_SAFE (p, &w->hooks) {
         struct worker_hook *h = LIST_ENTRY(p, struct worker_hook, node);
         h->run(w, h);
     }
@@ -182,8 +182,8 @@ void worker_note_reply(struct worker *w)
     w->replied = true;
 }
 
-/* One-way traffic that comes a message at a time costs a loop turn each, some twenty times what the message does; a
- * short sleep lets the kernel gather them into one read. */
+/* One-way traffic that comes a message at a time costs a loop turn each, some twenty times what the message
+ * does; a short sleep lets the kernel gather them into one read. */
 static void nap_if_dense(struct worker *w)
 {
     if (w->oneway == 0)
@@ -236,7 +236,8 @@ static void after_poll(struct ev_loop *loop, ev_check *watcher, int revents)
 
     (void)loop;
     (void)revents;
-    /* Sequentially consistent: a view loaded in this turn must not be loaded before the counter is seen odd. */
+    /* Sequentially consistent: a view loaded in this turn must not be loaded before the counter is seen odd.
+     */
     atomic_fetch_add_explicit(&w->quiescent, 1, memory_order_seq_cst);
     read_clock(w);
     if (w->turn_end_ticks != 0) {
@@ -286,7 +287,8 @@ static void *worker_main(void *arg)
     pthread_setname_np(pthread_self(), name);
     prctl(PR_SET_TIMERSLACK, 1000ul, 0ul, 0ul, 0ul);
     ev_now_update(w->loop);
-    atomic_fetch_add_explicit(&w->quiescent, 1, memory_order_seq_cst); /* odd: the first turn begins in before_poll */
+    atomic_fetch_add_explicit(&w->quiescent, 1,
+                              memory_order_seq_cst); /* odd: the first turn begins in before_poll */
     read_clock(w);
     ev_run(w->loop, 0);
     conn_close_all(w);
@@ -334,7 +336,8 @@ int workers_new(const struct workers_options *options, struct workers **ret)
     struct workers *ws;
     int err = 0;
 
-    if (options->count < 1 || options->count > WORKERS_MAX || options->coalesce_us > 100000 || read_buf_size < 4096)
+    if (options->count < 1 || options->count > WORKERS_MAX || options->coalesce_us > 100000 ||
+        read_buf_size < 4096)
         return ERR_INVALID;
     ws = mem_zalloc(sizeof(*ws));
     ws->count = options->count;
@@ -343,7 +346,8 @@ int workers_new(const struct workers_options *options, struct workers **ret)
         /* ticks of coalesce_us, from what a large number of ticks is */
         uint64_t ns = clock_ticks_to_ns(1ull << 30);
 
-        ws->coalesce_ticks = (uint64_t)((double)(1ull << 30) * ws->coalesce_us * 1000.0 / (double)MAX_OF(ns, 1u));
+        ws->coalesce_ticks =
+            (uint64_t)((double)(1ull << 30) * ws->coalesce_us * 1000.0 / (double)MAX_OF(ns, 1u));
     }
     CHECK(posix_memalign((void **)&ws->list, 64, ws->count * sizeof(ws->list[0])) == 0);
     memset(ws->list, 0, ws->count * sizeof(ws->list[0]));

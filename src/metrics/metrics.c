@@ -1,7 +1,8 @@
 /* The registry: slots, families, gauges. See metrics.h.
  *
- * Lock: registry_lock guards what registering changes. A slot's pointers are published with release stores, so the scraper
- * may walk slots while threads and families come. Slots and families are never freed: they live as long as the process. */
+ * Lock: registry_lock guards what registering changes. A slot's pointers are published with release stores,
+ * so the scraper may walk slots while threads and families come. Slots and families are never freed: they
+ * live as long as the process. */
 #include "metrics/metrics.h"
 
 #include <string.h>
@@ -86,8 +87,8 @@ void metrics_observe_slow(const struct metrics_family *f, unsigned index, uint64
     __atomic_fetch_add(&h->buckets[hist_bucket(ns)], 1, __ATOMIC_RELAXED);
     __atomic_fetch_add(&h->sum_ns, ns, __ATOMIC_RELAXED);
     max_ns = __atomic_load_n(&h->max_ns, __ATOMIC_RELAXED);
-    while (ns > max_ns && !__atomic_compare_exchange_n(&h->max_ns, &max_ns, ns, false, __ATOMIC_RELAXED,
-                                                       __ATOMIC_RELAXED))
+    while (ns > max_ns &&
+           !__atomic_compare_exchange_n(&h->max_ns, &max_ns, ns, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
         ;
 }
 
@@ -105,7 +106,8 @@ static const struct metrics_family *add_family(int is_hist, const char *name, co
     for (unsigned i = 0; i < family_count; i++) {
         f = &families[i];
         if (strcmp(f->name, name) == 0 && f->count == count && f->values == values &&
-            strcmp(f->const_labels != NULL ? f->const_labels : "", const_labels != NULL ? const_labels : "") == 0) {
+            strcmp(f->const_labels != NULL ? f->const_labels : "",
+                   const_labels != NULL ? const_labels : "") == 0) {
             mutex_unlock(&registry_lock);
             return f;
         }
@@ -122,14 +124,16 @@ static const struct metrics_family *add_family(int is_hist, const char *name, co
     return f;
 }
 
-const struct metrics_family *metrics_counters_register(const char *name, const char *help, const char *const_labels,
-                                                       const char *label, const char *const *values, unsigned count)
+const struct metrics_family *metrics_counters_register(const char *name, const char *help,
+                                                       const char *const_labels, const char *label,
+                                                       const char *const *values, unsigned count)
 {
     return add_family(0, name, help, const_labels, label, values, count);
 }
 
-const struct metrics_family *metrics_hists_register(const char *name, const char *help, const char *const_labels,
-                                                    const char *label, const char *const *values, unsigned count)
+const struct metrics_family *metrics_hists_register(const char *name, const char *help,
+                                                    const char *const_labels, const char *label,
+                                                    const char *const *values, unsigned count)
 {
     return add_family(1, name, help, const_labels, label, values, count);
 }
@@ -141,14 +145,15 @@ void metrics_protocol_register(struct metrics_protocol *ret, const char *protoco
     const char *labels = mem_printf("protocol=\"%s\"", protocol); /* lives as long as the process */
 
     ret->latency = metrics_hists_register("gomsg_request_duration_seconds",
-                                          "Time from having read a request to having made its reply", labels, label,
-                                          requests, request_count);
-    ret->bytes_in = metrics_counters_register("gomsg_request_bytes_total", "Bytes of requests", labels, label, requests,
-                                              request_count);
-    ret->bytes_out = metrics_counters_register("gomsg_response_bytes_total", "Bytes of replies and deliveries", labels,
-                                               label, requests, request_count);
-    ret->errors = metrics_counters_register("gomsg_request_errors_total", "Errors answered, by their code", labels,
-                                            "code", codes, code_count);
+                                          "Time from having read a request to having made its reply", labels,
+                                          label, requests, request_count);
+    ret->bytes_in = metrics_counters_register("gomsg_request_bytes_total", "Bytes of requests", labels, label,
+                                              requests, request_count);
+    ret->bytes_out =
+        metrics_counters_register("gomsg_response_bytes_total", "Bytes of replies and deliveries", labels,
+                                  label, requests, request_count);
+    ret->errors = metrics_counters_register("gomsg_request_errors_total", "Errors answered, by their code",
+                                            labels, "code", codes, code_count);
 }
 
 void metrics_gauge_register(const char *name, const char *help, const char *labels, int counter,
@@ -189,7 +194,7 @@ uint64_t metrics_read(enum metric id)
     uint64_t sum = 0;
 
     EACH_SLOT(s)
-        sum += __atomic_load_n(&s->counters[id], __ATOMIC_RELAXED);
+    sum += __atomic_load_n(&s->counters[id], __ATOMIC_RELAXED);
     return sum;
 }
 

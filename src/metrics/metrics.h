@@ -1,12 +1,13 @@
 /* Metrics: counters and latency histograms, kept a thread, summed when asked.
  *
- * Hot path. Every worker has a slot of its own (metrics_thread_init); counting is an add in memory that no other core
- * writes (P6). Threads without a slot share one and add atomically: right, only slower. Readers sum all slots with
- * relaxed loads; a sum may be a few events behind.
+ * Hot path. Every worker has a slot of its own (metrics_thread_init); counting is an add in memory that no
+ * other core writes (P6). Threads without a slot share one and add atomically: right, only slower. Readers
+ * sum all slots with relaxed loads; a sum may be a few events behind.
  *
- * Families are arrays of counters or histograms with one label that varies (command, API, method, error code), addressed
- * by a small index: the index of the row in the table that owns it. They are registered at start and live as long as the
- * process; several families of one name (one a protocol) are shown as one metric.
+ * Families are arrays of counters or histograms with one label that varies (command, API, method, error
+ * code), addressed by a small index: the index of the row in the table that owns it. They are registered at
+ * start and live as long as the process; several families of one name (one a protocol) are shown as one
+ * metric.
  *
  * Any thread, no locks held or needed; registering takes a mutex of its own. */
 #ifndef GM_METRICS_METRICS_H
@@ -62,8 +63,8 @@ uint64_t hist_quantile_ns(const struct hist *h, double q);
 /* ---- the hot path ---- */
 
 struct metrics_cell {
-    uint64_t *counters;   /* one an index; NULL in a histogram family */
-    struct hist **hists;  /* one an index, each NULL until first observed */
+    uint64_t *counters;  /* one an index; NULL in a histogram family */
+    struct hist **hists; /* one an index, each NULL until first observed */
 };
 
 struct metrics_slot {
@@ -129,14 +130,17 @@ static inline void metrics_observe(const struct metrics_family *f, unsigned inde
 /* ---- registering, at start ---- */
 
 /* Counters with a label. All texts are borrowed for ever; values[i] is the label's value of index i. */
-const struct metrics_family *metrics_counters_register(const char *name, const char *help, const char *const_labels,
-                                                       const char *label, const char *const *values, unsigned count);
-/* Latencies; `name` ends in _seconds. Memory is taken for what is observed only (8.6 KiB an index and thread). */
-const struct metrics_family *metrics_hists_register(const char *name, const char *help, const char *const_labels,
-                                                    const char *label, const char *const *values, unsigned count);
+const struct metrics_family *metrics_counters_register(const char *name, const char *help,
+                                                       const char *const_labels, const char *label,
+                                                       const char *const *values, unsigned count);
+/* Latencies; `name` ends in _seconds. Memory is taken for what is observed only (8.6 KiB an index and
+ * thread). */
+const struct metrics_family *metrics_hists_register(const char *name, const char *help,
+                                                    const char *const_labels, const char *label,
+                                                    const char *const *values, unsigned count);
 
-/* What every protocol counts: calls with their latency, bytes of requests and of replies a command (API, method), errors
- * by code. The same names for all three, told apart by the label protocol. */
+/* What every protocol counts: calls with their latency, bytes of requests and of replies a command (API,
+ * method), errors by code. The same names for all three, told apart by the label protocol. */
 struct metrics_protocol {
     const struct metrics_family *latency;   /* gomsg_request_duration_seconds{protocol,command} */
     const struct metrics_family *bytes_in;  /* gomsg_request_bytes_total */
@@ -147,8 +151,8 @@ struct metrics_protocol {
 void metrics_protocol_register(struct metrics_protocol *ret, const char *protocol, const char *label,
                                const char *const *requests, unsigned request_count, const char *const *codes,
                                unsigned code_count);
-static inline void metrics_request(const struct metrics_protocol *p, unsigned index, uint64_t ns, uint64_t bytes_in,
-                                   uint64_t bytes_out)
+static inline void metrics_request(const struct metrics_protocol *p, unsigned index, uint64_t ns,
+                                   uint64_t bytes_in, uint64_t bytes_out)
 {
     metrics_observe(p->latency, index, ns);
     metrics_count(p->bytes_in, index, bytes_in);
@@ -159,8 +163,9 @@ static inline void metrics_error(const struct metrics_protocol *p, unsigned code
     metrics_count(p->errors, code, 1);
 }
 
-/* A value asked for at each scrape, on the scraping thread: must take no partition lock for long. `labels` is the text
- * between the braces, NULL for none. With `counter`, the value only grows and is shown as a counter. */
+/* A value asked for at each scrape, on the scraping thread: must take no partition lock for long. `labels` is
+ * the text between the braces, NULL for none. With `counter`, the value only grows and is shown as a counter.
+ */
 void metrics_gauge_register(const char *name, const char *help, const char *labels, int counter,
                             double (*read)(void *arg), void *arg);
 /* Forgets all gauges: before what their callbacks look at goes away. */

@@ -1,8 +1,8 @@
-/* The text format of Prometheus, 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats): families of one name stand
- * together under one HELP and TYPE, label values are escaped.
+/* The text format of Prometheus, 0.0.4 (prometheus.io/docs/instrumenting/exposition_formats): families of one
+ * name stand together under one HELP and TYPE, label values are escaped.
  *
- * A latency family is shown twice: as a histogram, whose few boundaries make rates and aggregation over nodes possible,
- * and as quantiles since the start, computed from the fine buckets, which answer at a glance. */
+ * A latency family is shown twice: as a histogram, whose few boundaries make rates and aggregation over nodes
+ * possible, and as quantiles since the start, computed from the fine buckets, which answer at a glance. */
 #include <math.h>
 #include <stdbool.h>
 #include <stdlib.h>
@@ -13,9 +13,9 @@
 
 /* Upper bounds of the histogram shown, ns: 1, 2.5 and 5 a decade, from 1 us to 10 s. */
 static const uint64_t bounds_ns[] = {
-    1000,     2500,     5000,      10000,     25000,     50000,      100000,     250000,     500000,      1000000,
-    2500000,  5000000,  10000000,  25000000,  50000000,  100000000,  250000000,  500000000,  1000000000,  2500000000,
-    5000000000, 10000000000,
+    1000,      2500,      5000,       10000,      25000,      50000,       100000,   250000,
+    500000,    1000000,   2500000,    5000000,    10000000,   25000000,    50000000, 100000000,
+    250000000, 500000000, 1000000000, 2500000000, 5000000000, 10000000000,
 };
 static const double quantiles[] = {0.5, 0.9, 0.99, 0.999};
 
@@ -31,7 +31,8 @@ static void put_value(struct buf *out, double v)
         buf_printf(out, "%.9g\n", v);
 }
 
-static void put_head(struct buf *out, const char *name, const char *suffix, const char *help, const char *type)
+static void put_head(struct buf *out, const char *name, const char *suffix, const char *help,
+                     const char *type)
 {
     buf_printf(out, "# HELP %s%s %s\n# TYPE %s%s %s\n", name, suffix, help, name, suffix, type);
 }
@@ -106,7 +107,8 @@ static void render_hist_values(struct buf *out, const struct metrics_family *f, 
         }
         for (unsigned q = 0; q < sizeof(quantiles) / sizeof(quantiles[0]); q++) {
             put_series(out, f, "_quantiles", i);
-            buf_printf(out, ",quantile=\"%g\"} %.9f\n", quantiles[q], (double)hist_quantile_ns(h, quantiles[q]) / 1e9);
+            buf_printf(out, ",quantile=\"%g\"} %.9f\n", quantiles[q],
+                       (double)hist_quantile_ns(h, quantiles[q]) / 1e9);
         }
         put_series(out, f, "_quantiles", i);
         buf_printf(out, ",quantile=\"1\"} %.9f\n", (double)h->max_ns / 1e9);
@@ -172,7 +174,8 @@ void metrics_render(struct buf *out)
 {
     for (unsigned i = 0; i < METRICS_COUNT; i++) {
         put_head(out, metrics_name((enum metric)i), "", metrics_help((enum metric)i), "counter");
-        buf_printf(out, "%s %llu\n", metrics_name((enum metric)i), (unsigned long long)metrics_read((enum metric)i));
+        buf_printf(out, "%s %llu\n", metrics_name((enum metric)i),
+                   (unsigned long long)metrics_read((enum metric)i));
     }
     render_families(out);
     render_gauges(out);

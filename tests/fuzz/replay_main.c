@@ -1,7 +1,7 @@
-/* Replays a corpus through a fuzz target, for builds without libFuzzer: every file of the directory named by CORPUS, or
- * the files and directories given as arguments. Each input also runs cut short at every power of two and with single bytes
- * flipped, a small deterministic mutation that needs no fuzzer. Exits 0 when nothing crashed; a corpus that is missing
- * or empty is a failure, not a pass. */
+/* Replays a corpus through a fuzz target, for builds without libFuzzer: every file of the directory named by
+ * CORPUS, or the files and directories given as arguments. Each input also runs cut short at every power of
+ * two and with single bytes flipped, a small deterministic mutation that needs no fuzzer. Exits 0 when
+ * nothing crashed; a corpus that is missing or empty is a failure, not a pass. */
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>

@@ -26,7 +26,8 @@ static void refused(const char *text, const char *want)
     struct config *cfg = NULL;
     struct buf errors = {0};
 
-    cr_assert_eq(config_load_text("t.yaml", text, strlen(text), 0, NULL, &cfg, &errors), ERR_INVALID, "%s", text);
+    cr_assert_eq(config_load_text("t.yaml", text, strlen(text), 0, NULL, &cfg, &errors), ERR_INVALID, "%s",
+                 text);
     buf_put_u8(&errors, 0);
     cr_assert_not_null(strstr((char *)errors.data, want), "wanted: %s\ngot: %s", want, (char *)errors.data);
     buf_fini(&errors);
@@ -66,13 +67,14 @@ Test(config, nothing_gives_the_defaults)
 
 Test(config, a_file_sets_what_it_names)
 {
-    struct config *cfg = load("# comment\n"
-                              "node:\n  threads: 3\n  name: 'node: one'\n"
-                              "resp:\n  listen: [127.0.0.1:1, 'unix:/tmp/x.sock']\n  max_bulk_bytes: 1.5 MiB\n"
-                              "kafka:\n  listen:\n    - 127.0.0.1:2\n    - \"[::1]:2\"\n  auto_create_topics: no\n"
-                              "amqp:\n  listen: ''\n  coalesce: 0\n"
-                              "log:\n  fsync: always\n  retention: -1\n  fsync_interval: 2m\n"
-                              "kv:\n");
+    struct config *cfg =
+        load("# comment\n"
+             "node:\n  threads: 3\n  name: 'node: one'\n"
+             "resp:\n  listen: [127.0.0.1:1, 'unix:/tmp/x.sock']\n  max_bulk_bytes: 1.5 MiB\n"
+             "kafka:\n  listen:\n    - 127.0.0.1:2\n    - \"[::1]:2\"\n  auto_create_topics: no\n"
+             "amqp:\n  listen: ''\n  coalesce: 0\n"
+             "log:\n  fsync: always\n  retention: -1\n  fsync_interval: 2m\n"
+             "kv:\n");
 
     cr_assert_eq(cfg->node_threads, 3);
     cr_assert_str_eq(cfg->node_name, "node: one");
@@ -112,8 +114,10 @@ Test(config, mistakes_are_told_with_line_and_hint)
 {
     refused("node:\n  treads: 3\n", "t.yaml:2: unknown option node.treads; did you mean node.threads?");
     refused("nod:\n  threads: 3\n", "t.yaml:1: unknown section nod; did you mean node?");
-    refused("\n\nresp:\n  num_partitions: 3\n", "t.yaml:4: unknown option resp.num_partitions; did you mean kafka.num_partitions?");
-    refused("node.threads: 3\n", "t.yaml:1: node.threads: in the file write the section, node:, and below it threads:");
+    refused("\n\nresp:\n  num_partitions: 3\n",
+            "t.yaml:4: unknown option resp.num_partitions; did you mean kafka.num_partitions?");
+    refused("node.threads: 3\n",
+            "t.yaml:1: node.threads: in the file write the section, node:, and below it threads:");
     refused("node:\n  threads: many\n", "t.yaml:2: node.threads is a whole number, not \"many\"");
     refused("node:\n  threads: 257\n", "node.threads must be from 0 to 256");
     refused("node:\n  threads:\n", "node.threads has no value");
@@ -136,7 +140,8 @@ Test(config, mistakes_are_told_with_line_and_hint)
     refused("node:\n  name: \"a\\0b\"\n", "NUL");
     refused("node:\n  name: \"a\\nb\"\n", "control character");
     refused("\xff\xfe", "t.yaml:1");
-    refused_argument("--node.thread=1", "command line: unknown option --node.thread; did you mean --node.threads?");
+    refused_argument("--node.thread=1",
+                     "command line: unknown option --node.thread; did you mean --node.threads?");
     refused_argument("--node.threads", "not of the form --section.name=value");
     refused_argument("--node.threads=x", "command line: node.threads is a whole number");
 }
@@ -169,25 +174,29 @@ Test(config, an_open_listener_needs_the_word_that_allows_it)
         refused(text, "security.allow_unauthenticated: true");
         snprintf(text, sizeof(text), "%s:\n  listen: :1234\n", open[i]);
         refused(text, "t.yaml:2: ");
-        snprintf(text, sizeof(text), "%s:\n  listen: 0.0.0.0:1234\nsecurity:\n  allow_unauthenticated: true\n", open[i]);
+        snprintf(text, sizeof(text),
+                 "%s:\n  listen: 0.0.0.0:1234\nsecurity:\n  allow_unauthenticated: true\n", open[i]);
         config_free(load(text));
     }
-    config_free(load("resp:\n  listen: 127.9.9.9:1\nkafka:\n  listen: localhost:2\namqp:\n  listen: '[::1]:3'\n"));
+    config_free(
+        load("resp:\n  listen: 127.9.9.9:1\nkafka:\n  listen: localhost:2\namqp:\n  listen: '[::1]:3'\n"));
 }
 
 Test(config, options_are_checked_against_each_other)
 {
     refused("resp:\n  listen: 127.0.0.1:9092\n", "resp.listen and kafka.listen both want 127.0.0.1:9092");
-    refused("cluster:\n  lease: 2s\n", "t.yaml:2: cluster.lease must be shorter than cluster.failure_timeout");
+    refused("cluster:\n  lease: 2s\n",
+            "t.yaml:2: cluster.lease must be shorter than cluster.failure_timeout");
     refused("cluster:\n  min_insync: 4\n", "must not be above cluster.replication_factor (3)");
     config_free(load("resp:\n  listen: 127.0.0.1:0\nkafka:\n  listen: 127.0.0.1:0\n"));
 }
 
 Test(config, what_is_printed_reads_back_as_the_same)
 {
-    struct config *cfg = load("node:\n  name: \"it's: #1 [x]\"\nresp:\n  listen: ['unix:/tmp/a b', '[::1]:1']\n"
-                              "  advertise: example.org\ncluster:\n  secret: hush\n  rebalance_threshold: 0.25\n"
-                              "log:\n  fsync_interval: 1500ms\n");
+    struct config *cfg =
+        load("node:\n  name: \"it's: #1 [x]\"\nresp:\n  listen: ['unix:/tmp/a b', '[::1]:1']\n"
+             "  advertise: example.org\ncluster:\n  secret: hush\n  rebalance_threshold: 0.25\n"
+             "log:\n  fsync_interval: 1500ms\n");
     struct config *again;
     struct buf a = {0}, b = {0};
 
@@ -242,9 +251,9 @@ Test(config, reloadable_options_are_numbers)
 
         config_option_at(i, &o);
         if (o.reloadable)
-            cr_assert(strcmp(o.type, "string") != 0 && strcmp(o.type, "secret") != 0 && strcmp(o.type, "list") != 0 &&
-                          strcmp(o.type, "addresses") != 0 && strcmp(o.type, "address") != 0 &&
-                          strcmp(o.type, "number") != 0,
+            cr_assert(strcmp(o.type, "string") != 0 && strcmp(o.type, "secret") != 0 &&
+                          strcmp(o.type, "list") != 0 && strcmp(o.type, "addresses") != 0 &&
+                          strcmp(o.type, "address") != 0 && strcmp(o.type, "number") != 0,
                       "%s.%s", o.section, o.name);
     }
 }
@@ -282,8 +291,8 @@ Test(config, the_shipped_file_documents_every_option_with_its_default)
         full = mem_printf("%s.%s", o.section, o.name);
         cr_assert_eq(config_get(cfg, full, &a), 0);
         cr_assert_eq(config_get(fresh, full, &b), 0);
-        cr_assert(slice_eq(buf_slice(&a), buf_slice(&b)), "%s is %.*s, the default %.*s", full, (int)a.len, (char *)a.data,
-                  (int)b.len, (char *)b.data);
+        cr_assert(slice_eq(buf_slice(&a), buf_slice(&b)), "%s is %.*s, the default %.*s", full, (int)a.len,
+                  (char *)a.data, (int)b.len, (char *)b.data);
         cr_assert_eq(config_get_source(cfg, full, &source), 0);
         cr_assert(!slice_eq(buf_slice(&source), SLICE_LIT("default")), "%s is not in %s", full, path);
         cr_assert_not_null(strstr((char *)text.data, o.help), "the help of %s is not in %s", full, path);
@@ -297,4 +306,52 @@ Test(config, the_shipped_file_documents_every_option_with_its_default)
     buf_fini(&errors);
     buf_fini(&text);
     mem_free(path);
+}
+
+static char *read_flat(const char *name)
+{
+    const char *srcdir = getenv("srcdir");
+    char *path = mem_printf("%s/%s", srcdir == NULL ? ".." : srcdir, name);
+    struct buf text = {0};
+
+    cr_assert_eq(file_read(path, 1 << 20, &text), 0, "%s", path);
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.data[i] == '\n')
+            text.data[i] = ' ';
+    }
+    buf_put_u8(&text, 0);
+    mem_free(path);
+    return (char *)text.data;
+}
+
+/* gomsg.yaml(5) has an item for each option, with its help, its default and whether it is reloadable; and no
+ * other. */
+Test(config, the_manual_describes_every_option_as_the_table_does)
+{
+    char *page = read_flat("man/gomsg.yaml.5");
+    unsigned items = 0;
+
+    for (unsigned i = 0; i < config_option_count(); i++) {
+        struct config_option o;
+        char *head, *def, *at, *end;
+
+        config_option_at(i, &o);
+        head = mem_printf(".It Cm %s.%s %s. Type: ", o.section, o.name, o.help);
+        def = o.def[0] == '\0' ? mem_strdup("default: empty") : mem_printf("default: .Li %s ", o.def);
+        at = strstr(page, head);
+        cr_assert_not_null(at, "not in the manual: %s", head);
+        end = strstr(at, ".El");
+        if (strstr(at + 1, ".It ") != NULL && strstr(at + 1, ".It ") < end)
+            end = strstr(at + 1, ".It ");
+        *end = '\0';
+        cr_assert_not_null(strstr(at, def), "%s: %s", at, def);
+        cr_assert_eq(strstr(at, "reloadable.") != NULL, o.reloadable, "%s", at);
+        *end = '.';
+        mem_free(head);
+        mem_free(def);
+    }
+    for (const char *p = page; (p = strstr(p, ".It Cm ")) != NULL; p++)
+        items++;
+    cr_assert_eq(items, config_option_count());
+    mem_free(page);
 }

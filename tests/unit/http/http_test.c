@@ -40,8 +40,8 @@ static void start(void)
 
 static int dial(void)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(http_port(http)),
-                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in to = {
+        .sin_family = AF_INET, .sin_port = htons(http_port(http)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct timeval tv = {10, 0};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
@@ -50,8 +50,8 @@ static int dial(void)
     return fd;
 }
 
-/* The whole answer to a request that asks to close, NUL-terminated; the caller frees. A connection closed unanswered,
- * because those before it still count, is tried again for five seconds. */
+/* The whole answer to a request that asks to close, NUL-terminated; the caller frees. A connection closed
+ * unanswered, because those before it still count, is tried again for five seconds. */
 static char *ask(const char *request)
 {
     struct buf b = {0};
@@ -97,7 +97,8 @@ Test(http, answers_what_monitoring_asks)
     expect("GET /" END, "HTTP/1.1 404", "/metrics");
     expect("GET /metrics/../../etc/passwd" END, "HTTP/1.1 404", "not found");
     expect("DELETE /metrics" END, "HTTP/1.1 405", "Allow: GET, HEAD");
-    expect("POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc", "HTTP/1.1 405", "only GET");
+    expect("POST /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc",
+           "HTTP/1.1 405", "only GET");
     http_stop(http);
 }
 
@@ -106,7 +107,10 @@ Test(http, bad_input_costs_its_connection_only)
     static const struct {
         const char *text;
         size_t len;
-    } bad[] = {{"*1\r\n$4\r\nPING\r\n", 14}, {"AMQP\0\0\11\1", 8}, {"GET\r\n\r\n", 7}, {"\r\n\r\n\r\n", 6},
+    } bad[] = {{"*1\r\n$4\r\nPING\r\n", 14},
+               {"AMQP\0\0\11\1", 8},
+               {"GET\r\n\r\n", 7},
+               {"\r\n\r\n\r\n", 6},
                {"GET / HTTP/9.9\r\n\r\n", 18}};
     struct rand r;
     char noise[2000], *request;

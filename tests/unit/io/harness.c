@@ -14,8 +14,8 @@
 
 struct server server;
 
-/* A line "big N" is answered by N bytes of 'x'; "pause" stops input until somebody resumes; "quit" closes after the
- * replies; "bad" is a protocol error; "die" aborts. Everything else is echoed. */
+/* A line "big N" is answered by N bytes of 'x'; "pause" stops input until somebody resumes; "quit" closes
+ * after the replies; "bad" is a protocol error; "die" aborts. Everything else is echoed. */
 static ssize_t line_command(struct conn *c, const char *line, size_t n)
 {
     if (n > 5 && memcmp(line, "big ", 4) == 0) {
@@ -100,8 +100,8 @@ static void line_tick(struct conn *c, uint64_t now_us)
 void server_start(unsigned workers, uint32_t max_connections)
 {
     struct workers_options options = {.count = workers, .coalesce_us = server.coalesce_us};
-    struct listener_options lo = {.address = "127.0.0.1:0", .ops = &server.ops, .max_connections = max_connections,
-                                  .refuse = "full\n"};
+    struct listener_options lo = {
+        .address = "127.0.0.1:0", .ops = &server.ops, .max_connections = max_connections, .refuse = "full\n"};
 
     if (server.ops.input == NULL)
         server.ops.input = line_input;
@@ -131,7 +131,8 @@ void server_stop(void)
 
 int client_connect(void)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(listener_port(server.l)),
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_port = htons(listener_port(server.l)),
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct timeval tv = {10, 0};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);

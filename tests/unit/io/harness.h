@@ -1,4 +1,5 @@
-/* A server of one protocol for the tests of src/io: lines. Each test runs in its own process (Criterion forks). */
+/* A server of one protocol for the tests of src/io: lines. Each test runs in its own process (Criterion
+ * forks). */
 #ifndef GM_TESTS_IO_HARNESS_H
 #define GM_TESTS_IO_HARNESS_H
 
@@ -24,7 +25,8 @@ struct server {
 
 extern struct server server;
 
-/* ops default to the line protocol: "text\n" is answered "text\n"; see line_command() for the words that do more. */
+/* ops default to the line protocol: "text\n" is answered "text\n"; see line_command() for the words that do
+ * more. */
 void server_start(unsigned workers, uint32_t max_connections);
 void server_stop(void);
 int client_connect(void);

@@ -20,8 +20,9 @@
 
 Test(address, texts_are_parsed_or_refused)
 {
-    static const char *const bad[] = {"", "1234", "host", "host:", "host:99999", "host:-1", "::1:80", "[::1]", "[::1]80",
-                                      "[zz]:1", "a b:1", "unix:", "host:1x", "host/x:1"};
+    static const char *const bad[] = {"",        "1234",   "host",    "host:",   "host:99999",
+                                      "host:-1", "::1:80", "[::1]",   "[::1]80", "[zz]:1",
+                                      "a b:1",   "unix:",  "host:1x", "host/x:1"};
     struct address a;
 
     cr_assert_eq(address_parse("127.0.0.1:6379", &a), 0);
@@ -192,7 +193,8 @@ Test(listener, out_of_file_descriptors_it_waits_and_does_not_spin)
     late = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     {
         /* No descriptor is left for the server's end of this one. */
-        struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(listener_port(server.l)),
+        struct sockaddr_in to = {.sin_family = AF_INET,
+                                 .sin_port = htons(listener_port(server.l)),
                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
         struct timeval tv = {10, 0};
 
@@ -217,8 +219,8 @@ Test(listener, out_of_file_descriptors_it_waits_and_does_not_spin)
     server_stop();
 }
 
-/* The clients are another process: each side has its own table of descriptors. Says on `ready` when all are connected and a
- * tenth has been served, then waits for the end of `stop`. */
+/* The clients are another process: each side has its own table of descriptors. Says on `ready` when all are
+ * connected and a tenth has been served, then waits for the end of `stop`. */
 static _Noreturn void be_clients(int n, int ready, int stop)
 {
     char byte = 0;
@@ -300,7 +302,8 @@ Test(listener, ten_thousand_idle_connections_cost_at_most_one_kib_each, .timeout
     cpu = cpu_seconds();
     usleep(1000000);
     cpu = cpu_seconds() - cpu;
-    fprintf(stderr, "10,000 idle connections: %.0f bytes and %.2f us of CPU a second each\n", per, cpu * 1e6 / N);
+    fprintf(stderr, "10,000 idle connections: %.0f bytes and %.2f us of CPU a second each\n", per,
+            cpu * 1e6 / N);
 #ifndef GM_SANITIZE
     cr_assert_lt(per, 1024);
 #endif

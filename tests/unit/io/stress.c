@@ -1,6 +1,6 @@
-/* Threads against each other, for ThreadSanitizer (which Criterion's output does not survive): clients that connect, talk,
- * hang up and reset; mail, background jobs and grace periods between four workers; a view replaced under readers.
- * A plain program: 0 is success. */
+/* Threads against each other, for ThreadSanitizer (which Criterion's output does not survive): clients that
+ * connect, talk, hang up and reset; mail, background jobs and grace periods between four workers; a view
+ * replaced under readers. A plain program: 0 is success. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -109,12 +109,17 @@ static void on_closed(struct conn *c, int reason)
     closed++;
 }
 
-static const struct conn_ops ops = {
-    .protocol = CONN_RESP, .name = "stress", .open = on_open, .input = on_input, .closed = on_closed, .input_max = 65536};
+static const struct conn_ops ops = {.protocol = CONN_RESP,
+                                    .name = "stress",
+                                    .open = on_open,
+                                    .input = on_input,
+                                    .closed = on_closed,
+                                    .input_max = 65536};
 
 static void client_round(struct rand *r)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(listener_port(listener)),
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_port = htons(listener_port(listener)),
                              .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct timeval tv = {10, 0};
     struct linger reset = {1, 0};
@@ -214,7 +219,8 @@ int main(void)
 
     clock_calibrate();
     view = mem_zalloc(sizeof(struct view));
-    CHECK(workers_new(&options, &ws) == 0 && listener_open(ws, &lo, &listener) == 0 && workers_start(ws) == 0);
+    CHECK(workers_new(&options, &ws) == 0 && listener_open(ws, &lo, &listener) == 0 &&
+          workers_start(ws) == 0);
     for (uintptr_t i = 0; i < CLIENTS; i++)
         CHECK(pthread_create(&clients[i], NULL, client_main, (void *)(i + 1)) == 0);
     for (uint64_t end = clock_mono_us() + 1500000; clock_mono_us() < end; views++) {
@@ -229,7 +235,7 @@ int main(void)
     workers_free(ws);
     CHECK(opened == closed && opened > 0 && freed == views && jobs == 2 * views);
     free_view(view);
-    printf("%llu connections, %llu pings, %llu views\n", (unsigned long long)opened, (unsigned long long)pings,
-           (unsigned long long)views);
+    printf("%llu connections, %llu pings, %llu views\n", (unsigned long long)opened,
+           (unsigned long long)pings, (unsigned long long)views);
     return 0;
 }

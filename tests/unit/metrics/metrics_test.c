@@ -76,7 +76,8 @@ static double forty_two(void *arg)
 
 static void must_have(const struct buf *b, const char *text)
 {
-    cr_assert_not_null(strstr((const char *)b->data, text), "missing: %s in\n%s", text, (const char *)b->data);
+    cr_assert_not_null(strstr((const char *)b->data, text), "missing: %s in\n%s", text,
+                       (const char *)b->data);
 }
 
 Test(metrics, the_text_is_what_prometheus_reads)
@@ -93,16 +94,20 @@ Test(metrics, the_text_is_what_prometheus_reads)
     metrics_request(&resp, 2, 1500, 30, 5);
     metrics_request(&kafka, 0, 2000000, 1000, 20);
     metrics_error(&resp, 1);
-    metrics_gauge_register("gomsg_connections", "Open connections", "protocol=\"resp\"", 0, forty_two, &value);
+    metrics_gauge_register("gomsg_connections", "Open connections", "protocol=\"resp\"", 0, forty_two,
+                           &value);
     metrics_gauge_register("gomsg_up_seconds", "Up", NULL, 0, forty_two, &value);
     metrics_render(&b);
     buf_put_u8(&b, 0);
-    must_have(&b, "gomsg_request_duration_seconds_bucket{protocol=\"resp\",command=\"get\",le=\"1e-06\"} 0\n");
-    must_have(&b, "gomsg_request_duration_seconds_bucket{protocol=\"resp\",command=\"get\",le=\"2.5e-06\"} 1\n");
+    must_have(&b,
+              "gomsg_request_duration_seconds_bucket{protocol=\"resp\",command=\"get\",le=\"1e-06\"} 0\n");
+    must_have(&b,
+              "gomsg_request_duration_seconds_bucket{protocol=\"resp\",command=\"get\",le=\"2.5e-06\"} 1\n");
     must_have(&b, "gomsg_request_duration_seconds_bucket{protocol=\"resp\",command=\"get\",le=\"+Inf\"} 1\n");
     must_have(&b, "gomsg_request_duration_seconds_sum{protocol=\"kafka\",api=\"Produce\"} 0.002000000\n");
     must_have(&b, "gomsg_request_duration_seconds_count{protocol=\"kafka\",api=\"Produce\"} 1\n");
-    must_have(&b, "gomsg_request_duration_seconds_quantiles{protocol=\"resp\",command=\"get\",quantile=\"0.999\"}");
+    must_have(
+        &b, "gomsg_request_duration_seconds_quantiles{protocol=\"resp\",command=\"get\",quantile=\"0.999\"}");
     must_have(&b, "gomsg_request_bytes_total{protocol=\"resp\",command=\"quo\\\"te\\\\\"} 30\n");
     must_have(&b, "gomsg_request_errors_total{protocol=\"resp\",code=\"WRONGTYPE\"} 1\n");
     must_have(&b, "gomsg_connections{protocol=\"resp\"} 42\n");
