@@ -1,2 +1,12 @@
-# Benchmarks beside the real servers, which tests/bench/peers prepares.
-EXTRA_DIST += %D%/peers %D%/kafka-jars.txt
+# Benchmarks beside the real servers, which tests/bench/peers prepares: make bench [BENCH_FLAGS="--rounds 3 --only resp"].
+check_PROGRAMS += bench-amqp-load bench-kafka-load
+bench_amqp_load_SOURCES = %D%/amqp_load.c %D%/load.h
+bench_amqp_load_LDADD = libbase.a $(JEMALLOC_LIBS)
+bench_kafka_load_SOURCES = %D%/kafka_load.c %D%/load.h
+bench_kafka_load_LDADD = libbase.a $(JEMALLOC_LIBS)
+
+EXTRA_DIST += %D%/run %D%/peers %D%/kafka-jars.txt
+
+.PHONY: bench
+bench: gomsgd bench-amqp-load bench-kafka-load
+	$(srcdir)/%D%/run --build $(abs_builddir) $(BENCH_FLAGS)
