@@ -223,13 +223,19 @@ int queue_rebuild_ready(struct queue *q)
     q->ready = q->acks.live;
     q->unacked = 0;
     q->has_ttl = q->ready > 0; /* unknown: the first tick looks */
+    if (q->ready == 0) {
+        q->ready_bytes = 0;
+        q->bytes_inexact = false;
+    }
+    if (q->rings != NULL)
+        q->head = q->acks.end;
     if (!scan || q->ready == 0)
         return 0;
     /* Priorities and sizes are in the messages alone. */
     q->ready_bytes = 0;
     q->bytes_inexact = false;
     queue_reader_init(&r);
-    for (int64_t o = q->head; o < q->acks.end; o = ackmap_next_live(&q->acks, o + 1)) {
+    for (int64_t o = ackmap_next_live(&q->acks, q->acks.origin); o < q->acks.end; o = ackmap_next_live(&q->acks, o + 1)) {
         struct record record;
         struct effect e;
         struct queue_message_view m;
@@ -246,7 +252,5 @@ int queue_rebuild_ready(struct queue *q)
         }
     }
     queue_reader_close(&r);
-    if (q->rings != NULL)
-        q->head = q->acks.end;
     return err;
 }

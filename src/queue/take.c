@@ -53,6 +53,8 @@ static int take_some(struct queue *q, struct queue_consumer *c, bool no_ack, uin
                 q->reserve_ahead *= 2;
             queue_reserve(q);
             err = queue_flush(q);
+            if (err == 0 && !queue_reserve_stalls(q)) /* writing it was enough */
+                continue;
             take->stalled = true;
             want_commit(q, take);
             if (c != NULL) {
@@ -143,6 +145,10 @@ int queue_take(struct queue_consumer *c, struct queue_take *take, int64_t now_ms
         q->waiter = NULL;
     if (c->granted == 0) { /* it comes by itself, to try again */
         c->told = true;    /* no news of what it is about to hear */
+        if (queue_reserve_stalls(q)) {
+            queue_reserve(q);
+            queue_flush(q);
+        }
         queue_grant(q);
         c->told = false;
         if (q->waiter == c) { /* nothing granted, but it may find out what to wait for */
