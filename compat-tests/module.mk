@@ -26,7 +26,7 @@ endif
 EXTRA_DIST += %D%/run %D%/requirements.txt %D%/lib/compat.py %D%/lib/node.py \
 	%D%/resp/redis_py.py %D%/resp/wire.py %D%/resp/redis_cli.py \
 	%D%/amqp/pika_client.py %D%/amqp/errors.py %D%/amqp/tools.py \
-	%D%/kafka/kcat.py %D%/cross/one_node.py
+	%D%/kafka/kcat.py %D%/kafka/wire.py %D%/cross/one_node.py
 
 compat_run = $(srcdir)/%D%/run --build $(abs_builddir) $(COMPAT_FLAGS)
 
