@@ -28,6 +28,10 @@ struct partitions_options {
     uint8_t cluster_id[16];
     uint64_t snapshot_log_bytes; /* main log grown by this much since the last snapshot starts one; default 256 MiB */
     struct kv_options kv;
+    bool never_synced; /* log.fsync: never */
+    /* A queue without users has reached its end (auto-delete, x-expires): propose its deletion. Under the partition's lock, any thread; may only post. */
+    void (*queue_ended)(void *arg, uint64_t queue_id, uint32_t partition);
+    void *queue_ended_arg;
 };
 int partitions_new(const struct partitions_options *options, struct partitions **ret);
 /* Recovers all, in parallel on background threads; calls progress now and then (any thread) and done(err) once on a background thread. A partition that fails does not fail the others. */

@@ -214,7 +214,8 @@ struct queue_take {
 /* Takes up to min(max, granted) messages for c; answers its news. 0, ERR_AGAIN (cold; count may still be above 0), ERR_IO, ERR_CORRUPT. A consumer that is no longer
  * attached takes nothing. */
 int queue_take(struct queue_consumer *c, struct queue_take *take, int64_t now_ms);
-/* basic.get: one message whatever was granted to whom. count 0: empty (or cold, or stalled: see take; then it is not empty). ERR_LOCKED: x-single-active-consumer. */
+/* basic.get: one message whatever was granted to whom. count 0: empty (or cold, or stalled: see take; then it is not empty). ERR_LOCKED: x-single-active-consumer.
+ * ERR_NOSPACE: the disk is full, even for the reservation. */
 int queue_get(struct queue *q, bool no_ack, struct queue_take *take, int64_t now_ms);
 /* Reads through a cold span. Any thread, no lock. */
 int queue_warm(const struct log_span *span);

@@ -60,6 +60,10 @@ static int take_some(struct queue *q, struct queue_consumer *c, bool no_ack, uin
             if (c != NULL) {
                 q->waiter = c;
                 q->wait_cold = false;
+                if (err == ERR_NOSPACE) { /* the tick tries again */
+                    err = 0;
+                    queue_mark_timed(q, now_ms + 1000);
+                }
             }
             break;
         }

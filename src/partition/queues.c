@@ -1,0 +1,87 @@
+#include "partition/queues.h"
+
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "partition/partition.h"
+
+struct background {
+    struct bg_job bg;
+    struct queue_job *job;
+    struct partition_queues *queues;
+};
+
+/* Two halves on one background thread: the work without a lock, then its result under the partition's. */
+static void run(struct bg_job *bg)
+{
+    struct background *b = CONTAINER_OF(bg, struct background, bg);
+    struct partition_guard g;
+
+    b->job->run(b->job);
+    partition_enter_background(b->queues->partition, 0, &g);
+    b->job->done(b->job);
+    (void)partition_leave(&g); /* what it appends are settled offsets, which a full disk only delays; a failed log says so at its next use */
+    atomic_fetch_sub(&b->queues->busy, 1);
+    mem_free(b);
+}
+
+static void background(void *arg, struct queue_job *job)
+{
+    struct partition_queues *pq = arg;
+    struct background *b = mem_zalloc(sizeof(*b));
+
+    b->bg.run = run;
+    b->job = job;
+    b->queues = pq;
+    atomic_fetch_add(&pq->busy, 1);
+    bg_submit(pq->workers, BG_FREE, &b->bg);
+}
+
+static void ended(void *arg, uint64_t queue_id, enum queue_end reason)
+{
+    struct partition_queues *pq = arg;
+
+    (void)reason;
+    if (pq->ended != NULL)
+        pq->ended(pq->ended_arg, queue_id, partition_index(pq->partition));
+}
+
+void partition_queues_init(struct partition_queues *pq, struct partition *p, const struct partitions_options *options)
+{
+    struct queue_table_options o = {
+        .store = options->store,
+        .partition = partition_index(p),
+        .data_dir = options->data_dir,
+        .commit_at_end = options->never_synced,
+        .arg = pq,
+        .ended = ended,
+        .background = background,
+    };
+
+    pq->partition = p;
+    pq->workers = options->workers;
+    pq->ended = options->queue_ended;
+    pq->ended_arg = options->queue_ended_arg;
+    atomic_init(&pq->busy, 0);
+    pq->table = queue_table_new(&o);
+}
+
+bool partition_queues_tick(struct partition_queues *pq, int64_t now_ms)
+{
+    struct partition_guard g;
+
+    if (pq->table == NULL || queue_table_next_tick(pq->table) > now_ms)
+        return false;
+    partition_enter_background(pq->partition, 0, &g);
+    queue_table_tick(pq->table, now_ms);
+    (void)partition_leave(&g);
+    return true;
+}
+
+void partition_queues_fini(struct partition_queues *pq)
+{
+    while (atomic_load(&pq->busy) != 0)
+        usleep(1000);
+    queue_table_free(pq->table);
+    pq->table = NULL;
+}
