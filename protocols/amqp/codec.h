@@ -60,7 +60,6 @@ typedef struct slice amqp_table; /* its bytes without the length */
 #define F(type, name) amqp_##type name;
 #define CLIENT(class, class_id, method, method_id, sync, fields) \
     struct amqp_##class##_##method {                             \
-        uint8_t unused_[0];                                      \
         fields                                                   \
     };
 #define SERVER CLIENT

@@ -34,3 +34,14 @@ fuzz_resp_request_LDADD = libresp.a libbase.a $(HIREDIS_LIBS) $(JEMALLOC_LIBS)
 EXTRA_DIST += \
 	%D%/corpus/resp_request/pipeline %D%/corpus/resp_request/inline %D%/corpus/resp_request/negative \
 	%D%/corpus/resp_request/hostile %D%/corpus/resp_request/large
+
+check_PROGRAMS += fuzz-amqp_frame
+if !FUZZ
+TESTS += fuzz-amqp_frame
+endif
+fuzz_amqp_frame_SOURCES = %D%/fuzz_amqp_frame.c $(FUZZ_MAIN)
+fuzz_amqp_frame_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_NAME=\"amqp_frame\"
+fuzz_amqp_frame_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+fuzz_amqp_frame_LDADD = libamqp.a libtopology.a libbase.a $(CRYPTO_LIBS) $(JEMALLOC_LIBS)
+EXTRA_DIST += \
+	%D%/corpus/amqp_frame/methods %D%/corpus/amqp_frame/content %D%/corpus/amqp_frame/tables %D%/corpus/amqp_frame/hostile

@@ -1,0 +1,206 @@
+/* Class connection: login, tuning, opening a vhost, ending. Section 2.2.4 and RabbitMQ's rabbit_reader. */
+#include "base/diag.h"
+#include "base/mem.h"
+#include "protocols/amqp/batch.h"
+#include "protocols/amqp/session.h"
+
+static const char *state_name(enum amqp_state state)
+{
+    static const char *const names[] = {"pre_init", "starting", "tuning", "opening", "running", "closing", "closed"};
+
+    return names[state];
+}
+
+int amqp_connection_method(struct amqp_session *s, uint32_t id, struct slice fields)
+{
+    s->method = id;
+    worker_note_reply(s->aw->worker);
+    switch (id) {
+#define ON(class, method)                                                                      \
+    case AMQP_ID_##class##_##method: {                                                         \
+        struct amqp_##class##_##method m;                                                      \
+                                                                                               \
+        if (amqp_get_##class##_##method(fields, &m) < 0)                                       \
+            return amqp_connection_fail(s, AMQP_FRAME_ERROR, "cannot decode method %s.%s", #class, #method); \
+        return amqp_on_##class##_##method(s, &m);                                              \
+    }
+        ON(connection, start_ok)
+        ON(connection, secure_ok)
+        ON(connection, tune_ok)
+        ON(connection, open)
+        ON(connection, close)
+        ON(connection, close_ok)
+        ON(connection, update_secret)
+#undef ON
+    default:
+        if (amqp_method_find(id) == NULL)
+            return amqp_connection_fail(s, AMQP_COMMAND_INVALID, "unknown method {%u,%u}", id >> 16, id & 0xffff);
+        return amqp_connection_fail(s, AMQP_CHANNEL_ERROR, "unexpected method in connection state %s", state_name(s->state));
+    }
+}
+
+static int wrong_state(struct amqp_session *s)
+{
+    return amqp_connection_fail(s, AMQP_CHANNEL_ERROR, "unexpected method in connection state %s", state_name(s->state));
+}
+
+static void read_capabilities(struct amqp_session *s, struct slice client_properties)
+{
+    static const struct {
+        const char *name;
+        uint8_t bit;
+    } known[] = {{"authentication_failure_close", AMQP_CAP_AUTH_FAILURE_CLOSE},
+                 {"connection.blocked", AMQP_CAP_BLOCKED},
+                 {"consumer_cancel_notify", AMQP_CAP_CANCEL_NOTIFY}};
+    struct amqp_value capabilities, v;
+
+    if (!amqp_table_find(client_properties, "capabilities", &capabilities) || capabilities.type != 'F')
+        return;
+    for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+        if (amqp_table_find(capabilities.bytes, known[i].name, &v) && v.type == 't' && v.i)
+            s->capabilities |= known[i].bit;
+    }
+}
+
+/* A client that declared it wants to know is told; others just lose the connection, as they expect from RabbitMQ. */
+static int login_refused(struct amqp_session *s, struct slice mechanism)
+{
+    s->aw->count.login_failures++;
+    s->method = 0;
+    if (s->capabilities & AMQP_CAP_AUTH_FAILURE_CLOSE) {
+        amqp_connection_fail(s, AMQP_ACCESS_REFUSED,
+                             "Login was refused using authentication mechanism %.*s. For details see the broker logfile.", SLICE_FMT(mechanism));
+        return 0;
+    }
+    s->state = AMQP_CLOSED;
+    conn_close_soon(s->conn, ERR_AUTH);
+    return 0;
+}
+
+int amqp_on_connection_start_ok(struct amqp_session *s, const struct amqp_connection_start_ok *m)
+{
+    int err = 0;
+
+    if (s->state != AMQP_STARTING)
+        return wrong_state(s);
+    read_capabilities(s, m->client_properties);
+    if (!slice_eq(m->mechanism, SLICE_LIT("PLAIN")) && !slice_eq(m->mechanism, SLICE_LIT("AMQPLAIN")))
+        return amqp_connection_fail(s, AMQP_COMMAND_INVALID, "unknown authentication mechanism '%.*s'", SLICE_FMT(m->mechanism));
+    if (!amqp_authenticate(s, m->mechanism, m->response, &err)) {
+        if (err == ERR_SYNTAX)
+            return amqp_connection_fail(s, AMQP_SYNTAX_ERROR, "response of %zu octets invalid", m->response.len);
+        return login_refused(s, m->mechanism);
+    }
+    s->aw->count.logins++;
+    s->state = AMQP_TUNING;
+    amqp_put_connection_tune(conn_out(s->conn), 0,
+                             &(struct amqp_connection_tune){s->front->o.channel_max, s->front->o.frame_max, s->front->o.heartbeat_s});
+    return 0;
+}
+
+/* Only a multi-step mechanism would ask for it. */
+int amqp_on_connection_secure_ok(struct amqp_session *s, const struct amqp_connection_secure_ok *m)
+{
+    (void)m;
+    return wrong_state(s);
+}
+
+int amqp_on_connection_tune_ok(struct amqp_session *s, const struct amqp_connection_tune_ok *m)
+{
+    const struct amqp_front_options *o = &s->front->o;
+
+    if (s->state != AMQP_TUNING)
+        return wrong_state(s);
+    s->method = AMQP_ID_connection_tune;
+    if (m->frame_max != 0 && m->frame_max < AMQP_FRAME_MIN)
+        return amqp_connection_fail(s, AMQP_NOT_ALLOWED, "negotiated frame_max = %u is lower than the minimum allowed value (%u)", m->frame_max, AMQP_FRAME_MIN);
+    if (m->frame_max == 0 || m->frame_max > o->frame_max)
+        return amqp_connection_fail(s, AMQP_NOT_ALLOWED, "negotiated frame_max = %u%s is higher than the maximum allowed value (%u)", m->frame_max,
+                                    m->frame_max == 0 ? " (no limit)" : "", o->frame_max);
+    if (m->channel_max == 0 || m->channel_max > o->channel_max)
+        return amqp_connection_fail(s, AMQP_NOT_ALLOWED, "negotiated channel_max = %u%s is higher than the maximum allowed value (%u)", m->channel_max,
+                                    m->channel_max == 0 ? " (no limit)" : "", o->channel_max);
+    s->frame_max = m->frame_max;
+    s->channel_max = m->channel_max;
+    s->heartbeat_s = m->heartbeat;
+    s->last_sent_us = worker_now_us(s->aw->worker);
+    s->state = AMQP_OPENING;
+    return 0;
+}
+
+/* The vhost must exist and the user must have an entry of permissions in it; what it may do there is asked at each use. */
+static bool vhost_allowed(struct amqp_session *s, struct slice vhost)
+{
+    const struct topology *v = amqp_session_view(s);
+
+    if (topo_vhost_find(v, vhost) == NULL) {
+        amqp_connection_fail(s, AMQP_NOT_ALLOWED, "vhost %.*s not found", SLICE_FMT(vhost));
+        return false;
+    }
+    if (topo_permission_find(v, s->user, vhost) == NULL) {
+        amqp_connection_fail(s, AMQP_NOT_ALLOWED, "access to vhost '%.*s' refused for user '%.*s'", SLICE_FMT(vhost), SLICE_FMT(s->user));
+        return false;
+    }
+    return true;
+}
+
+int amqp_on_connection_open(struct amqp_session *s, const struct amqp_connection_open *m)
+{
+    if (s->state != AMQP_OPENING)
+        return wrong_state(s);
+    if (!vhost_allowed(s, m->virtual_host))
+        return 0;
+    s->vhost = slice_of(mem_strdup_slice(m->virtual_host), m->virtual_host.len);
+    s->state = AMQP_RUNNING;
+    amqp_put_connection_open_ok(conn_out(s->conn), 0, &(struct amqp_connection_open_ok){});
+    return 0;
+}
+
+/* Unsettled deliveries are requeued before close-ok goes out, so that who waits for it finds them. */
+int amqp_on_connection_close(struct amqp_session *s, const struct amqp_connection_close *m)
+{
+    (void)m;
+    if (amqp_batch_flush(s) == ERR_PARKED)
+        return AMQP_AGAIN;
+    while (s->channel_count != 0) {
+        struct amqp_channel *ch = s->channels[s->channel_count - 1];
+
+        if (amqp_channel_drain(ch) == ERR_PARKED)
+            return AMQP_AGAIN;
+        amqp_channel_free(ch);
+    }
+    amqp_put_connection_close_ok(conn_out(s->conn), 0, &(struct amqp_connection_close_ok){});
+    s->state = AMQP_CLOSED;
+    conn_close_soon(s->conn, ERR_CLOSED);
+    return 0;
+}
+
+/* We are not closing (session.c sees those), so nobody asked. */
+int amqp_on_connection_close_ok(struct amqp_session *s, const struct amqp_connection_close_ok *m)
+{
+    (void)m;
+    return wrong_state(s);
+}
+
+/* RabbitMQ's renewal of a credential. A password is checked again; a wrong one is refused as it does. */
+int amqp_on_connection_update_secret(struct amqp_session *s, const struct amqp_connection_update_secret *m)
+{
+    struct buf plain = {0};
+    int err = 0;
+    bool ok;
+
+    if (s->state != AMQP_RUNNING)
+        return wrong_state(s);
+    buf_put_u8(&plain, 0);
+    buf_put_slice(&plain, s->user);
+    buf_put_u8(&plain, 0);
+    buf_put_slice(&plain, m->new_secret);
+    ok = amqp_authenticate(s, SLICE_LIT("PLAIN"), buf_slice(&plain), &err);
+    buf_fini(&plain);
+    if (!ok)
+        return amqp_connection_fail(s, AMQP_NOT_ALLOWED, "New secret was refused by one of the backends");
+    if (!vhost_allowed(s, s->vhost))
+        return 0;
+    amqp_put_connection_update_secret_ok(conn_out(s->conn), 0, &(struct amqp_connection_update_secret_ok){});
+    return 0;
+}

@@ -1,0 +1,259 @@
+/* The front end as a whole: options, server properties, exclusive queues, numbers. */
+#include "base/mem.h"
+#include "cluster/topology/commands.h"
+#include "protocols/amqp/batch.h"
+#include "protocols/amqp/session.h"
+
+/* The version of RabbitMQ whose behaviour this is: clients parse it (kombu decides about qos by it). */
+#define COMPATIBLE_VERSION "3.12.14"
+
+#define ASSEMBLY_SLACK 64
+
+/* Clients decide by these (specs: pika, amqplib, kombu, the Java client). */
+static void put_server_properties(struct buf *out, const char *cluster_name)
+{
+    static const char *const capabilities[] = {"publisher_confirms", "exchange_exchange_bindings", "basic.nack",
+                                               "consumer_cancel_notify", "connection.blocked", "consumer_priorities",
+                                               "authentication_failure_close", "per_consumer_qos"};
+    struct buf table = {0};
+
+    for (size_t i = 0; i < ARRAY_LEN(capabilities); i++)
+        amqp_table_put_bool(&table, capabilities[i], true);
+    amqp_table_put_table(out, "capabilities", buf_slice(&table));
+    amqp_table_put_str(out, "cluster_name", slice_str(cluster_name));
+    amqp_table_put_str(out, "copyright", SLICE_LIT("Copyright (c) The GoMsg authors"));
+    amqp_table_put_str(out, "information", SLICE_LIT("Licensed under the Apache License 2.0"));
+    amqp_table_put_str(out, "platform", SLICE_LIT("GoMsg " PACKAGE_VERSION));
+    amqp_table_put_str(out, "product", SLICE_LIT("RabbitMQ"));
+    amqp_table_put_str(out, "version", SLICE_LIT(COMPATIBLE_VERSION));
+    buf_fini(&table);
+}
+
+#define DEFAULT(field, value) f->o.field = options->field != 0 ? options->field : (value)
+
+int amqp_front_new(const struct amqp_front_options *options, struct amqp_front **ret)
+{
+    struct amqp_front *f = mem_zalloc(sizeof(*f));
+
+    MAGIC_INIT(f, AMQP_FRONT_MAGIC);
+    f->o = *options;
+    DEFAULT(cluster_name, "gomsg");
+    DEFAULT(frame_max, 131072);
+    DEFAULT(channel_max, 2047);
+    DEFAULT(handshake_timeout_ms, 10000);
+    DEFAULT(max_message_bytes, 16u << 20);
+    DEFAULT(max_content_bytes, 64u << 20);
+    if (f->o.frame_max < AMQP_FRAME_MIN) {
+        mem_free(f);
+        return ERR_INVALID;
+    }
+    f->ops = (struct conn_ops){
+        .protocol = CONN_AMQP,
+        .name = "amqp",
+        .open = amqp_session_open,
+        .input = amqp_session_input,
+        .writable = amqp_session_writable,
+        .tick = amqp_session_tick,
+        .closed = amqp_session_closed,
+        .input_max = f->o.frame_max + AMQP_FRAME_OVERHEAD + ASSEMBLY_SLACK,
+    };
+    put_server_properties(&f->server_properties, f->o.cluster_name);
+    mutex_init(&f->exclusive_lock);
+    f->workers = mem_calloc(workers_count(options->workers), sizeof(*f->workers));
+    for (unsigned i = 0; i < workers_count(options->workers); i++)
+        amqp_worker_init(&f->workers[i], f, workers_get(options->workers, i));
+    *ret = f;
+    return 0;
+}
+
+void amqp_front_free(struct amqp_front *f)
+{
+    if (f == NULL)
+        return;
+    for (unsigned i = 0; i < workers_count(f->o.workers); i++) {
+        amqp_batch_free(f->workers[i].spare);
+        amqp_regexes_free(f->workers[i].regexes);
+        buf_fini(&f->workers[i].scratch);
+    }
+    mem_free(f->workers);
+    mem_free(f->exclusive);
+    mutex_fini(&f->exclusive_lock);
+    buf_fini(&f->server_properties);
+    MAGIC_FINI(f, AMQP_FRONT_MAGIC);
+    mem_free(f);
+}
+
+const struct conn_ops *amqp_front_ops(const struct amqp_front *f)
+{
+    return &f->ops;
+}
+
+/* ---- exclusive queues ------------------------------------------------------------------------------------------------------------------------- */
+
+struct amqp_exclusive {
+    uint64_t queue_id; /* 0: free, 1: deleted (no queue has these ids) */
+    uint64_t conn_id;
+};
+
+#define FREE 0
+#define GONE UINT64_MAX
+
+static struct amqp_exclusive *exclusive_find(struct amqp_front *f, uint64_t queue_id) REQUIRES(f->exclusive_lock)
+{
+    for (size_t i = 0, at = queue_id * 0x9e3779b97f4a7c15ull >> 32; i < f->exclusive_cap; i++, at++) {
+        struct amqp_exclusive *e = &f->exclusive[at & (f->exclusive_cap - 1)];
+
+        if (e->queue_id == queue_id)
+            return e;
+        if (e->queue_id == FREE)
+            return NULL;
+    }
+    return NULL;
+}
+
+static void exclusive_put(struct amqp_front *f, struct amqp_exclusive entry) REQUIRES(f->exclusive_lock)
+{
+    for (size_t at = entry.queue_id * 0x9e3779b97f4a7c15ull >> 32;; at++) {
+        struct amqp_exclusive *e = &f->exclusive[at & (f->exclusive_cap - 1)];
+
+        if (e->queue_id == FREE) {
+            *e = entry;
+            f->exclusive_count++;
+            return;
+        }
+    }
+}
+
+/* Deleted entries go when the table is rebuilt. */
+static void exclusive_make_room(struct amqp_front *f) REQUIRES(f->exclusive_lock)
+{
+    struct amqp_exclusive *old = f->exclusive;
+    size_t old_cap = f->exclusive_cap, live = 0;
+
+    if ((f->exclusive_count + 1) * 4 <= f->exclusive_cap * 3)
+        return;
+    for (size_t i = 0; i < old_cap; i++)
+        live += old[i].queue_id != FREE && old[i].queue_id != GONE;
+    f->exclusive_cap = 16;
+    while (f->exclusive_cap < (live + 1) * 2)
+        f->exclusive_cap *= 2;
+    f->exclusive = mem_calloc(f->exclusive_cap, sizeof(*f->exclusive));
+    f->exclusive_count = 0;
+    for (size_t i = 0; i < old_cap; i++) {
+        if (old[i].queue_id != FREE && old[i].queue_id != GONE)
+            exclusive_put(f, old[i]);
+    }
+    mem_free(old);
+}
+
+bool amqp_exclusive_claim(struct amqp_front *f, uint64_t queue_id, uint64_t conn_id)
+{
+    struct amqp_exclusive *e;
+    bool ours = true;
+
+    mutex_lock(&f->exclusive_lock);
+    e = exclusive_find(f, queue_id);
+    if (e != NULL) {
+        ours = e->conn_id == conn_id;
+    } else {
+        exclusive_make_room(f);
+        exclusive_put(f, (struct amqp_exclusive){queue_id, conn_id});
+    }
+    mutex_unlock(&f->exclusive_lock);
+    return ours;
+}
+
+bool amqp_exclusive_is_mine(struct amqp_front *f, uint64_t queue_id, uint64_t conn_id)
+{
+    struct amqp_exclusive *e;
+    bool ours;
+
+    mutex_lock(&f->exclusive_lock);
+    e = exclusive_find(f, queue_id);
+    ours = e != NULL && e->conn_id == conn_id;
+    mutex_unlock(&f->exclusive_lock);
+    return ours;
+}
+
+void amqp_exclusive_drop(struct amqp_front *f, uint64_t queue_id)
+{
+    struct amqp_exclusive *e;
+
+    mutex_lock(&f->exclusive_lock);
+    e = exclusive_find(f, queue_id);
+    if (e != NULL)
+        e->queue_id = GONE;
+    mutex_unlock(&f->exclusive_lock);
+}
+
+struct exclusive_end {
+    struct topology_proposal proposal;
+    struct amqp_front *front;
+    uint64_t queue_id;
+};
+
+static void exclusive_ended(struct topology_proposal *p)
+{
+    struct exclusive_end *end = CONTAINER_OF(p, struct exclusive_end, proposal);
+
+    amqp_exclusive_drop(end->front, end->queue_id);
+    buf_fini(&p->command);
+    mem_free(end);
+}
+
+void amqp_exclusive_delete_all(struct amqp_session *s)
+{
+    struct reader r = reader_of(buf_slice(&s->exclusive));
+
+    while (reader_left(&r) > 0) {
+        struct exclusive_end *end;
+        uint64_t id = reader_be64(&r);
+
+        if (!amqp_exclusive_is_mine(s->front, id, s->conn_id))
+            continue; /* deleted by its owner */
+        end = mem_zalloc(sizeof(*end));
+        end->front = s->front;
+        end->queue_id = id;
+        end->proposal.done = exclusive_ended; /* on the metadata thread: the worker may be ending */
+        topo_cmd_queue_delete(&end->proposal.command, id);
+        topology_propose(s->front->o.topology, &end->proposal);
+    }
+    buf_clear(&s->exclusive);
+}
+
+/* ---- numbers ----------------------------------------------------------------------------------------------------------------------------------- */
+
+void amqp_front_stats(struct amqp_front *f, struct amqp_front_stats *ret)
+{
+    uint64_t *sum = (uint64_t *)ret;
+
+    static_assert(sizeof(struct amqp_front_stats) == sizeof(struct amqp_counters), "one list of numbers");
+    *ret = (struct amqp_front_stats){0};
+    for (unsigned i = 0; i < workers_count(f->o.workers); i++) {
+        const uint64_t *one = (const uint64_t *)&f->workers[i].count;
+
+        for (size_t k = 0; k < sizeof(*ret) / sizeof(uint64_t); k++)
+            sum[k] += __atomic_load_n(&one[k], __ATOMIC_RELAXED);
+    }
+}
+
+bool amqp_connection_info(const struct conn *c, struct amqp_connection_info *ret)
+{
+    static const char *const states[] = {"starting", "starting", "tuning", "opening", "running", "closing", "closed"};
+    const struct amqp_session *s = c->session;
+
+    if (c->ops->protocol != CONN_AMQP || s == NULL)
+        return false;
+    *ret = (struct amqp_connection_info){.user = s->user,
+                                         .vhost = s->vhost,
+                                         .state = s->blocked ? "blocked" : states[s->state],
+                                         .channels = s->channel_count,
+                                         .frame_max = s->frame_max,
+                                         .heartbeat_s = s->heartbeat_s,
+                                         .blocked = s->blocked};
+    for (uint32_t i = 0; i < s->channel_count; i++) {
+        ret->consumers += s->channels[i]->consumer_count;
+        ret->unacked += amqp_unacked_count(&s->channels[i]->unacked);
+    }
+    return true;
+}
