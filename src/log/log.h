@@ -38,7 +38,8 @@ struct log_store_options {
     uint32_t hot_max;             /* default 256 */
     uint32_t fd_max;              /* open segment files kept; default RLIMIT_NOFILE / 4 */
     uint8_t cluster_id[16];       /* stamped into identity files, rule 9 */
-    const char *failpoint;        /* tests: GOMSG_FAILPOINT; NULL otherwise */
+    const char *failpoint;        /* tests: GOMSG_FAILPOINT (failpoint.c); NULL otherwise */
+    const uint8_t *boot_id;       /* tests: 16 bytes, pretends that boot; NULL: the kernel's */
 };
 
 /* Takes data_dir/lock (ERR_IN_USE when another process has it), reads the sync marks and boot id, starts the sync thread. The recovery verdict
@@ -49,11 +50,22 @@ void log_store_close(struct log_store *s);
 /* False while free space is below the reserve: commands that grow data are refused, deletes, acks and trims go on. Any thread; cheap
  * (an atomic refreshed by a statvfs a second, and at once after an ENOSPC). */
 bool log_store_may_grow(const struct log_store *s);
-/* The error of the last failed sync round, 0 when healthy; any thread. */
+/* The error of the last failed sync round, 0 when healthy; any thread. Once failed, appends to every log are refused (rule 6). */
 int log_store_health(const struct log_store *s);
+/* `log.fsync: always`: every acknowledgement of a write waits for a log_commit. Any thread. */
+bool log_store_sync_always(const struct log_store *s);
+/* Called around taking the positions of a sync round, on the sync thread: the partition layer holds its multi-partition lock exclusively in between, so that the
+ * marks of a round are a consistent cut (rule 5). Microseconds. */
+void log_store_set_cut(struct log_store *s, void (*begin)(void *arg), void (*end)(void *arg), void *arg);
+/* Waits for a whole sync round that began after this call; not on a worker. 0 or the store's health. */
+int log_store_sync(struct log_store *s);
+/* Moves the directories of logs to trash/ that are not open and for which `keep` says false: what a crash between deleting an object and its files left behind.
+ * After the topology was read and the logs that exist may be told. */
+void log_store_sweep(struct log_store *s, bool (*keep)(void *arg, const char *dir, uint64_t log_id), void *arg);
 
 struct log_store_stats {
     uint64_t logs, hot_logs, open_files, sync_rounds, sync_last_us, sync_max_us, unprefaulted, bytes_appended, disk_free;
+    uint64_t sync_running_us; /* age of the round that is running, 0: none (rule 25) */
 };
 void log_store_stats(struct log_store *s, struct log_store_stats *ret); /* any thread */
 
@@ -96,6 +108,11 @@ int log_append(struct log *l, struct batch_builder *b, int64_t *ret_base);
 /* Appends whole encoded batches (Kafka produce): base offsets and epoch are assigned in place in `data`; `count` is the offsets they span together.
  * CRCs were checked by the caller. */
 int log_append_encoded(struct log *l, uint8_t *data, size_t len, int64_t *ret_base);
+/* Makes sure that the next append of at most `bytes` finds its space (blocks allocated, or zeroed and faulted in; rolled when it does not fit). A command over several
+ * partitions prepares all its logs before the first append: after that none can fail with ERR_NOSPACE. */
+int log_append_prepare(struct log *l, size_t bytes);
+/* Seals the active segment (nothing when it is empty), so that it can be dropped. */
+int log_seal(struct log *l);
 /* Moves the start up (DeleteRecords, retention, snapshot): whole segments behind it are dropped. `start` <= end. */
 int log_advance_start(struct log *l, int64_t start);
 /* Cuts everything at and above `end`, zeroing what it cuts. */
@@ -120,11 +137,21 @@ struct log_span {
     size_t len;
     const uint8_t *data; /* memory logs and mapped tails: the bytes; may be NULL */
     int64_t base, next;  /* offsets covered: the first batch holds `base` or begins after the asked offset (holes) */
+    int64_t segment;     /* base of the segment; (segment, pos) is the place of the first batch */
+    bool warm;           /* private */
     void *ref;           /* private */
 };
+/* Where a batch begins: found again without index or walk, whatever the log holds. A wrong or stale place costs the lookup it would have saved. */
+struct log_place {
+    int64_t segment; /* its base; -1: unknown */
+    uint64_t pos;
+};
+#define LOG_NOWHERE ((struct log_place){-1, 0})
 /* The batches from the one holding `offset` up to `max_bytes` (at least one whole batch, whatever its size, unless `strict`). ERR_OFFSET_RANGE below log_start or above
  * log_end; 0 with len 0 at log_end. `end` bounds it (a high watermark); pass log_end(). */
 int log_read(struct log *l, int64_t offset, int64_t end, size_t max_bytes, bool strict, struct log_span *ret);
+/* The same, with the place of the batch that holds `offset`. */
+int log_read_at(struct log *l, int64_t offset, struct log_place hint, int64_t end, size_t max_bytes, bool strict, struct log_span *ret);
 void log_span_release(struct log_span *span);
 /* Copies a span's bytes into out (pread or memcpy). ERR_IO. */
 int log_span_copy(const struct log_span *span, struct buf *out);
@@ -141,9 +168,11 @@ struct log_cursor {
     struct buf bytes;   /* window of whole batches */
     size_t at;          /* in the window */
     size_t window_bytes;
+    struct log_place hint;  /* private */
+    struct log_place place; /* of the batch returned last */
 };
 void log_cursor_init(struct log_cursor *c, struct log *l, int64_t offset, size_t window_bytes);
-/* 1: the next batch (header and its whole bytes, valid until the next call); 0: log_end reached, call again later; ERR_*. A cursor below log_start: ERR_OFFSET_RANGE. */
+/* 1: the next batch (header and its whole bytes, CRC checked, valid until the next call); 0: log_end reached, call again later; ERR_*. A cursor below log_start: ERR_OFFSET_RANGE. */
 int log_cursor_next(struct log_cursor *c, struct batch_header *ret_header, struct slice *ret_batch);
 void log_cursor_fini(struct log_cursor *c);
 
@@ -155,6 +184,7 @@ struct log_commit {
     struct mail mail;   /* private */
     struct list node;   /* private */
     struct worker *worker;
+    struct log_store *store; /* private */
     uint64_t round;     /* the round needed; 0: nothing yet */
     void (*done)(struct log_commit *c, int err); /* on `worker` */
     bool armed;
@@ -166,5 +196,29 @@ void log_commit_add(struct log_commit *c, struct log *l, int64_t end);
 bool log_commit_arm(struct log_commit *c);
 /* Forgets an armed commit (its connection is going away); after this `done` does not run. On its worker. */
 void log_commit_cancel(struct log_commit *c);
+
+/* ---- commands over several partitions (rule 5) ----------------------------------------------------------------------------------------------------
+ * Their batch in each main log begins with a record of kind PARTICIPANTS (kinds.def): uvarint n, n x (uvarint partition, uvarint offset), where offset is the base
+ * offset of that partition's batch. */
+struct log_participant {
+    uint32_t partition;
+    int64_t offset;
+};
+/* The participants of the last batch: how many there are (at most `max` are filled in), 0 when it is of one partition or the log is empty; ERR_*. *ret_base is its base offset:
+ * the partition layer drops it by log_truncate(l, base) where some participant's log end is not above its offset. */
+int log_last_batch_participants(struct log *l, struct log_participant *ret, size_t max, int64_t *ret_base);
+
+/* ---- files, offline ------------------------------------------------------------------------------------------------------------------------------------ */
+struct log_walk_batch {
+    uint64_t pos;
+    struct batch_header header;
+    struct slice records;  /* decompressed; NULL when they cannot be */
+    const char *defect;    /* NULL: sound */
+};
+/* Walks one segment file: every batch, sound or not, in order; `fn` returns 0 to go on. Behind a batch whose end cannot be told the walk ends. `verify`: CRCs and records too. Zeros at the end
+ * are a tail written ahead. 0, what `fn` returned, ERR_CORRUPT when there was a defect, ERR_*. */
+int log_file_walk(const char *path, bool verify, int (*fn)(void *arg, const struct log_walk_batch *b), void *arg);
+/* Reads the sealed segments again and compares them with the checksums taken when they were sealed. Background. ERR_CORRUPT (and the log fails), ERR_IO. */
+int log_verify(struct log *l);
 
 #endif

@@ -1,5 +1,7 @@
 check_PROGRAMS += unit-log
 TESTS += unit-log
-unit_log_SOURCES = %D%/batch_test.c
+unit_log_SOURCES = %D%/batch_test.c %D%/log_test.c %D%/rig.c %D%/rig.h \
+	%D%/fake_workers.c %D%/fake_workers.h
+unit_log_CPPFLAGS = $(AM_CPPFLAGS) -I$(srcdir)/%D%
 unit_log_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS)
 unit_log_LDADD = liblog.a libbase.a $(CRITERION_LIBS) $(LOG_LIBS) $(JEMALLOC_LIBS)

@@ -1,0 +1,368 @@
+/* Making logs shorter: from the front (retention, DeleteRecords, snapshots), in the middle (a queue's settled segments), from the back (rule 5, divergence), and what
+ * else looks at whole segments. By the owner.
+ *
+ * A dropped segment is gone from the list at once; its file is unlinked after the round whose ledger frame says so. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/diag.h"
+#include "base/err.h"
+#include "base/fileio.h"
+#include "base/mem.h"
+#include "log/effect.h"
+#include "log/private.h"
+
+#define ROLL_EMPTY (1u << 20) /* a log emptied by advance_start keeps at most this much of dead active segment */
+
+void log_list_sealed(struct log *l, int64_t base)
+{
+    for (uint32_t i = 0; i < l->seg_count; i++) {
+        struct segment *seg = seg_at(l, i);
+
+        if (seg->base > base)
+            break;
+        if ((seg->flags & (SEG_SEALED | SEG_LISTED)) == SEG_SEALED) {
+            seg->flags |= SEG_LISTED;
+            ledger_put_seal(&l->store->pending, l, seg);
+        }
+    }
+}
+
+static struct job *unlink_job(struct log *l, int64_t base, const char *suffix)
+{
+    struct job *job = mem_zalloc(sizeof(*job));
+
+    job->kind = JOB_UNLINK;
+    job->path = mem_printf("%s/%020lld.%s", l->dir, (long long)base, suffix);
+    job->after_round = ALOAD(&l->store->round_open);
+    return job;
+}
+
+/* Segment i, sealed, goes. Under the stripe. */
+static void drop(struct log *l, uint32_t i)
+{
+    struct log_store *s = l->store;
+    struct segment *seg = seg_at(l, i);
+    int64_t base = seg->base, next = seg->next, from = seg->from;
+
+    CHECK((seg->flags & SEG_SEALED) && i + 1 < l->seg_count);
+    __atomic_sub_fetch(&l->sealed_bytes, seg->bytes, __ATOMIC_RELAXED);
+    if (!l->memory) {
+        mutex_lock(&s->mutex);
+        log_list_sealed(l, base);
+        ledger_put_drop(&s->pending, l, base, next);
+        mutex_unlock(&s->mutex);
+        store_submit(s, unlink_job(l, base, "log"));
+        if (l->kind == LOG_TOPIC)
+            store_submit(s, unlink_job(l, base, "index"));
+    }
+    segment_remove(l, i);
+    if (i > 0)
+        seg_at(l, i)->from = from;
+}
+
+static void put_start(struct log *l)
+{
+    if (l->memory || l->number == 0)
+        return;
+    mutex_lock(&l->store->mutex);
+    ledger_put_start(&l->store->pending, l, l->start);
+    mutex_unlock(&l->store->mutex);
+}
+
+int log_seal(struct log *l)
+{
+    int err = log_touch(l);
+
+    if (err == 0)
+        err = log_failed(l);
+    if (err != 0 || ALOAD(&l->pos) == 0)
+        return err;
+    log_append_lock(l);
+    err = log_roll(l);
+    log_append_unlock(l);
+    return err;
+}
+
+int log_advance_start(struct log *l, int64_t start)
+{
+    int err = log_touch(l);
+
+    if (err != 0)
+        return err;
+    if (start > l->end)
+        return ERR_OFFSET_RANGE;
+    if (start <= l->start)
+        return 0;
+    ASTORE(&l->start, start);
+    put_start(l);
+    if (start == l->end && l->pos >= (l->memory ? MEMORY_CHUNK / 2 : ROLL_EMPTY) && log_seal(l) != 0)
+        DIAG_EVERY(DIAG_WARN, "an emptied segment cannot be sealed", "log=\"%s\"", l->dir);
+    mutex_lock(log_stripe(l));
+    while (l->seg_count > 1 && (seg_at(l, 0)->flags & SEG_SEALED) && seg_at(l, 0)->next <= start)
+        drop(l, 0);
+    mutex_unlock(log_stripe(l));
+    return 0;
+}
+
+int log_drop_segment(struct log *l, int64_t base)
+{
+    int err = log_touch(l), i;
+    bool moved = false;
+
+    if (err != 0)
+        return err;
+    mutex_lock(log_stripe(l));
+    i = segment_find(l, base);
+    if (i < 0 || seg_at(l, (uint32_t)i)->base != base) {
+        err = ERR_NOT_FOUND;
+    } else if (!(seg_at(l, (uint32_t)i)->flags & SEG_SEALED) || (uint32_t)i + 1 >= l->seg_count) {
+        err = ERR_INVALID;
+    } else {
+        drop(l, (uint32_t)i);
+        if (i == 0 && seg_at(l, 0)->base > l->start) {
+            ASTORE(&l->start, seg_at(l, 0)->base);
+            moved = true;
+        }
+    }
+    mutex_unlock(log_stripe(l));
+    if (moved)
+        put_start(l);
+    return err;
+}
+
+size_t log_segments(const struct log *l, struct log_segment_info *ret, size_t max)
+{
+    int64_t end, max_ts;
+    uint64_t pos;
+    size_t n;
+
+    log_touch((struct log *)l);
+    mutex_lock(log_stripe(l));
+    n = l->seg_count;
+    log_tail(l, &end, &pos, &max_ts);
+    for (size_t i = 0; i < n && i < max; i++) {
+        const struct segment *seg = seg_at(l, (uint32_t)i);
+
+        if (seg->flags & SEG_SEALED)
+            ret[i] = (struct log_segment_info){seg->base, seg->next, seg->bytes, seg->max_ts, false};
+        else
+            ret[i] = (struct log_segment_info){seg->base, end, pos, max_ts, true};
+    }
+    mutex_unlock(log_stripe(l));
+    return n;
+}
+
+/* ---- truncation ----------------------------------------------------------------------------------------------------------- */
+
+/* Where in segment i the batch that holds `end` (or the first behind it) begins. */
+static int find_cut(struct log *l, uint32_t i, int64_t end, int64_t *ret_end, uint64_t *ret_pos, int64_t *ret_max_ts)
+{
+    struct segment *seg = seg_at(l, i);
+    uint64_t bytes = seg->flags & SEG_SEALED ? seg->bytes : l->pos;
+    struct header_walk w;
+    struct batch_header h;
+    struct segfile *f;
+    int rc = segment_open(l, seg->base, &f);
+
+    if (rc != 0)
+        return rc;
+    header_walk_init(&w, f, 0, bytes);
+    *ret_max_ts = -1;
+    *ret_end = seg->base;
+    while ((rc = header_walk_at(&w, &h)) == 1 && h.base_offset + h.last_offset_delta < end) {
+        *ret_max_ts = MAX_OF(*ret_max_ts, h.max_timestamp);
+        *ret_end = h.base_offset + h.last_offset_delta + 1;
+        header_walk_skip(&w, &h);
+    }
+    *ret_pos = w.pos;
+    segfile_unref(f);
+    return rc < 0 ? rc : 0;
+}
+
+static int cut_files(struct log *l, uint32_t i, int64_t end, uint64_t pos, int64_t max_ts)
+{
+    struct log_store *s = l->store;
+    struct segment *seg = seg_at(l, i);
+    struct segfile *f = NULL;
+    struct buf entry = {0};
+    int err = 0;
+
+    if (!l->memory) {
+        /* The ledger first: a mark above what is on disk would be corruption. */
+        if (l->mark_off > end) {
+            l->mark_off = end;
+            l->mark_seg = seg->base;
+            l->mark_pos = pos;
+            ledger_put_cut(&entry, l, end, seg->base, pos);
+            err = ledger_append(s, &entry);
+            buf_fini(&entry);
+        }
+        if (err == 0)
+            err = segment_open(l, seg->base, &f);
+        if (err == 0 && ftruncate(f->fd, (off_t)pos) < 0)
+            err = err_from_errno(errno);
+        for (uint32_t k = i + 1; err == 0 && k < l->seg_count; k++) {
+            char path[512];
+
+            segment_path(l, seg_at(l, k)->base, path, sizeof(path));
+            if (unlinkat(s->dirfd, path, 0) < 0 && errno != ENOENT)
+                err = err_from_errno(errno);
+        }
+        if (f != NULL)
+            segfile_unref(f);
+        if (err != 0)
+            return err;
+    }
+    mutex_lock(log_stripe(l));
+    while (l->seg_count > i + 1) {
+        if (seg_active(l)->flags & SEG_SEALED)
+            l->sealed_bytes -= seg_active(l)->bytes;
+        segment_remove(l, l->seg_count - 1);
+    }
+    seg = seg_at(l, i);
+    if (seg->flags & SEG_SEALED)
+        l->sealed_bytes -= seg->bytes;
+    seg->flags = 0;
+    mem_free(seg->index);
+    seg->index = NULL;
+    ASTORE(&l->seq, l->seq + 1);
+    ASTORE(&l->pos, pos);
+    ASTORE(&l->seg_max_ts, max_ts);
+    ASTORE(&l->end, end);
+    ASTORE(&l->seq, l->seq + 1);
+    l->index_pos = 0;
+    l->reserved = 0;
+    l->written_back = 0;
+    if (l->start > end)
+        ASTORE(&l->start, end);
+    if (ALOAD(&l->durable) > end)
+        ASTORE(&l->durable, end);
+    mutex_unlock(log_stripe(l));
+    return 0;
+}
+
+int log_truncate(struct log *l, int64_t end)
+{
+    int err = log_touch(l), i;
+    int64_t at, max_ts;
+    uint64_t pos;
+
+    if (err == 0)
+        err = log_failed(l);
+    if (err != 0)
+        return err;
+    if (end >= l->end)
+        return 0;
+    mutex_lock(&l->store->round_mutex); /* a running round would mark what is cut here */
+    log_append_lock(l);
+    if (l->hot != NULL)
+        hot_demote(l, true);
+    i = segment_find(l, end);
+    if (i < 0)
+        i = 0;
+    err = find_cut(l, (uint32_t)i, end, &at, &pos, &max_ts);
+    if (err == 0)
+        err = cut_files(l, (uint32_t)i, at, pos, max_ts);
+    if (err != 0)
+        log_fail(l, err, "truncation", end);
+    log_append_unlock(l);
+    mutex_unlock(&l->store->round_mutex);
+    if (err == 0 && !l->memory)
+        log_mark_dirty(l);
+    return err;
+}
+
+/* ---- the last batch ---------------------------------------------------------------------------------------------------------- */
+
+int log_last_batch_participants(struct log *l, struct log_participant *ret, size_t max, int64_t *ret_base)
+{
+    struct log_span span;
+    struct batch_header h;
+    struct record_iter it;
+    struct record r;
+    struct reader rd;
+    struct buf b = {0};
+    uint64_t n = 0;
+    int err = log_touch(l), count = 0;
+
+    if (err != 0 || l->end == l->start)
+        return err;
+    err = log_read(l, l->end - 1, l->end, 1, false, &span);
+    if (err != 0)
+        return err;
+    err = log_span_copy(&span, &b);
+    log_span_release(&span);
+    if (err != 0)
+        goto done;
+    err = batch_header_read(b.data, b.len, &h);
+    if (err != 0 || h.length > b.len || !batch_crc_ok(b.data, &h)) {
+        err = ERR_CORRUPT;
+        goto done;
+    }
+    *ret_base = h.base_offset;
+    record_iter_init(&it, &h, slice_of(b.data + BATCH_HEADER_SIZE, h.length - BATCH_HEADER_SIZE));
+    err = record_iter_next(&it, &r);
+    if (err != 1 || r.key.len == 0 || r.key.data[0] != EFFECT_PARTICIPANTS)
+        goto done;
+    rd = reader_of(r.value);
+    n = reader_uvarint(&rd);
+    if (n > 16384) {
+        err = ERR_CORRUPT;
+        goto done;
+    }
+    for (uint64_t i = 0; i < n; i++) {
+        struct log_participant p;
+
+        p.partition = (uint32_t)reader_uvarint(&rd);
+        p.offset = (int64_t)reader_uvarint(&rd);
+        if (i < max)
+            ret[i] = p;
+    }
+    if (rd.bad)
+        err = ERR_CORRUPT;
+    count = (int)n;
+done:
+    buf_fini(&b);
+    return err < 0 ? err : count;
+}
+
+/* ---- checksums of sealed segments ------------------------------------------------------------------------------------------------ */
+
+int log_verify(struct log *l)
+{
+    int err = log_touch(l);
+
+    for (int64_t at = 0; err == 0;) {
+        struct segment copy = {0};
+        struct segfile *f;
+        uint32_t crc = 0;
+        bool found = false;
+
+        mutex_lock(log_stripe(l));
+        for (uint32_t i = 0; i < l->seg_count && !found; i++) {
+            found = seg_at(l, i)->base >= at && (seg_at(l, i)->flags & SEG_SUMMED);
+            copy = *seg_at(l, i);
+        }
+        mutex_unlock(log_stripe(l));
+        if (!found)
+            break;
+        at = copy.next;
+        err = segment_open(l, copy.base, &f);
+        if (err == ERR_NOT_FOUND) {
+            err = 0;
+            continue;
+        }
+        if (err != 0)
+            break;
+        err = segment_sum(f, copy.bytes, &crc);
+        segfile_unref(f);
+        if (err == 0 && crc != copy.crc)
+            err = ERR_CORRUPT;
+        if (err == ERR_CORRUPT)
+            log_fail(l, ERR_CORRUPT, "a sealed segment differs from its checksum", copy.base);
+    }
+    return err;
+}

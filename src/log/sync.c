@@ -1,0 +1,407 @@
+/* Sync rounds (rule 6, P14): one a node, for everybody.
+ *
+ *     cut      under the partition layer's exclusive lock: raise the round number, take the dirty logs' positions, then the sealed files and the ledger's pending entries
+ *     sync     up to three files: msync of a mapped range, fdatasync of others; more files, or new names: one syncfs of the data directory
+ *     mark     one frame in the ledger with the new durable positions, synced
+ *     publish  durable offsets, the round's number; one mail a worker that has waiters
+ *
+ * A commit that is told of an append after it happened needs the round that is open then: that round's cut is still to come. An error is never retried: the store is
+ * unhealthy from then on, appends are refused, waiters get the error. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/err.h"
+#include "base/mem.h"
+#include "log/private.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+#define PAGE_FLOOR(x) ((x) & ~(uint64_t)4095)
+#define PAGE_CEIL(x) PAGE_FLOOR((x) + 4095)
+#define FILES_ONE_BY_ONE 3
+#define NEVER_INTERVAL_MS 30000 /* `log.fsync: never` still needs its deletions listed */
+
+struct item {
+    struct log *log; /* counted, from the dirty stack */
+    struct hot *hot; /* counted or NULL */
+    int64_t end, segment;
+    uint64_t pos;
+};
+
+struct round {
+    struct log_store *s;
+    uint64_t number;
+    struct item *items;
+    size_t count, cap;
+    struct list sealed;
+    size_t sealed_count;
+    struct buf entries;
+    bool new_names, by_syncfs;
+};
+
+/* ---- cut -------------------------------------------------------------------------------------------------------------- */
+
+static void take_position(struct round *r, struct log *l)
+{
+    struct item *it;
+    struct segment *seg;
+    int64_t max_ts;
+
+    if (r->count == r->cap) {
+        r->cap = r->cap == 0 ? 64 : r->cap * 2;
+        r->items = mem_realloc(r->items, r->cap * sizeof(*r->items));
+    }
+    it = &r->items[r->count++];
+    it->log = l;
+    mutex_lock(log_stripe(l));
+    seg = seg_active(l);
+    log_tail(l, &it->end, &it->pos, &max_ts);
+    it->segment = seg == NULL ? -1 : seg->base;
+    it->hot = l->hot;
+    if (it->hot != NULL)
+        __atomic_add_fetch(&it->hot->refs, 1, __ATOMIC_RELAXED);
+    mutex_unlock(log_stripe(l));
+}
+
+static void cut(struct round *r)
+{
+    struct log_store *s = r->s;
+    void (*begin)(void *), (*end)(void *), *arg;
+
+    mutex_lock(&s->mutex);
+    begin = s->cut_begin;
+    end = s->cut_end;
+    arg = s->cut_arg;
+    mutex_unlock(&s->mutex);
+    if (begin != NULL)
+        begin(arg);
+    mutex_lock(&s->round_mutex);
+    r->number = __atomic_fetch_add(&s->round_open, 1, __ATOMIC_SEQ_CST);
+    for (struct log *l = __atomic_exchange_n(&s->dirty, NULL, __ATOMIC_SEQ_CST), *next; l != NULL; l = next) {
+        next = l->dirty_next;
+        __atomic_store_n(&l->dirty, false, __ATOMIC_SEQ_CST); /* before the position: a later append stands in the stack again */
+        take_position(r, l);
+    }
+    mutex_lock(&s->mutex);
+    list_splice(&r->sealed, &s->sealed);
+    r->entries = s->pending;
+    s->pending = (struct buf){0};
+    mutex_unlock(&s->mutex);
+    r->new_names = __atomic_exchange_n(&s->new_names, false, __ATOMIC_SEQ_CST);
+    if (end != NULL)
+        end(arg);
+    LIST_FOREACH(n, &r->sealed)
+    {
+        r->sealed_count++;
+    }
+}
+
+/* ---- sync ------------------------------------------------------------------------------------------------------------- */
+
+static int sync_item(const struct item *it)
+{
+    struct hot *h = it->hot;
+    struct segfile *f;
+    int err = 0;
+
+    if (it->segment < 0 || it->log->deleted)
+        return 0;
+    if (h != NULL && h->file->base == it->segment) {
+        uint64_t from = PAGE_FLOOR(h->synced);
+
+        if (it->pos > from && msync(h->file->map + from, (size_t)(it->pos - from), MS_SYNC) < 0)
+            return err_from_errno(errno);
+        return 0;
+    }
+    err = segment_open(it->log, it->segment, &f);
+    if (err != 0)
+        return err == ERR_NOT_FOUND || it->log->deleted ? 0 : err;
+    if (fdatasync(f->fd) < 0)
+        err = err_from_errno(errno);
+    segfile_unref(f);
+    return err;
+}
+
+static int sync_files(struct round *r)
+{
+    struct log_store *s = r->s;
+    int err = 0;
+
+    if (failpoint_hit(&s->fp_sync_eio))
+        return ERR_IO;
+    if (s->opt.fsync == LOG_FSYNC_NEVER || (r->count == 0 && r->sealed_count == 0 && !r->new_names))
+        return 0;
+    r->by_syncfs = r->new_names || r->count + r->sealed_count > FILES_ONE_BY_ONE;
+    if (r->by_syncfs)
+        return syncfs(s->dirfd) < 0 ? err_from_errno(errno) : 0;
+    LIST_FOREACH(n, &r->sealed)
+    {
+        if (err == 0 && fdatasync(LIST_ENTRY(n, struct sealed_file, node)->file->fd) < 0)
+            err = err_from_errno(errno);
+    }
+    for (size_t i = 0; i < r->count && err == 0; i++)
+        err = sync_item(&r->items[i]);
+    return err;
+}
+
+/* ---- mark and publish ---------------------------------------------------------------------------------------------------- */
+
+static int mark(struct round *r)
+{
+    for (size_t i = 0; i < r->count; i++) {
+        struct item *it = &r->items[i];
+        struct log *l = it->log;
+
+        if (l->deleted || l->number == 0)
+            continue;
+        l->mark_off = it->end;
+        l->mark_seg = it->segment;
+        l->mark_pos = it->pos;
+        ledger_put_mark(&r->entries, l, it->end, it->segment, it->pos);
+    }
+    return ledger_append(r->s, &r->entries);
+}
+
+/* Gives back the pages behind the tail of a mapped log, and faults its window in anew when the sync write-protected it (P12). */
+static void trim_window(const struct round *r, const struct item *it)
+{
+    struct hot *h = it->hot;
+    uint64_t tail = PAGE_FLOOR(it->pos), from = ALOAD(&h->dropped), zeroed;
+
+    if (h->file->base != it->segment)
+        return;
+    h->synced = it->pos;
+    if (tail > from) {
+        ASTORE(&h->dropped, tail);
+        madvise(h->file->map + from, (size_t)(tail - from), MADV_DONTNEED);
+    }
+    if (!r->by_syncfs)
+        return;
+    mutex_lock(&h->mutex);
+    zeroed = PAGE_FLOOR(h->zeroed);
+    if (h->log != NULL && zeroed > tail)
+        madvise(h->file->map + tail, (size_t)(zeroed - tail), MADV_POPULATE_WRITE);
+    mutex_unlock(&h->mutex);
+}
+
+static void deliver(struct worker *w, struct mail *m)
+{
+    struct commit_queue *q = CONTAINER_OF(m, struct commit_queue, mail);
+    struct log_store *s = q->store;
+    uint64_t done = ALOAD(&s->round_done);
+    int err = log_store_health(s);
+    struct list due;
+
+    (void)w;
+    list_init(&due);
+    mutex_lock(&q->mutex);
+    q->posted = false;
+    LIST_FOREACH_SAFE(n, &q->armed)
+    {
+        struct log_commit *c = LIST_ENTRY(n, struct log_commit, node);
+
+        if (err != 0 || c->round <= done) {
+            list_remove(n);
+            list_push_back(&due, n);
+        }
+    }
+    mutex_unlock(&q->mutex);
+    for (struct list *n; (n = list_pop_front(&due)) != NULL;) {
+        struct log_commit *c = LIST_ENTRY(n, struct log_commit, node);
+        bool covered = c->round <= done;
+
+        c->armed = false;
+        c->round = 0;
+        c->done(c, covered ? 0 : err);
+    }
+}
+
+static void post_queue(struct commit_queue *q)
+{
+    bool post = false;
+
+    mutex_lock(&q->mutex);
+    if (!list_empty(&q->armed) && !q->posted) {
+        q->posted = post = true;
+        q->mail.deliver = deliver;
+    }
+    mutex_unlock(&q->mutex);
+    if (post)
+        worker_post(q->worker, &q->mail);
+}
+
+static void run_round(struct log_store *s)
+{
+    struct round r = {.s = s};
+    uint64_t began = clock_mono_us(), us;
+    int err;
+
+    list_init(&r.sealed);
+    ASTORE(&s->round_began_us, began);
+    cut(&r);
+    err = sync_files(&r);
+    if (err == 0)
+        err = mark(&r);
+    for (size_t i = 0; i < r.count; i++) {
+        struct item *it = &r.items[i];
+
+        if (err == 0)
+            ASTORE(&it->log->durable, it->end);
+        if (it->hot != NULL) {
+            if (err == 0)
+                trim_window(&r, it);
+            hot_unref(it->hot);
+        }
+        log_unref(it->log);
+    }
+    for (struct list *n; (n = list_pop_front(&r.sealed)) != NULL;) {
+        struct sealed_file *sf = LIST_ENTRY(n, struct sealed_file, node);
+
+        segfile_unref(sf->file);
+        mem_free(sf);
+    }
+    mem_free(r.items);
+    buf_fini(&r.entries);
+    us = clock_mono_us() - began;
+    ASTORE(&s->round_began_us, 0);
+    if (err != 0) {
+        diag_error("a sync round failed; no log takes appends any more", "error=%s", err_name(err));
+        ASTORE(&s->health, err);
+    } else {
+        ASTORE(&s->round_done, r.number);
+        ASTOREX(&s->sync_last_us, us);
+        if (us > s->sync_max_us)
+            ASTOREX(&s->sync_max_us, us);
+        ASTOREX(&s->sync_rounds, s->sync_rounds + 1);
+    }
+    mutex_unlock(&s->round_mutex);
+    for (unsigned i = 0; i < s->queue_count; i++)
+        post_queue(&s->queues[i]);
+}
+
+void *sync_thread_main(void *arg)
+{
+    struct log_store *s = arg;
+    uint64_t interval = 1000ull * (s->opt.fsync == LOG_FSYNC_NEVER ? NEVER_INTERVAL_MS : s->opt.sync_interval_ms);
+    uint64_t next = clock_mono_us() + interval;
+
+    setpriority(PRIO_PROCESS, (id_t)gettid(), 10);
+    mutex_lock(&s->mutex);
+    for (;;) {
+        uint64_t now = clock_mono_us();
+        bool due = s->round_wanted > s->round_done;
+
+        if (now >= next) {
+            due = due || ALOAD(&s->dirty) != NULL || s->pending.len > 0 || !list_empty(&s->sealed);
+            next = now + interval;
+        }
+        if (s->stopping)
+            break;
+        if (s->health != 0 || !due) {
+            struct timespec until = {.tv_sec = (time_t)(next / 1000000), .tv_nsec = (long)(next % 1000000 * 1000)};
+
+            pthread_cond_timedwait(&s->sync_cond, &s->mutex.m, &until);
+            continue;
+        }
+        mutex_unlock(&s->mutex);
+        run_round(s);
+        mutex_lock(&s->mutex);
+        pthread_cond_broadcast(&s->done_cond);
+        pthread_cond_signal(&s->janitor_cond);
+    }
+    mutex_unlock(&s->mutex);
+    /* What is still marked dirty gives its references back. */
+    for (struct log *l = __atomic_exchange_n(&s->dirty, NULL, __ATOMIC_SEQ_CST), *n; l != NULL; l = n) {
+        n = l->dirty_next;
+        log_unref(l);
+    }
+    return NULL;
+}
+
+void sync_request(struct log_store *s, uint64_t round)
+{
+    mutex_lock(&s->mutex);
+    if (round > s->round_wanted)
+        s->round_wanted = round;
+    pthread_cond_signal(&s->sync_cond);
+    mutex_unlock(&s->mutex);
+}
+
+int log_store_sync(struct log_store *s)
+{
+    uint64_t round = __atomic_load_n(&s->round_open, __ATOMIC_SEQ_CST);
+
+    mutex_lock(&s->mutex);
+    if (round > s->round_wanted)
+        s->round_wanted = round;
+    pthread_cond_signal(&s->sync_cond);
+    while (ALOAD(&s->round_done) < round && ALOAD(&s->health) == 0)
+        pthread_cond_wait(&s->done_cond, &s->mutex.m);
+    mutex_unlock(&s->mutex);
+    return ALOAD(&s->health);
+}
+
+/* ---- commits ------------------------------------------------------------------------------------------------------------------ */
+
+void log_commit_init(struct log_commit *c, struct worker *w, void (*done)(struct log_commit *c, int err))
+{
+    *c = (struct log_commit){.worker = w, .done = done};
+}
+
+void log_commit_add(struct log_commit *c, struct log *l, int64_t end)
+{
+    uint64_t round;
+
+    CHECK(!c->armed);
+    if (l->memory || l->store->opt.fsync == LOG_FSYNC_NEVER || end <= ALOAD(&l->durable))
+        return;
+    c->store = l->store;
+    /* The append happened before this: if its round was not cut yet it is in it, else in the next, which is then the open one. */
+    round = __atomic_load_n(&l->store->round_open, __ATOMIC_SEQ_CST);
+    c->round = MAX_OF(c->round, round);
+}
+
+bool log_commit_arm(struct log_commit *c)
+{
+    struct log_store *s = c->store;
+    struct commit_queue *q;
+
+    CHECK(!c->armed);
+    if (c->round == 0)
+        return true;
+    q = &s->queues[worker_index(c->worker)];
+    mutex_lock(&q->mutex);
+    if (c->round <= ALOAD(&s->round_done)) {
+        mutex_unlock(&q->mutex);
+        c->round = 0;
+        return true;
+    }
+    list_push_back(&q->armed, &c->node);
+    c->armed = true;
+    mutex_unlock(&q->mutex);
+    if (log_store_health(s) != 0)
+        post_queue(q);
+    else
+        sync_request(s, c->round);
+    return false;
+}
+
+void log_commit_cancel(struct log_commit *c)
+{
+    c->round = 0;
+    if (!c->armed)
+        return;
+    mutex_lock(&c->store->queues[worker_index(c->worker)].mutex);
+    list_remove(&c->node);
+    c->armed = false;
+    mutex_unlock(&c->store->queues[worker_index(c->worker)].mutex);
+}
