@@ -484,6 +484,8 @@ void conn_finish_dead(struct worker *w)
 {
     struct list *n;
 
+    if (w->sink.cap > OUT_BUF_KEEP)
+        buf_fini(&w->sink);
     while ((n = list_pop_front(&w->dead)) != NULL) {
         struct conn_impl *c = LIST_ENTRY(n, struct conn_impl, dead_node);
 

@@ -36,6 +36,7 @@ struct listener {
     ev_io accept;
     struct io_timer pause;
     _Atomic uint32_t connections;
+    _Atomic uint64_t refused;
     _Atomic uint32_t refs; /* one for who opened it, one a connection */
 };
 
@@ -115,6 +116,7 @@ static void refuse(struct listener *l, int fd)
 {
     char rest[1024];
 
+    atomic_fetch_add_explicit(&l->refused, 1, memory_order_relaxed);
     if (l->options.refuse != NULL) {
         if (send(fd, l->options.refuse, strlen(l->options.refuse), MSG_NOSIGNAL | MSG_DONTWAIT) > 0) {
             shutdown(fd, SHUT_WR);
@@ -363,4 +365,9 @@ const char *listener_address(const struct listener *l)
 uint32_t listener_connections(const struct listener *l)
 {
     return atomic_load_explicit(&l->connections, memory_order_relaxed);
+}
+
+uint64_t listener_refused(const struct listener *l)
+{
+    return atomic_load_explicit(&l->refused, memory_order_relaxed);
 }

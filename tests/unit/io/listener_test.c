@@ -119,6 +119,7 @@ Test(listener, beyond_the_maximum_it_says_so)
     fd[2] = client_connect();
     client_expect(fd[2], "full\n");
     cr_assert(client_at_end(fd[2]));
+    cr_assert_eq(listener_refused(server.l), 1);
     close(fd[2]);
     close(fd[0]);
     wait_for(&server.closed, 1);
