@@ -249,8 +249,8 @@ int queue_checkpoint_write_clean(struct queue *q)
 
     if (log_end(q->log) == 0 || q->checkpoint_end == log_end(q->log))
         return 0;
-    /* Nobody holds a delivery any more: what was passed may have been delivered, what lies ahead surely not. */
-    q->reserve_logged = MIN_OF(q->reserve_logged, q->head);
+    /* Nobody holds a delivery any more: what was passed may have been delivered, in this run or before; what lies ahead surely not. */
+    q->reserve_logged = MIN_OF(q->reserve_logged, MAX_OF(q->head, q->redeliver_below));
     queue_checkpoint_encode(q, &out);
     path = path_of(q, "checkpoint.clean");
     fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);

@@ -115,7 +115,7 @@ static int take_some(struct queue *q, struct queue_consumer *c, bool no_ack, uin
     queue_reader_close(&r);
     if (q->table->window.cap > (1u << 20))
         buf_fini(&q->table->window);
-    if (err == 0 && q->on_disk && !take->stalled) {
+    if (err == 0 && q->on_disk && !take->stalled && take->count > 0) {
         bool outstanding = q->reserve_end != 0;
 
         queue_reserve(q);
