@@ -242,20 +242,31 @@ static int take_file(struct log *l, struct scan *sc, int64_t base, bool last, bo
         l->index_pos = seg->index == NULL ? 0 : seg->index->e[seg->index->n - 1].pos;
         l->seg_max_ts = sc->max_ts;
     } else if (err == 0) { /* sealed, though the ledger did not hear of it */
-        struct job *job = mem_zalloc(sizeof(*job));
-
         seg->next = sc->expected;
         seg->bytes = sc->pos;
         seg->flags = SEG_SEALED;
         l->sealed_bytes += sc->pos;
-        job->kind = JOB_SEAL;
-        job->log = l;
-        job->base = base;
-        log_ref(l);
-        store_submit(l->store, job);
     }
     close(fd);
     return err;
+}
+
+/* Has the janitor sum and list what was found sealed. Only when the list is whole: from here on it is no longer ours alone. */
+static void seal_found(struct log *l)
+{
+    for (uint32_t i = 0; i < l->seg_count; i++) {
+        struct segment *seg = seg_at(l, i);
+        struct job *job;
+
+        if ((seg->flags & (SEG_SEALED | SEG_LISTED)) != SEG_SEALED)
+            continue;
+        job = mem_zalloc(sizeof(*job));
+        job->kind = JOB_SEAL;
+        job->log = l;
+        job->base = seg->base;
+        log_ref(l);
+        store_submit(l->store, job);
+    }
 }
 
 /* Readers and appenders wait in log_touch; nobody else looks at the list yet, which is why the stripe is not taken. */
@@ -343,6 +354,7 @@ int log_recover_files(struct log *l)
     }
     ASTOREX(&s->new_names, true);
     log_mark_dirty(l);
+    seal_found(l);
 out:
     mem_free(bases);
     return err;

@@ -5,6 +5,11 @@ bench_amqp_load_LDADD = libbase.a $(JEMALLOC_LIBS)
 bench_kafka_load_SOURCES = %D%/kafka_load.c %D%/load.h
 bench_kafka_load_LDADD = libbase.a $(JEMALLOC_LIBS)
 
+# One layer alone: bench-queue [messages].
+check_PROGRAMS += bench-queue
+bench_queue_SOURCES = %D%/queue_engine.c
+bench_queue_LDADD = libqueue.a liblog.a libio.a libbase.a $(LOG_LIBS) $(EV_LIBS) $(JEMALLOC_LIBS) -lpthread
+
 EXTRA_DIST += %D%/run %D%/peers %D%/kafka-jars.txt
 
 .PHONY: bench
