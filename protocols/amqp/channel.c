@@ -127,8 +127,10 @@ int amqp_channel_drain(struct amqp_channel *ch)
 
         if (err == ERR_PARKED)
             return err;
-        if (err < 0)
-            return 0; /* the partition failed: nobody delivers from it any more, and what it holds is on its disk */
+        if (err < 0) { /* nobody delivers from a failed partition any more, and what it holds is on its disk */
+            amqp_consumer_abandon(c);
+            continue;
+        }
         amqp_consumer_detach(c, worker_wall_ms(s->aw->worker));
         (void)partition_leave(&g);
     }

@@ -90,6 +90,23 @@ void amqp_consumer_detach(struct amqp_consumer *c, int64_t now_ms)
         consumer_free(c);
 }
 
+void amqp_consumer_abandon(struct amqp_consumer *c)
+{
+    struct amqp_channel *ch = c->channel;
+
+    if (c->committing)
+        log_commit_cancel(&c->commit);
+    c->committing = false;
+    list_remove(&c->ready);
+    list_remove(&c->node);
+    ch->consumer_count--;
+    c->aw->count.consumers--;
+    ch->sources[c->source].consumer = NULL;
+    amqp_source_release(ch, c->source);
+    c->channel = NULL;
+    c->pins++; /* for ever */
+}
+
 /* ---- encoding ------------------------------------------------------------------------------------------------------------------------------- */
 
 /* The content of a delivery: header and body frames. */
@@ -279,8 +296,6 @@ static bool serve(struct amqp_consumer *c, int64_t now_ms)
     c->read_cold = false;
     err = queue_take(&c->qc, &take, now_ms);
     s->aw->count.delivered += take.count;
-    if (take.count != 0)
-        worker_note_oneway(c->aw->worker, 1);
     if (err == ERR_AGAIN) {
         warm_start(c, &take.cold);
     } else if (err < 0) {

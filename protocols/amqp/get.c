@@ -127,7 +127,9 @@ int amqp_on_basic_get(struct amqp_channel *ch, const struct amqp_basic_get *m)
     if (err < 0)
         return amqp_queue_unavailable(ch, name, err);
     if (take.stalled) {
-        if (take.commit_added && !log_commit_arm(&wait->commit)) {
+        if (!take.commit_added)
+            return amqp_queue_unavailable(ch, name, ERR_NOSPACE); /* the reservation could not be logged */
+        if (!log_commit_arm(&wait->commit)) {
             wait->committing = true;
             return AMQP_AGAIN;
         }

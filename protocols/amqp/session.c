@@ -70,6 +70,20 @@ static void session_teardown(struct amqp_session *s)
     session_free(s);
 }
 
+/* Takes back what ended channels hold, and every channel of a connection that ends. */
+static int drain_closing(struct amqp_session *s)
+{
+    for (uint32_t i = 0; i < s->channel_count; i++) {
+        struct amqp_channel *ch = s->channels[i];
+
+        if (ch->drained || (ch->state == AMQP_CHANNEL_OPEN && s->state < AMQP_CLOSING))
+            continue;
+        if (amqp_channel_drain(ch) == ERR_PARKED)
+            return ERR_PARKED;
+    }
+    return 0;
+}
+
 void amqp_session_continue(struct amqp_session *s)
 {
     if (s->conn == NULL) {
@@ -78,10 +92,8 @@ void amqp_session_continue(struct amqp_session *s)
     }
     if (amqp_batch_flush(s) == ERR_PARKED)
         return;
-    for (uint32_t i = 0; i < s->channel_count; i++) {
-        if (s->channels[i]->state == AMQP_CHANNEL_CLOSING && amqp_channel_drain(s->channels[i]) == ERR_PARKED)
-            return;
-    }
+    if (drain_closing(s) == ERR_PARKED)
+        return;
     if (s->parked) {
         s->parked = false;
         conn_resume_input(s->conn);
@@ -172,6 +184,8 @@ static void connection_close(struct amqp_session *s, unsigned code, const char *
     amqp_put_connection_close(conn_out(s->conn), 0, &m);
     s->state = AMQP_CLOSING;
     s->closing_since_us = worker_now_us(s->aw->worker);
+    if (amqp_batch_flush(s) == 0)
+        (void)drain_closing(s);
     diag_debug("amqp connection error", "conn=%llu code=%u text=\"%.*s\"", (unsigned long long)s->conn_id, code, (int)len, text);
 }
 

@@ -283,6 +283,8 @@ void amqp_consumer_news(struct queue_consumer *qc);
 void amqp_consumer_ready(struct amqp_consumer *c); /* serve it at the turn's end */
 /* Takes it off its queue; frees it, or leaves it to what is under way. Under the partition's lock. */
 void amqp_consumer_detach(struct amqp_consumer *c, int64_t now_ms);
+/* Its partition has failed and cannot be entered: the consumer's memory stays with the engine that still refers to it, as long as the process lives. */
+void amqp_consumer_abandon(struct amqp_consumer *c);
 void amqp_consumer_unpin(struct amqp_consumer *c);
 /* Opens the queue if it is not; NULL with the error. Under the partition's lock. */
 struct queue *amqp_queue_enter(struct amqp_session *s, struct queue_table *t, uint64_t queue_id, int *ret_err);
