@@ -108,7 +108,7 @@ void kv_entry_release_object(struct kv *kv, struct kv_entry *e)
         return;
     kv->entry_bytes -= bytes;
     if (count > KV_FREE_LATER && kv->o.free_later != NULL)
-        kv->o.free_later(release, entry_object(e));
+        kv->o.free_later(kv->o.free_arg, release, entry_object(e));
     else
         release(entry_object(e));
 }
@@ -175,11 +175,16 @@ bool kv_ref_write(struct kv_ctx *c, struct slice key, struct kv_ref *ret)
     return ret->e != NULL;
 }
 
-static void count_entry(struct kv *kv, const struct kv_entry *e, int sign)
+static void count_entry(const struct kv_ref *r, const struct kv_entry *e, int sign)
 {
     size_t n = size_class(entry_size_of(e));
+    struct kv *kv = r->kv;
 
     kv->entry_bytes += sign > 0 ? n : -n;
+    if (r->db_index != KV_DB_INTERNAL) {
+        kv->keys += (uint64_t)sign;
+        kv->expires += (uint64_t)(e->flags & ENTRY_TTL ? sign : 0);
+    }
 }
 
 void kv_ref_insert(struct kv_ref *r, struct kv_entry *e)
@@ -188,7 +193,7 @@ void kv_ref_insert(struct kv_ref *r, struct kv_entry *e)
     table_insert(&r->db->keys, r->hash, e);
     if (e->flags & ENTRY_TTL)
         table_insert(&r->db->expires, r->hash, e);
-    count_entry(r->kv, e, 1);
+    count_entry(r, e, 1);
     r->slot = table_find(&r->db->keys, r->hash, entry_is, e); /* the insert may have split its bucket */
     r->e = e;
 }
@@ -208,8 +213,8 @@ void kv_ref_replace(struct kv_ref *r, struct kv_entry *e)
         table_insert(&r->db->expires, r->hash, e);
     }
     table_slot_replace(r->slot, e);
-    count_entry(r->kv, old, -1);
-    count_entry(r->kv, e, 1);
+    count_entry(r, old, -1);
+    count_entry(r, e, 1);
     r->e = e;
     mem_free(old);
 }
@@ -221,7 +226,7 @@ void kv_ref_remove(struct kv_ref *r)
     if (e->flags & ENTRY_TTL)
         table_remove(&r->db->expires, r->hash, table_find(&r->db->expires, r->hash, entry_is, e), !r->kv->walking);
     table_remove(&r->db->keys, r->hash, r->slot, !r->kv->walking);
-    count_entry(r->kv, e, -1);
+    count_entry(r, e, -1);
     kv_entry_release_object(r->kv, e);
     mem_free(e);
     r->e = NULL;
@@ -375,6 +380,10 @@ void kv_db_clear(struct kv *kv, uint32_t db)
         kv_touched_all(kv, db);
     if (d->keys.count == 0)
         return;
+    if (db != KV_DB_INTERNAL) {
+        kv->keys -= d->keys.count;
+        kv->expires -= d->expires.count;
+    }
     old = mem_alloc(sizeof(*old));
     *old = *d;
     table_init(&d->keys, entry_hash);
@@ -392,7 +401,7 @@ void kv_db_clear(struct kv *kv, uint32_t db)
                 table_each(&kv->dbs[i].keys, entry_sum_bytes, &total);
         }
         kv->entry_bytes = total;
-        kv->o.free_later(tables_free, old);
+        kv->o.free_later(kv->o.free_arg, tables_free, old);
         return;
     }
     {
@@ -475,14 +484,21 @@ bool kv_key_random(struct kv_ctx *c, struct slice *ret)
     return false;
 }
 
+void kv_clear(struct kv *kv)
+{
+    for (uint32_t db = 0; db < KV_DB_COUNT; db++)
+        kv_db_clear(kv, db);
+}
+
+void kv_stats_counts(const struct kv *kv, struct kv_stats *ret)
+{
+    *ret = (struct kv_stats){
+        .keys = kv->keys, .expires = kv->expires, .entry_bytes = kv->entry_bytes, .expired_total = kv->expired_total};
+}
+
 void kv_stats(const struct kv *kv, struct kv_stats *ret)
 {
-    *ret = (struct kv_stats){.entry_bytes = kv->entry_bytes, .expired_total = kv->expired_total};
-    for (int i = 0; i < KV_DB_COUNT; i++) {
-        if (i != KV_DB_INTERNAL) {
-            ret->keys += kv->dbs[i].keys.count;
-            ret->expires += kv->dbs[i].expires.count;
-        }
+    kv_stats_counts(kv, ret);
+    for (int i = 0; i < KV_DB_COUNT; i++)
         ret->table_bytes += table_bytes(&kv->dbs[i].keys) + table_bytes(&kv->dbs[i].expires);
-    }
 }

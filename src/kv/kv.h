@@ -39,7 +39,8 @@ struct kv_options {
     uint32_t set_listpack_max_entries, set_listpack_max_value, set_intset_max_entries; /* 128, 64, 512 */
     uint32_t list_chunk_bytes; /* 8 KiB */
     /* Frees something large elsewhere (a background thread); fn(p) must be called exactly once. NULL: at once. */
-    void (*free_later)(void (*fn)(void *p), void *p);
+    void (*free_later)(void *free_arg, void (*fn)(void *p), void *p);
+    void *free_arg;
 };
 struct kv *kv_new(const struct kv_options *options); /* NULL: defaults */
 void kv_free(struct kv *kv);
@@ -161,5 +162,9 @@ struct kv_stats {
     uint64_t keys, expires, table_bytes, entry_bytes, expired_total;
 };
 void kv_stats(const struct kv *kv, struct kv_stats *ret);
+/* Keys and TTLs only: cheap enough for every command. */
+void kv_stats_counts(const struct kv *kv, struct kv_stats *ret);
+/* Forgets all content without effects, to be rebuilt from a log. Watchers are told, blocked clients stay. */
+void kv_clear(struct kv *kv);
 
 #endif

@@ -555,3 +555,11 @@ int kv_snapshot_publish(const char *dir, int64_t start)
     mem_free(to);
     return err;
 }
+
+void kv_snapshot_discard(const char *dir, int64_t start)
+{
+    char *path = mem_printf("%s/snapshot-%020lld.tmp", dir, (long long)start);
+
+    unlink(path);
+    mem_free(path);
+}

@@ -32,6 +32,8 @@ void kv_snapshot_restart(struct kv *kv);
 bool kv_snapshot_running(const struct kv *kv); /* under the lock */
 /* Renames it to snapshot-<S> and removes older ones. */
 int kv_snapshot_publish(const char *dir, int64_t start);
+/* Removes it instead. */
+void kv_snapshot_discard(const char *dir, int64_t start);
 /* Loads the newest valid snapshot of dir into an empty kv: *ret_start is the offset to replay from (0 and ERR_NOT_FOUND when there is none). ERR_CORRUPT when the newest is damaged and no older one
  * serves, ERR_FOREIGN, ERR_LEVEL; the kv is empty then. */
 #define KV_SNAPSHOT_ANY UINT32_MAX /* in place of a partition: whichever (tools) */

@@ -26,6 +26,7 @@ struct kv {
     struct kv_db dbs[KV_DB_COUNT];
     struct buf scratch; /* integers rendered, values gathered */
     uint64_t entry_bytes, expired_total;
+    uint64_t keys, expires; /* of the databases that SELECT reaches */
     bool walking;      /* a snapshot walk runs: tables do not shrink (P18) */
     bool walk_restart; /* asks it to begin anew */
     /* watch.c */

@@ -2,7 +2,7 @@
  * that hash to it (each with its own mutex, P15).
  *
  * Lock order: spanning lock (shared) -> partitions ascending -> topic log -> pub/sub stripe. A worker never sleeps on a partition (P2): it enters at a command's start or is parked.
- * Background holders use partition_lock_background and look at partition_is_wanted.
+ * Background holders use partition_enter_background and look at partition_is_wanted (P1).
  *
  * Life of a partition: closed -> recovering (snapshot, replay; parallel over background threads) -> open -> failed (corruption or I/O error: refuses, says why, the others serve) -> closed. */
 #ifndef GM_PARTITION_PARTITION_H
@@ -11,12 +11,10 @@
 #include "base/mutex.h"
 #include "kv/kv.h"
 #include "log/log.h"
+#include "queue/queue.h"
 
 struct partition;
 struct partitions;
-struct queue_table;
-struct stream_table;
-struct topology;
 
 enum partition_state { PARTITION_CLOSED, PARTITION_RECOVERING, PARTITION_OPEN, PARTITION_FAILED };
 
@@ -27,14 +25,15 @@ struct partitions_options {
     const char *data_dir;
     uint8_t cluster_id[16];
     uint64_t snapshot_log_bytes; /* main log grown by this much since the last snapshot starts one; default 256 MiB */
-    struct kv_options kv;
+    uint64_t snapshot_keep_bytes; /* log that stays behind a snapshot for replicas that lag (rule 3); default 256 MiB */
+    struct kv_options kv;         /* free_later NULL: freed by a background thread of the workers */
     bool never_synced; /* log.fsync: never */
     /* A queue without users has reached its end (auto-delete, x-expires): propose its deletion. Under the partition's lock, any thread; may only post. */
     void (*queue_ended)(void *arg, uint64_t queue_id, uint32_t partition);
     void *queue_ended_arg;
 };
 int partitions_new(const struct partitions_options *options, struct partitions **ret);
-/* Recovers all, in parallel on background threads; calls progress now and then (any thread) and done(err) once on a background thread. A partition that fails does not fail the others. */
+/* Recovers all, in parallel on background threads; calls progress now and then (any thread) and done once on a background thread; both may be NULL. A partition that fails does not fail the others. */
 void partitions_recover(struct partitions *ps, void (*progress)(void *arg, uint32_t done, uint32_t total, uint64_t bytes), void (*done)(void *arg), void *arg);
 bool partitions_ready(const struct partitions *ps); /* any thread */
 /* Stops background work, closes logs. No worker uses them any more. */
@@ -54,12 +53,13 @@ uint32_t placement_of_group(struct slice id, uint32_t partitions); /* groups and
 
 /* ---- entering -------------------------------------------------------------------------------------------------------------------------------------- */
 /* Embedded in the session: what a parked command leaves behind. `retry` runs on its worker when the lock is free again; the session then runs the same command anew (usually conn_resume_input). */
+struct parking;
 struct partition_park {
-    struct mail mail;
-    struct list node;
-    struct worker *worker;
+    struct worker *worker; /* set before entering */
     void (*retry)(struct worker *w, struct partition_park *park);
-    struct partition *at;
+    struct list node;   /* private from here on */
+    struct parking *at; /* where it waits; NULL: its mail is under way */
+    struct parking *from;
 };
 
 /* What a holder works with. `kv.fx` gathers effects; leaving appends them as one batch. On the stack. */
@@ -71,6 +71,8 @@ struct partition_guard {
     int64_t end;  /* set by leave: log end after the append (the offset a quorum reply waits for), or the end at the time when nothing was added */
     bool wrote;   /* set by leave: something was appended */
     bool background;
+    bool in_set;
+    uint32_t set_at; /* its place among the guards of partition_enter_set */
 };
 
 /* 0: entered. ERR_PARKED: the park is registered (park == NULL: ERR_BUSY instead). ERR_READ_ONLY / ERR_CORRUPT / ERR_IO: the partition has failed. ERR_AGAIN: still recovering. `db` goes
@@ -80,6 +82,10 @@ int partition_enter(struct partition *p, uint32_t db, struct partition_park *par
 int partition_leave(struct partition_guard *g);
 /* Forgets a park whose session is going away. On its worker. */
 void partition_park_cancel(struct partition_park *park);
+static inline bool partition_is_parked(const struct partition_park *park)
+{
+    return list_linked(&park->node);
+}
 
 /* Several partitions, ascending and without repeats, under the spanning lock held shared; leave appends one batch to each that was written, naming all participants (rule 5), before any lock is released. `guards` has
  * n elements, in the same order. */
@@ -92,7 +98,7 @@ bool partition_is_wanted(const struct partition *p); /* a worker waits: leave so
 
 /* ---- parts ------------------------------------------------------------------------------------------------------------------------------------------- */
 struct kv *partition_kv(struct partition *p);                 /* under the lock */
-struct queue_table *partition_queues(struct partition *p);    /* under the lock */
+struct queue_table *partition_queues(struct partition *p);    /* under the lock; leaving flushes it */
 struct log *partition_main_log(struct partition *p);
 enum partition_state partition_state(const struct partition *p); /* any thread */
 int partition_error(const struct partition *p);                  /* why it failed */

@@ -10,6 +10,9 @@ static void bytes_come_back_to_zero(struct fixture *f)
 {
     struct kv_stats s;
 
+    kv_stats(f->kv, &s);
+    cr_assert_eq(s.keys, kv_db_size(f->kv, 0) + kv_db_size(f->kv, 1));
+    cr_assert_eq(s.expires, kv_db_expires(f->kv, 0) + kv_db_expires(f->kv, 1));
     for (f->c.db = 0; f->c.db < KV_DATABASES; f->c.db++)
         kv_db_flush(&f->c);
     f->c.db = 0;

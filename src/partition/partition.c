@@ -1,0 +1,393 @@
+/* Making, entering and leaving partitions; see partition.h, lock.c for the lock, set.c for several at once. */
+#include "partition/partition.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/err.h"
+#include "base/mem.h"
+#include "kv/snapshot.h"
+#include "partition/private.h"
+
+
+
+/* ---- background freeing ---------------------------------------------------------------------------------------------------- */
+
+struct free_job {
+    struct bg_job job;
+    void (*fn)(void *p);
+    void *p;
+};
+
+static void run_free(struct bg_job *job)
+{
+    struct free_job *f = CONTAINER_OF(job, struct free_job, job);
+
+    f->fn(f->p);
+    mem_free(f);
+}
+
+static void free_later(void *arg, void (*fn)(void *p), void *p)
+{
+    struct partitions *ps = arg;
+    struct free_job *f = mem_zalloc(sizeof(*f));
+
+    f->fn = fn;
+    f->p = p;
+    f->job.run = run_free;
+    bg_submit(ps->o.workers, BG_FREE, &f->job);
+}
+
+/* ---- background jobs, counted so that closing can wait ------------------------------------------------------------------------ */
+
+void partitions_job_begin(struct partitions *ps)
+{
+    mutex_lock(&ps->mutex);
+    ps->jobs++;
+    mutex_unlock(&ps->mutex);
+}
+
+void partitions_job_end(struct partitions *ps)
+{
+    mutex_lock(&ps->mutex);
+    ps->jobs--;
+    pthread_cond_broadcast(&ps->idle);
+    mutex_unlock(&ps->mutex);
+}
+
+/* ---- making -------------------------------------------------------------------------------------------------------------------- */
+
+/* Rule 5: the sync marks of one round are taken while no command over several partitions is under way. */
+static void cut_begin(void *arg) NO_THREAD_SAFETY_ANALYSIS
+{
+    spanning_lock_exclusive(arg);
+}
+
+static void cut_end(void *arg) NO_THREAD_SAFETY_ANALYSIS
+{
+    spanning_unlock_exclusive(arg);
+}
+
+int partitions_new(const struct partitions_options *options, struct partitions **ret)
+{
+    struct partitions *ps;
+    pthread_rwlockattr_t attr;
+
+    if (options->count < 1 || options->count > 16384)
+        return ERR_INVALID;
+    ps = mem_zalloc(sizeof(*ps));
+    MAGIC_INIT(ps, PARTITIONS_MAGIC);
+    ps->o = *options;
+    ps->o.data_dir = mem_strdup(options->data_dir);
+    if (ps->o.snapshot_log_bytes == 0)
+        ps->o.snapshot_log_bytes = UINT64_C(256) << 20;
+    if (ps->o.snapshot_keep_bytes == 0)
+        ps->o.snapshot_keep_bytes = UINT64_C(256) << 20;
+    if (ps->o.kv.free_later == NULL) {
+        ps->o.kv.free_later = free_later;
+        ps->o.kv.free_arg = ps;
+    }
+    mutex_init(&ps->mutex);
+    mutex_init(&ps->park_mutex);
+    pthread_cond_init(&ps->idle, NULL);
+    list_init(&ps->snapshot_requests);
+    CHECK(pthread_rwlockattr_init(&attr) == 0);
+    pthread_rwlockattr_setkind_np(&attr, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP);
+    CHECK(pthread_rwlock_init(&ps->spanning, &attr) == 0);
+    pthread_rwlockattr_destroy(&attr);
+    parking_init(&ps->spanning_parking, ps, NULL);
+    wakers_init(ps);
+    ps->all = mem_calloc(options->count, sizeof(ps->all[0]));
+    for (uint32_t i = 0; i < options->count; i++) {
+        struct partition *p = &ps->all[i];
+
+        MAGIC_INIT(p, PARTITION_MAGIC);
+        mutex_init(&p->lock);
+        p->index = i;
+        p->ps = ps;
+        p->snapshot_start = -1;
+        parking_init(&p->parking, ps, p);
+        p->kv = kv_new(&ps->o.kv);
+        partition_queues_init(&p->queues, p, &ps->o);
+    }
+    log_store_set_cut(options->store, cut_begin, cut_end, ps);
+    *ret = ps;
+    return 0;
+}
+
+void partitions_free(struct partitions *ps)
+{
+    if (ps == NULL)
+        return;
+    MAGIC_CHECK(ps, PARTITIONS_MAGIC);
+    mutex_lock(&ps->mutex);
+    ASTORE(&ps->stopping, true);
+    mutex_unlock(&ps->mutex);
+    maintenance_stop(ps);
+    mutex_lock(&ps->mutex);
+    while (ps->jobs != 0)
+        pthread_cond_wait(&ps->idle, &ps->mutex.m);
+    mutex_unlock(&ps->mutex);
+    snapshots_stop(ps);
+    log_store_set_cut(ps->o.store, NULL, NULL, NULL);
+    for (uint32_t i = 0; i < ps->o.count; i++) {
+        struct partition *p = &ps->all[i];
+
+        partition_queues_fini(&p->queues);
+        if (p->main != NULL)
+            log_close(p->main);
+        kv_free(p->kv);
+        batch_builder_fini(&p->builder);
+        mutex_fini(&p->lock);
+        MAGIC_FINI(p, PARTITION_MAGIC);
+    }
+    mem_free(ps->all);
+    mem_free(ps->wakers);
+    pthread_rwlock_destroy(&ps->spanning);
+    pthread_cond_destroy(&ps->idle);
+    mutex_fini(&ps->mutex);
+    mutex_fini(&ps->park_mutex);
+    mem_free((char *)ps->o.data_dir);
+    MAGIC_FINI(ps, PARTITIONS_MAGIC);
+    mem_free(ps);
+}
+
+bool partitions_ready(const struct partitions *ps)
+{
+    return ALOAD(&ps->ready);
+}
+
+uint32_t partitions_count(const struct partitions *ps)
+{
+    return ps->o.count;
+}
+
+struct partition *partitions_get(struct partitions *ps, uint32_t index)
+{
+    CHECK(index < ps->o.count);
+    return &ps->all[index];
+}
+
+uint32_t partition_index(const struct partition *p)
+{
+    return p->index;
+}
+
+struct kv *partition_kv(struct partition *p)
+{
+    return p->kv;
+}
+
+struct queue_table *partition_queues(struct partition *p)
+{
+    return p->queues.table;
+}
+
+struct log *partition_main_log(struct partition *p)
+{
+    return p->main;
+}
+
+enum partition_state partition_state(const struct partition *p)
+{
+    return (enum partition_state)ALOAD(&p->state);
+}
+
+int partition_error(const struct partition *p)
+{
+    return ALOAD(&p->error);
+}
+
+char *partition_kv_dir(const struct partition *p)
+{
+    return mem_printf("%s/p-%04u/kv", p->ps->o.data_dir, p->index);
+}
+
+void partition_fail(struct partition *p, int err, const char *why)
+{
+    if (ALOAD(&p->state) == PARTITION_FAILED)
+        return;
+    diag_error("partition failed", "partition=%u error=%s why=\"%s\"", p->index, err_name(err), why);
+    ASTORE(&p->error, err);
+    ASTORE(&p->state, (uint32_t)PARTITION_FAILED);
+}
+
+/* ---- entering and leaving --------------------------------------------------------------------------------------------------------- */
+
+static struct rand *thread_rand(void)
+{
+    static __thread struct rand r;
+    static __thread bool seeded;
+
+    if (GM_UNLIKELY(!seeded)) {
+        uint64_t seed;
+
+        rand_secure(&seed, sizeof(seed));
+        rand_seed(&r, seed);
+        seeded = true;
+    }
+    return &r;
+}
+
+void guard_fill(struct partition_guard *g, struct partition *p, uint32_t db)
+{
+    struct worker *w = worker_current();
+    int64_t now = w != NULL ? worker_wall_ms(w) : clock_wall_ms();
+
+    /* Rule 10: time in effects never goes back within a log. */
+    now = MAX_OF(now, log_last_timestamp(p->main));
+    g->p = p;
+    g->main = p->main;
+    g->end = 0;
+    g->wrote = g->background = g->in_set = false;
+    g->set_at = 0;
+    batch_begin(&p->builder, now);
+    g->fx = (struct effects){&p->builder, now, false};
+    g->kv = (struct kv_ctx){p->kv, &g->fx, db, now, thread_rand()};
+    g->fx.snapshot_running = kv_snapshot_running(p->kv);
+}
+
+/* Why a partition that is not open cannot be entered. */
+static int refusal(const struct partition *p)
+{
+    switch (ALOAD(&p->state)) {
+    case PARTITION_OPEN:
+        return 0;
+    case PARTITION_FAILED:
+        return ALOAD(&p->error);
+    default:
+        return ERR_AGAIN;
+    }
+}
+
+int partition_enter(struct partition *p, uint32_t db, struct partition_park *park, struct partition_guard *g)
+{
+    int err = refusal(p);
+
+    if (GM_UNLIKELY(err != 0))
+        return err;
+    err = partition_lock_worker(p, park);
+    if (GM_UNLIKELY(err != 0))
+        return err;
+    err = refusal(p);
+    if (GM_UNLIKELY(err != 0)) {
+        partition_unlock(p);
+        return err;
+    }
+    guard_fill(g, p, db);
+    return 0;
+}
+
+void partition_enter_background(struct partition *p, uint32_t db, struct partition_guard *g)
+{
+    partition_lock_background(p);
+    guard_fill(g, p, db);
+    g->background = true;
+}
+
+void partition_note_counts(struct partition *p)
+{
+    struct kv_stats s;
+
+    kv_stats_counts(p->kv, &s);
+    ASTOREX(&p->keys, s.keys);
+    ASTOREX(&p->expires, s.expires);
+}
+
+int partition_leave(struct partition_guard *g)
+{
+    struct partition *p = g->p;
+    int err = 0;
+
+    CHECK(!g->in_set);
+    kv_blocked_serve(&g->kv);
+    queue_table_flush(p->queues.table, NULL);
+    if (!batch_is_empty(&p->builder)) {
+        int64_t base;
+
+        err = log_append(p->main, &p->builder, &base);
+        if (GM_LIKELY(err == 0))
+            g->wrote = true;
+        else
+            partition_rebuild(p, err);
+        if (GM_UNLIKELY(p->builder.bytes.cap > PARTITION_BUILDER_KEPT))
+            batch_builder_fini(&p->builder);
+        partition_note_counts(p);
+    }
+    g->end = log_end(p->main);
+    partition_unlock(p);
+    return err;
+}
+
+/* ---- memory and log have parted ------------------------------------------------------------------------------------------------------ */
+
+struct rebuild_job {
+    struct bg_job job;
+    struct partition *p;
+};
+
+static void run_rebuild(struct bg_job *job)
+{
+    struct rebuild_job *r = CONTAINER_OF(job, struct rebuild_job, job);
+    struct partition *p = r->p;
+    int err;
+
+    mutex_lock(&p->lock);
+    kv_clear(p->kv);
+    p->recovered_end = -1; /* nothing in this log is incomplete any more */
+    err = partition_replay(p, NULL, NULL);
+    ASTOREX(&p->rebuilding, false);
+    if (err == 0)
+        ASTORE(&p->state, (uint32_t)PARTITION_OPEN);
+    else
+        partition_fail(p, err, "its memory could not be rebuilt from its log");
+    partition_note_counts(p);
+    partition_unlock(p);
+    if (err == 0)
+        diag_info("partition rebuilt", "partition=%u keys=%llu", p->index, (unsigned long long)ALOADX(&p->keys));
+    mem_free(r);
+    partitions_job_end(p->ps);
+}
+
+/* A command's effects could not be appended, but its changes are in memory. With a full disk the log is whole, so the memory is thrown away and rebuilt from
+ * it (rule 2), and meanwhile commands are told to try again; after an I/O error the partition has failed. */
+void partition_rebuild(struct partition *p, int err)
+{
+    struct rebuild_job *r;
+
+    if (err != ERR_NOSPACE) {
+        partition_fail(p, err, "the main log cannot be appended to");
+        return;
+    }
+    if (ALOADX(&p->rebuilding) || ALOAD(&p->state) == PARTITION_FAILED)
+        return;
+    diag_warn("an append failed, the partition is rebuilt from its log", "partition=%u error=%s", p->index, err_name(err));
+    ASTOREX(&p->rebuilding, true);
+    ASTORE(&p->state, (uint32_t)PARTITION_RECOVERING);
+    r = mem_zalloc(sizeof(*r));
+    r->p = p;
+    r->job.run = run_rebuild;
+    partitions_job_begin(p->ps);
+    bg_submit(p->ps->o.workers, BG_FREE, &r->job);
+}
+
+void partition_info(struct partition *p, struct partition_info *ret)
+{
+    *ret = (struct partition_info){
+        .state = partition_state(p),
+        .error = partition_error(p),
+        .keys = ALOADX(&p->keys),
+        .snapshot_start = ALOADX(&p->snapshot_start),
+        .snapshot_hold_max_us = ALOADX(&p->snapshot_hold_max_us),
+        .parked_total = ALOADX(&p->parking.total),
+    };
+    /* p->main is set before the state leaves PARTITION_RECOVERING and stays. */
+    if (ret->state == PARTITION_OPEN || (ret->state == PARTITION_FAILED && p->main != NULL)) {
+        ret->log_start = log_start(p->main);
+        ret->log_end = log_end(p->main);
+        ret->log_durable = log_durable(p->main);
+        ret->log_bytes = log_bytes(p->main);
+    }
+}

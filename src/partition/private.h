@@ -1,0 +1,128 @@
+/* What the files of src/partition share. Nobody else includes this but the tests.
+ *
+ * Locks: ps->spanning -> partition.lock (ascending) -> ps->park_mutex. ps->mutex guards the lists of background work and is a leaf. */
+#ifndef GM_PARTITION_PRIVATE_H
+#define GM_PARTITION_PRIVATE_H
+
+#include <pthread.h>
+
+#include "partition/partition.h"
+#include "partition/queues.h"
+
+#define PARTITION_MAGIC 0x70617274u
+#define PARTITIONS_MAGIC 0x70617273u
+
+/* Who was parked here, in order of arrival. */
+struct parking {
+    struct partitions *ps;
+    struct partition *p; /* NULL: the spanning lock's */
+    struct list list;    /* under park_mutex */
+    uint32_t count;      /* atomic; changed under park_mutex */
+    uint64_t total;      /* atomic */
+};
+
+struct partition {
+    /* the fast path's */
+    struct mutex lock;
+    uint32_t magic;
+    uint32_t index;
+    uint32_t state;   /* atomic: enum partition_state */
+    uint32_t waiters; /* atomic: workers that try to enter */
+    struct partitions *ps;
+    struct kv *kv;
+    struct log *main;
+    struct partition_queues queues;
+    struct batch_builder builder;
+    struct parking parking;
+
+    int error;                  /* atomic */
+    int64_t recovered_end;      /* of the main log, before anything is dropped (rule 5) */
+    int64_t snapshot_start;     /* atomic; -1: none */
+    uint64_t snapshot_bytes;    /* atomic: of the log when the last snapshot was valid */
+    uint64_t snapshot_hold_max_us; /* atomic */
+    uint64_t snapshot_retry_us; /* maintenance: not before */
+    uint64_t keys;              /* atomic: as last seen under the lock */
+    uint64_t expires;           /* atomic: maintenance looks only where there are some */
+    uint64_t replayed_bytes;
+    bool rebuilding;            /* atomic */
+};
+
+/* A worker's woken parks: one mail for all of them. */
+struct waker {
+    struct mail mail;
+    struct partitions *ps;
+    struct list woken; /* under park_mutex */
+    bool posted;       /* under park_mutex */
+};
+
+struct snapshot_request {
+    struct list node;
+    uint32_t index;
+    void (*done)(void *arg, int err);
+    void *arg;
+};
+
+struct partitions {
+    uint32_t magic;
+    struct partitions_options o;
+    struct partition *all; /* owned, aligned to cache lines */
+    pthread_rwlock_t spanning;
+    struct parking spanning_parking;
+    struct mutex park_mutex;
+    struct waker *wakers;
+    unsigned waker_count;
+    bool ready; /* atomic */
+
+    struct mutex mutex;
+    pthread_cond_t maintenance_wake;
+    pthread_cond_t idle; /* a job ended */
+    pthread_t maintenance;
+    bool maintenance_started;
+    bool stopping; /* atomic; set under mutex */
+    struct list snapshot_requests;
+    bool snapshot_running;
+    uint32_t jobs; /* background jobs under way */
+};
+
+/* lock.c */
+void parking_init(struct parking *k, struct partitions *ps, struct partition *p);
+void parking_fini_all(struct partitions *ps);
+void wakers_init(struct partitions *ps);
+/* 0, or ERR_PARKED / ERR_BUSY after the wait of P2. */
+int partition_lock_worker(struct partition *p, struct partition_park *park);
+void partition_lock_background(struct partition *p);
+void partition_unlock(struct partition *p);
+int spanning_lock_shared(struct partitions *ps, struct partition_park *park);
+void spanning_unlock_shared(struct partitions *ps);
+void spanning_lock_exclusive(struct partitions *ps);
+void spanning_unlock_exclusive(struct partitions *ps);
+/* Wakes one of each parking that has some although nobody holds its lock; maintenance calls it as a safety net. */
+void parking_nudge(struct partitions *ps);
+
+/* partition.c */
+void partition_fail(struct partition *p, int err, const char *why);
+void guard_fill(struct partition_guard *g, struct partition *p, uint32_t db);
+#define PARTITION_BUILDER_KEPT (64u << 10) /* a larger batch buffer is freed */
+void partition_note_counts(struct partition *p); /* under the lock: for who looks without it */
+void partitions_job_begin(struct partitions *ps);
+void partitions_job_end(struct partitions *ps);
+/* Memory and log have parted (an append failed): forget the memory and replay. On a background thread, later. */
+void partition_rebuild(struct partition *p, int err);
+char *partition_kv_dir(const struct partition *p); /* owned by the caller */
+
+/* recover.c: loads the snapshot and replays the main log into an empty kv. */
+int partition_replay(struct partition *p, void (*progress)(void *arg, uint64_t bytes), void *arg);
+
+/* maintenance.c */
+void maintenance_start(struct partitions *ps);
+void maintenance_stop(struct partitions *ps);
+
+/* snapshots.c */
+void snapshots_stop(struct partitions *ps);
+
+#define ALOAD(p) __atomic_load_n(p, __ATOMIC_ACQUIRE)
+#define ALOADX(p) __atomic_load_n(p, __ATOMIC_RELAXED)
+#define ASTORE(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
+#define ASTOREX(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
+
+#endif
