@@ -15,3 +15,8 @@ EXTRA_DIST += %D%/run %D%/peers %D%/kafka-jars.txt
 .PHONY: bench
 bench: gomsgd bench-amqp-load bench-kafka-load
 	$(srcdir)/%D%/run --build $(abs_builddir) $(BENCH_FLAGS)
+
+# The keyspace by itself: bench-kv-engine [elements].
+check_PROGRAMS += bench-kv-engine
+bench_kv_engine_SOURCES = %D%/kv_engine.c
+bench_kv_engine_LDADD = libkv.a liblog.a libbase.a $(LOG_LIBS) $(JEMALLOC_LIBS)

@@ -45,3 +45,15 @@ fuzz_amqp_frame_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
 fuzz_amqp_frame_LDADD = libamqp.a libtopology.a libbase.a $(CRYPTO_LIBS) $(JEMALLOC_LIBS)
 EXTRA_DIST += \
 	%D%/corpus/amqp_frame/methods %D%/corpus/amqp_frame/content %D%/corpus/amqp_frame/tables %D%/corpus/amqp_frame/hostile
+
+check_PROGRAMS += fuzz-snapshot
+if !FUZZ
+TESTS += fuzz-snapshot
+endif
+fuzz_snapshot_SOURCES = %D%/fuzz_snapshot.c $(FUZZ_MAIN)
+fuzz_snapshot_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_NAME=\"snapshot\"
+fuzz_snapshot_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+fuzz_snapshot_LDADD = libkv.a liblog.a libbase.a $(LOG_LIBS) $(JEMALLOC_LIBS)
+EXTRA_DIST += \
+	%D%/corpus/snapshot/all-types %D%/corpus/snapshot/table %D%/corpus/snapshot/unknown-kind \
+	%D%/corpus/snapshot/removals %D%/corpus/snapshot/whole-file
