@@ -1,2 +1,4 @@
 noinst_LIBRARIES += libpartition.a
-libpartition_a_SOURCES = %D%/partition.h %D%/queues.c %D%/queues.h
+libpartition_a_SOURCES = \
+	%D%/lock.c %D%/maintenance.c %D%/partition.c %D%/partition.h %D%/placement.c %D%/private.h \
+	%D%/queues.c %D%/queues.h %D%/recover.c %D%/set.c %D%/snapshots.c
