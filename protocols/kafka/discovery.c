@@ -1,0 +1,351 @@
+/* How clients find their way: ApiVersions 0-4, Metadata 0-13, FindCoordinator 0-6, DescribeCluster 0-2. On a node alone every answer names it. */
+#include "protocols/kafka/session.h"
+
+#include "base/check.h"
+#include "base/err.h"
+#include "base/mem.h"
+#include "base/rand.h"
+#include "cluster/topology/commands.h"
+
+/* AclOperation bits of KIP-430, all that exist for the resource: nobody is refused anything yet. */
+#define TOPIC_OPERATIONS 0x0df8
+#define CLUSTER_OPERATIONS 0x1fa0
+#define NOT_ASKED INT32_MIN
+
+/* ---- ApiVersions ------------------------------------------------------------------------------------------------------------------------------------- */
+
+/* KIP-511: [a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])? */
+static bool software_name_ok(struct slice s)
+{
+    for (size_t i = 0; i < s.len; i++) {
+        uint8_t c = s.data[i];
+        bool alnum = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+
+        if (!alnum && (i == 0 || i == s.len - 1 || (c != '-' && c != '.')))
+            return false;
+    }
+    return s.len != 0;
+}
+
+int kafka_handle_api_versions(struct kafka_session *s, struct kafka_request *rq)
+{
+    struct kafka_reply r;
+    struct kin in;
+    struct kout *o;
+    bool ok = true;
+
+    kin_init(&in, rq->api->request, rq->version, rq->body);
+    if (rq->version >= 3)
+        ok = software_name_ok(kin_string(&in, "ClientSoftwareName")) && software_name_ok(kin_string(&in, "ClientSoftwareVersion"));
+    o = kafka_reply_begin(s, rq, &r);
+    kout_i16(o, "ErrorCode", ok ? KAFKA_ERR_NONE : KAFKA_ERR_INVALID_REQUEST);
+    kout_array(o, "ApiKeys");
+    for (unsigned i = 0; ok && i < kafka_api_count; i++) {
+        kout_item(o);
+        kout_i16(o, "ApiKey", kafka_apis[i].key);
+        kout_i16(o, "MinVersion", kafka_apis[i].first);
+        kout_i16(o, "MaxVersion", kafka_apis[i].last);
+    }
+    kout_array_end(o);
+    kout_i32(o, "ThrottleTimeMs", 0);
+    kafka_reply_end(&r);
+    return KAFKA_DONE;
+}
+
+/* ---- Metadata ------------------------------------------------------------------------------------------------------------------------------------------- */
+
+/* Topics made because somebody asked for them; the request runs again when all are there, or have failed. */
+struct auto_create {
+    struct kafka_async async;
+    unsigned open; /* proposals not answered yet */
+    int err;
+};
+
+struct auto_topic {
+    struct topology_proposal proposal;
+    struct auto_create *all;
+};
+
+static void topic_was_created(struct topology_proposal *p)
+{
+    struct auto_topic *t = CONTAINER_OF(p, struct auto_topic, proposal);
+    struct auto_create *all = t->all;
+
+    if (p->err != 0 && p->err != ERR_EXISTS)
+        all->err = p->err;
+    buf_fini(&p->command);
+    mem_free(t);
+    if (--all->open != 0)
+        return;
+    kafka_retry(&all->async, all->err);
+    mem_free(all);
+}
+
+static void create_topic(struct kafka_session *s, struct auto_create **all, struct slice name)
+{
+    struct auto_topic *t = mem_zalloc(sizeof(*t));
+    uint8_t uuid[16];
+
+    if (*all == NULL) {
+        *all = mem_zalloc(sizeof(**all));
+        kafka_retry_later(s, &(*all)->async);
+    }
+    rand_secure(uuid, sizeof(uuid));
+    t->all = *all;
+    t->all->open++;
+    t->proposal.worker = s->conn->worker;
+    t->proposal.done = topic_was_created;
+    topo_cmd_topic_create(&t->proposal.command, name, uuid, (uint32_t)KAFKA_CONFIG(s, kafka_num_partitions), -1, SLICE_NONE);
+    topology_propose(s->front->options.topology, &t->proposal);
+}
+
+/* KIP-4's auto-creation: when the client allows it and so do we. True: the request is run again. */
+static bool create_missing(struct kafka_session *s, const struct kafka_request *rq)
+{
+    const struct topology *v = kafka_view(s);
+    struct auto_create *all = NULL;
+    struct kin in;
+
+    kin_init(&in, rq->api->request, rq->version, rq->body);
+    (void)kin_array(&in, "Topics");
+    while (kin_item(&in)) {
+        struct slice name = kin_string(&in, "Name");
+
+        if (name.data != NULL && kafka_topic_name_ok(name) && !kafka_topic_is_reserved(name) && topo_topic_find(v, name) == NULL)
+            create_topic(s, &all, name);
+    }
+    return all != NULL;
+}
+
+static bool may_create(const struct kafka_session *s, const struct kafka_request *rq)
+{
+    struct kin in;
+
+    if (s->retried || !KAFKA_CONFIG(s, kafka_auto_create_topics) || !log_store_may_grow(s->front->options.logs))
+        return false;
+    kin_init(&in, rq->api->request, rq->version, rq->body);
+    return kin_bool(&in, "AllowAutoTopicCreation", true);
+}
+
+struct metadata {
+    struct kafka_session *s;
+    struct kout *o;
+    bool operations; /* asked for */
+};
+
+static void put_brokers(struct metadata *m)
+{
+    struct kafka_endpoint e;
+
+    kafka_endpoint_of(m->s, &e);
+    kout_array(m->o, "Brokers");
+    kout_item(m->o);
+    kout_i32(m->o, "NodeId", kafka_node_id(m->s));
+    kout_str(m->o, "Host", e.host);
+    kout_i32(m->o, "Port", e.port);
+    kout_str(m->o, "Rack", NULL);
+    kout_array_end(m->o);
+}
+
+static void put_one_node(struct kout *o, const char *name, int32_t id)
+{
+    kout_list(o, name);
+    kout_elem_i32(o, id);
+    kout_list_end(o);
+}
+
+static bool put_topic(const struct topo_topic *t, void *arg)
+{
+    struct metadata *m = arg;
+    struct kout *o = m->o;
+    int32_t me = kafka_node_id(m->s);
+
+    kout_item(o);
+    kout_i16(o, "ErrorCode", 0);
+    kout_string(o, "Name", t->name);
+    kout_uuid(o, "TopicId", t->uuid);
+    kout_bool(o, "IsInternal", false);
+    kout_array(o, "Partitions");
+    for (uint32_t i = 0; i < t->partitions; i++) {
+        kout_item(o);
+        kout_i16(o, "ErrorCode", 0);
+        kout_i32(o, "PartitionIndex", (int32_t)i);
+        kout_i32(o, "LeaderId", me);
+        kout_i32(o, "LeaderEpoch", 0);
+        put_one_node(o, "ReplicaNodes", me);
+        put_one_node(o, "IsrNodes", me);
+        kout_list(o, "OfflineReplicas");
+        kout_list_end(o);
+    }
+    kout_array_end(o);
+    kout_i32(o, "TopicAuthorizedOperations", m->operations ? TOPIC_OPERATIONS : NOT_ASKED);
+    return true;
+}
+
+static void put_no_topic(struct metadata *m, int16_t code, struct slice name, const uint8_t *uuid)
+{
+    struct kout *o = m->o;
+
+    kout_item(o);
+    kout_i16(o, "ErrorCode", code);
+    kout_string(o, "Name", name);
+    kout_uuid(o, "TopicId", uuid);
+    kout_bool(o, "IsInternal", false);
+    kout_array(o, "Partitions");
+    kout_array_end(o);
+    kout_i32(o, "TopicAuthorizedOperations", NOT_ASKED);
+}
+
+static void put_wanted_topic(struct metadata *m, struct slice name, const uint8_t *uuid)
+{
+    static const uint8_t zero[16];
+    bool by_id = uuid != NULL && memcmp(uuid, zero, 16) != 0;
+    struct kafka_topic_ref ref = {name, by_id ? uuid : NULL};
+    const struct topo_topic *t = kafka_topic_resolve(kafka_view(m->s), &ref);
+
+    if (t != NULL)
+        (void)put_topic(t, m);
+    else if (by_id)
+        put_no_topic(m, KAFKA_ERR_UNKNOWN_TOPIC_ID, SLICE_NONE, uuid);
+    else
+        put_no_topic(m, kafka_topic_name_ok(name) && !kafka_topic_is_reserved(name) ? KAFKA_ERR_UNKNOWN_TOPIC_OR_PARTITION : KAFKA_ERR_INVALID_TOPIC_EXCEPTION, name,
+                     NULL);
+}
+
+int kafka_handle_metadata(struct kafka_session *s, struct kafka_request *rq)
+{
+    struct metadata m = {.s = s};
+    struct kafka_reply r;
+    struct kin in, flags;
+    char cluster_id[23];
+    bool cluster_operations;
+    int64_t n;
+
+    if (may_create(s, rq) && create_missing(s, rq))
+        return KAFKA_RETRY;
+    kin_init(&flags, rq->api->request, rq->version, rq->body);
+    cluster_operations = kin_bool(&flags, "IncludeClusterAuthorizedOperations", false);
+    m.operations = kin_bool(&flags, "IncludeTopicAuthorizedOperations", false);
+    kafka_cluster_id_text(s, cluster_id);
+    m.o = kafka_reply_begin(s, rq, &r);
+    kout_i32(m.o, "ThrottleTimeMs", 0);
+    put_brokers(&m);
+    kout_str(m.o, "ClusterId", cluster_id);
+    kout_i32(m.o, "ControllerId", kafka_node_id(s));
+    kin_init(&in, rq->api->request, rq->version, rq->body);
+    n = kin_array(&in, "Topics");
+    kout_array(m.o, "Topics");
+    if (n < 0 || (n == 0 && rq->version == 0)) {
+        topo_each_topic(kafka_view(s), put_topic, &m);
+    } else {
+        while (kin_item(&in)) {
+            const uint8_t *uuid = kin_uuid(&in, "TopicId");
+
+            put_wanted_topic(&m, kin_string(&in, "Name"), uuid);
+        }
+    }
+    kout_array_end(m.o);
+    kout_i32(m.o, "ClusterAuthorizedOperations", cluster_operations ? CLUSTER_OPERATIONS : NOT_ASKED);
+    kout_i16(m.o, "ErrorCode", 0);
+    kafka_reply_end(&r);
+    return KAFKA_DONE;
+}
+
+/* ---- FindCoordinator ------------------------------------------------------------------------------------------------------------------------------------ */
+
+enum { COORDINATOR_GROUP, COORDINATOR_TRANSACTION };
+
+static int16_t coordinator_code(int8_t type, struct slice key, const char **ret_why)
+{
+    *ret_why = NULL;
+    if (type == COORDINATOR_GROUP && key.len != 0)
+        return 0;
+    if (type == COORDINATOR_GROUP) {
+        *ret_why = kafka_error_text(KAFKA_ERR_INVALID_GROUP_ID);
+        return KAFKA_ERR_INVALID_GROUP_ID;
+    }
+    *ret_why = type == COORDINATOR_TRANSACTION ? "transactions are not served by this version" : "there is no coordinator of this type";
+    return type == COORDINATOR_TRANSACTION ? KAFKA_ERR_UNSUPPORTED_VERSION : KAFKA_ERR_INVALID_REQUEST;
+}
+
+int kafka_handle_find_coordinator(struct kafka_session *s, struct kafka_request *rq)
+{
+    struct kafka_endpoint e;
+    struct kafka_reply r;
+    struct kin in;
+    struct slice key;
+    const char *why;
+    struct kout *o;
+    int16_t code;
+    int8_t type;
+    int64_t n;
+
+    kafka_endpoint_of(s, &e);
+    kin_init(&in, rq->api->request, rq->version, rq->body);
+    key = kin_string(&in, "Key");
+    type = kin_i8(&in, "KeyType", COORDINATOR_GROUP);
+    code = coordinator_code(type, key, &why);
+    o = kafka_reply_begin(s, rq, &r);
+    kout_i32(o, "ThrottleTimeMs", 0);
+    kout_i16(o, "ErrorCode", code);
+    kout_str(o, "ErrorMessage", why);
+    kout_i32(o, "NodeId", code == 0 ? kafka_node_id(s) : -1);
+    kout_str(o, "Host", code == 0 ? e.host : "");
+    kout_i32(o, "Port", code == 0 ? e.port : -1);
+    kout_array(o, "Coordinators");
+    for (n = kin_list(&in, "CoordinatorKeys"); n > 0; n--) {
+        key = kin_elem_string(&in);
+        code = coordinator_code(type, key, &why);
+        kout_item(o);
+        kout_string(o, "Key", key);
+        kout_i32(o, "NodeId", code == 0 ? kafka_node_id(s) : -1);
+        kout_str(o, "Host", code == 0 ? e.host : "");
+        kout_i32(o, "Port", code == 0 ? e.port : -1);
+        kout_i16(o, "ErrorCode", code);
+        kout_str(o, "ErrorMessage", why);
+    }
+    kout_array_end(o);
+    kafka_reply_end(&r);
+    return KAFKA_DONE;
+}
+
+/* ---- DescribeCluster ------------------------------------------------------------------------------------------------------------------------------------- */
+
+int kafka_handle_describe_cluster(struct kafka_session *s, struct kafka_request *rq)
+{
+    struct kafka_endpoint e;
+    struct kafka_reply r;
+    struct kin in;
+    struct kout *o;
+    char cluster_id[23];
+    bool operations;
+    int8_t type;
+    bool ok;
+
+    kin_init(&in, rq->api->request, rq->version, rq->body);
+    operations = kin_bool(&in, "IncludeClusterAuthorizedOperations", false);
+    type = kin_i8(&in, "EndpointType", 1);
+    ok = type == 1; /* 2 asks for controllers, which have no listener of their own */
+    kafka_endpoint_of(s, &e);
+    kafka_cluster_id_text(s, cluster_id);
+    o = kafka_reply_begin(s, rq, &r);
+    kout_i32(o, "ThrottleTimeMs", 0);
+    kout_i16(o, "ErrorCode", ok ? 0 : KAFKA_ERR_INVALID_REQUEST);
+    kout_str(o, "ErrorMessage", ok ? NULL : "only brokers can be described");
+    kout_i8(o, "EndpointType", 1);
+    kout_str(o, "ClusterId", cluster_id);
+    kout_i32(o, "ControllerId", kafka_node_id(s));
+    kout_array(o, "Brokers");
+    if (ok) {
+        kout_item(o);
+        kout_i32(o, "BrokerId", kafka_node_id(s));
+        kout_str(o, "Host", e.host);
+        kout_i32(o, "Port", e.port);
+        kout_str(o, "Rack", NULL);
+        kout_bool(o, "IsFenced", false);
+    }
+    kout_array_end(o);
+    kout_i32(o, "ClusterAuthorizedOperations", operations ? CLUSTER_OPERATIONS : NOT_ASKED);
+    kafka_reply_end(&r);
+    return KAFKA_DONE;
+}
