@@ -64,7 +64,8 @@ static void get_one(const struct compat_target *t)
     amqp_bytes_t q = own_queue(c);
     amqp_rpc_reply_t r;
     amqp_message_t m;
-    amqp_basic_properties_t p = {._flags = AMQP_BASIC_CONTENT_TYPE_FLAG, .content_type = amqp_cstring_bytes("text/plain")};
+    amqp_basic_properties_t p = {._flags = AMQP_BASIC_CONTENT_TYPE_FLAG,
+                                 .content_type = amqp_cstring_bytes("text/plain")};
 
     r = amqp_basic_get(c, 1, q, 1);
     need_ok(r, "basic.get");

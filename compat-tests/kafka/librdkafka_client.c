@@ -1,6 +1,6 @@
 /*
- * librdkafka, unchanged, against the server: delivery reports, idempotence, watermarks, seeking, times, headers, consumer
- * groups with two members in one process and offsets committed by hand.
+ * librdkafka, unchanged, against the server: delivery reports, idempotence, watermarks, seeking, times,
+ * headers, consumer groups with two members in one process and offsets committed by hand.
  */
 #include <librdkafka/rdkafka.h>
 #include <time.h>
@@ -85,8 +85,9 @@ static void send_many(rd_kafka_t *rk, const char *topic, int partition, int firs
         rd_kafka_resp_err_t e;
 
         snprintf(value, sizeof(value), "%d", i);
-        e = rd_kafka_producev(rk, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION(partition), RD_KAFKA_V_VALUE(value, strlen(value)),
-                              RD_KAFKA_V_KEY("key", 3), RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END);
+        e = rd_kafka_producev(rk, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION(partition),
+                              RD_KAFKA_V_VALUE(value, strlen(value)), RD_KAFKA_V_KEY("key", 3),
+                              RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END);
         if (e)
             FAIL("produce: %s", rd_kafka_err2str(e));
         rd_kafka_poll(rk, 0);
@@ -183,7 +184,8 @@ static void watermarks_seek_and_times(const struct compat_target *t)
     now = (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
     usleep(20000);
     send_many(rk, topic, 0, 100, 100);
-    EXPECT_INT(rd_kafka_query_watermark_offsets(rk, topic, 0, &low, &high, 10000), RD_KAFKA_RESP_ERR_NO_ERROR);
+    EXPECT_INT(rd_kafka_query_watermark_offsets(rk, topic, 0, &low, &high, 10000),
+               RD_KAFKA_RESP_ERR_NO_ERROR);
     EXPECT_INT(low, 0);
     EXPECT_INT(high, 200);
     l = rd_kafka_topic_partition_list_new(1);
@@ -217,8 +219,9 @@ static void headers_come_back(const struct compat_target *t)
     size_t len;
 
     topic_name(topic, sizeof(topic), "headers");
-    EXPECT_INT(rd_kafka_producev(rk, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION(0), RD_KAFKA_V_VALUE("v", 1),
-                                 RD_KAFKA_V_HEADER("a", "1", 1), RD_KAFKA_V_HEADER("b", "", 0), RD_KAFKA_V_HEADER("null", NULL, 0),
+    EXPECT_INT(rd_kafka_producev(rk, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION(0),
+                                 RD_KAFKA_V_VALUE("v", 1), RD_KAFKA_V_HEADER("a", "1", 1),
+                                 RD_KAFKA_V_HEADER("b", "", 0), RD_KAFKA_V_HEADER("null", NULL, 0),
                                  RD_KAFKA_V_TIMESTAMP(1700000000123), RD_KAFKA_V_END),
                RD_KAFKA_RESP_ERR_NO_ERROR);
     EXPECT_INT(rd_kafka_flush(rk, 20000), RD_KAFKA_RESP_ERR_NO_ERROR);
@@ -348,7 +351,8 @@ static void unknown_partition_is_an_error(const struct compat_target *t)
 
     topic_name(topic, sizeof(topic), "unknown");
     send_many(rk, topic, 0, 0, 1);
-    EXPECT_INT(rd_kafka_query_watermark_offsets(rk, topic, 77, &low, &high, 5000), RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION);
+    EXPECT_INT(rd_kafka_query_watermark_offsets(rk, topic, 77, &low, &high, 5000),
+               RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION);
     rd_kafka_destroy(rk);
 }
 

@@ -1,8 +1,9 @@
 /*
- * The frame of the C compatibility tests: a table of named tests run one after another against a server given as
- * --host H --port P. Each prints `ok FAMILY/SUITE/NAME` or `not ok …` with the reason; the exit code is 1 if one failed.
- * A failed expectation leaves the test by longjmp, so tests keep what they open in static variables or accept the leak:
- * the process ends soon after.
+ * The frame of the C compatibility tests: a table of named tests run one after another against a server given
+ * as
+ * --host H --port P. Each prints `ok FAMILY/SUITE/NAME` or `not ok …` with the reason; the exit code is 1 if
+ * one failed. A failed expectation leaves the test by longjmp, so tests keep what they open in static
+ * variables or accept the leak: the process ends soon after.
  */
 #ifndef COMPAT_COMPAT_H
 #define COMPAT_COMPAT_H
@@ -29,7 +30,8 @@ struct compat_test {
 static jmp_buf compat_escape;
 static char compat_reason[1024];
 
-__attribute__((noreturn, format(printf, 3, 4), unused)) static void compat_fail(const char *file, int line, const char *fmt, ...)
+__attribute__((noreturn, format(printf, 3, 4), unused)) static void compat_fail(const char *file, int line,
+                                                                                const char *fmt, ...)
 {
     int n = snprintf(compat_reason, sizeof(compat_reason), "%s:%d: ", file, line);
     va_list ap;
@@ -41,25 +43,26 @@ __attribute__((noreturn, format(printf, 3, 4), unused)) static void compat_fail(
 }
 
 #define FAIL(...) compat_fail(__FILE__, __LINE__, __VA_ARGS__)
-#define EXPECT(cond) \
-    do { \
-        if (!(cond)) \
-            FAIL("expected %s", #cond); \
+#define EXPECT(cond)                                                                                         \
+    do {                                                                                                     \
+        if (!(cond))                                                                                         \
+            FAIL("expected %s", #cond);                                                                      \
     } while (0)
-#define EXPECT_INT(got, want) \
-    do { \
-        long long compat_g = (long long)(got), compat_w = (long long)(want); \
-        if (compat_g != compat_w) \
-            FAIL("%s is %lld, expected %lld", #got, compat_g, compat_w); \
+#define EXPECT_INT(got, want)                                                                                \
+    do {                                                                                                     \
+        long long compat_g = (long long)(got), compat_w = (long long)(want);                                 \
+        if (compat_g != compat_w)                                                                            \
+            FAIL("%s is %lld, expected %lld", #got, compat_g, compat_w);                                     \
     } while (0)
-#define EXPECT_STR(got, want) \
-    do { \
-        const char *compat_g = (got), *compat_w = (want); \
-        if (compat_g == NULL || strcmp(compat_g, compat_w) != 0) \
-            FAIL("%s is \"%s\", expected \"%s\"", #got, compat_g ? compat_g : "(null)", compat_w); \
+#define EXPECT_STR(got, want)                                                                                \
+    do {                                                                                                     \
+        const char *compat_g = (got), *compat_w = (want);                                                    \
+        if (compat_g == NULL || strcmp(compat_g, compat_w) != 0)                                             \
+            FAIL("%s is \"%s\", expected \"%s\"", #got, compat_g ? compat_g : "(null)", compat_w);           \
     } while (0)
 
-/* Runs one test; false if an expectation failed. Apart from its caller, so that longjmp finds no live locals there. */
+/* Runs one test; false if an expectation failed. Apart from its caller, so that longjmp finds no live locals
+ * there. */
 static bool compat_run(const struct compat_test *test, const struct compat_target *t)
 {
     if (setjmp(compat_escape) != 0)
@@ -68,7 +71,8 @@ static bool compat_run(const struct compat_test *test, const struct compat_targe
     return true;
 }
 
-static int compat_main(int argc, char **argv, const char *suite, const struct compat_test *tests, size_t n_tests)
+static int compat_main(int argc, char **argv, const char *suite, const struct compat_test *tests,
+                       size_t n_tests)
 {
     struct compat_target t = {.host = "127.0.0.1"};
     const char *only = "";
@@ -108,10 +112,10 @@ static int compat_main(int argc, char **argv, const char *suite, const struct co
     return failed ? 1 : 0;
 }
 
-#define COMPAT_MAIN(suite, table) \
-    int main(int argc, char **argv) \
-    { \
-        return compat_main(argc, argv, suite, table, sizeof(table) / sizeof((table)[0])); \
+#define COMPAT_MAIN(suite, table)                                                                            \
+    int main(int argc, char **argv)                                                                          \
+    {                                                                                                        \
+        return compat_main(argc, argv, suite, table, sizeof(table) / sizeof((table)[0]));                    \
     }
 
 #endif

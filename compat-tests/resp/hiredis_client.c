@@ -1,5 +1,6 @@
 /*
- * hiredis, unchanged, against the server: the blocking calls, pipelining by append/get, transactions, subscription.
+ * hiredis, unchanged, against the server: the blocking calls, pipelining by append/get, transactions,
+ * subscription.
  */
 #include <hiredis/hiredis.h>
 

@@ -1,23 +1,33 @@
 /*
- * Load for an AMQP 0-9-1 broker over raw sockets: one publisher and one consumer connection, one queue, one thread.
+ * Load for an AMQP 0-9-1 broker over raw sockets: one publisher and one consumer connection, one queue, one
+ * thread.
  *
- *   amqp_load HOST PORT [size=16] [write=1] [ack=1] [window=5000] [persistent=0] [confirm=0] [prefetch=500] [rate=0] [seconds=5]
+ *   amqp_load HOST PORT [size=16] [write=1] [ack=1] [window=5000] [persistent=0] [confirm=0] [prefetch=500]
+ * [rate=0] [seconds=5]
  *
- * write: messages in one send; ack: deliveries acknowledged by one basic.ack (multiple when above 1), each ack a send of its
- * own; window: most messages published and not yet delivered; confirm: publish so many, then wait for all their confirms;
- * rate: messages a second, latencies then count from the intended time of sending; 0 is as fast as it goes.
- * Prints one line of JSON. A client library needs several sends a message and would be what is measured.
+ * write: messages in one send; ack: deliveries acknowledged by one basic.ack (multiple when above 1), each
+ * ack a send of its own; window: most messages published and not yet delivered; confirm: publish so many,
+ * then wait for all their confirms; rate: messages a second, latencies then count from the intended time of
+ * sending; 0 is as fast as it goes. Prints one line of JSON. A client library needs several sends a message
+ * and would be what is measured.
  */
 #include "tests/bench/load.h"
 
 #define FRAME_MAX 131072
 #define BURST 64 /* sends before the sockets are read again */
 
-static double size_o = 16, write_o = 1, ack_o = 1, window_o = 5000, persistent_o = 0, confirm_o = 0, prefetch_o = 500, rate_o = 0,
-              seconds_o = 5;
+static double size_o = 16, write_o = 1, ack_o = 1, window_o = 5000, persistent_o = 0, confirm_o = 0,
+              prefetch_o = 500, rate_o = 0, seconds_o = 5;
 static const struct option_row rows[] = {
-    {"size", &size_o}, {"write", &write_o}, {"ack", &ack_o}, {"window", &window_o}, {"persistent", &persistent_o},
-    {"confirm", &confirm_o}, {"prefetch", &prefetch_o}, {"rate", &rate_o}, {"seconds", &seconds_o},
+    {"size", &size_o},
+    {"write", &write_o},
+    {"ack", &ack_o},
+    {"window", &window_o},
+    {"persistent", &persistent_o},
+    {"confirm", &confirm_o},
+    {"prefetch", &prefetch_o},
+    {"rate", &rate_o},
+    {"seconds", &seconds_o},
 };
 
 static char queue[64];
@@ -136,7 +146,8 @@ static const uint8_t *expect(struct in *in, unsigned class_id, unsigned method_i
         if (f.type == 8)
             continue;
         if (f.type != 1 || be16_get(f.p) != class_id || be16_get(f.p + 2) != method_id)
-            die("expected method %u.%u, got frame type %u with %u.%u", class_id, method_id, f.type, be16_get(f.p), be16_get(f.p + 2));
+            die("expected method %u.%u, got frame type %u with %u.%u", class_id, method_id, f.type,
+                be16_get(f.p), be16_get(f.p + 2));
         return f.p + 4;
     }
 }
@@ -397,8 +408,8 @@ int main(int argc, char **argv)
         if (now >= end && delivered >= published && (confirm_o == 0 || confirmed >= published))
             break;
         if (now > last_progress + 10000000000ull)
-            die("nothing came for 10 s: published %llu, delivered %llu, confirmed %llu", (unsigned long long)published,
-                (unsigned long long)delivered, (unsigned long long)confirmed);
+            die("nothing came for 10 s: published %llu, delivered %llu, confirmed %llu",
+                (unsigned long long)published, (unsigned long long)delivered, (unsigned long long)confirmed);
         if (idle) {
             struct timespec wait = {.tv_nsec = 1000000};
 

@@ -1,23 +1,26 @@
 /*
  * Load for a Kafka broker over raw sockets: one connection produces, one fetches, one thread.
  *
- *   kafka_load HOST PORT [record=1024] [batch=65536] [partitions=4] [depth=5] [acks=1] [window=64] [fetch=1] [seconds=5] [mb=0]
+ *   kafka_load HOST PORT [record=1024] [batch=65536] [partitions=4] [depth=5] [acks=1] [window=64] [fetch=1]
+ * [seconds=5] [mb=0]
  *
- * Produce v7 with one batch (format v2, uncompressed, made once: the CRC does not cover what the broker writes) a request,
- * `depth` requests in flight, partitions in turn; Fetch v11 of all partitions, one request in flight, as clients do by
- * default (min 1 byte, 500 ms, 1 MiB a partition). window: most MiB produced and not yet fetched; mb: stop after so many MiB.
- * Prints one line of JSON: operations are MiB produced and fetched.
+ * Produce v7 with one batch (format v2, uncompressed, made once: the CRC does not cover what the broker
+ * writes) a request, `depth` requests in flight, partitions in turn; Fetch v11 of all partitions, one request
+ * in flight, as clients do by default (min 1 byte, 500 ms, 1 MiB a partition). window: most MiB produced and
+ * not yet fetched; mb: stop after so many MiB. Prints one line of JSON: operations are MiB produced and
+ * fetched.
  */
 #include <time.h>
 
 #include "base/crc32c.h"
 #include "tests/bench/load.h"
 
-static double record_o = 1024, batch_o = 65536, partitions_o = 4, depth_o = 5, acks_o = 1, window_o = 64, fetch_o = 1, seconds_o = 5,
-              mb_o = 0;
+static double record_o = 1024, batch_o = 65536, partitions_o = 4, depth_o = 5, acks_o = 1, window_o = 64,
+              fetch_o = 1, seconds_o = 5, mb_o = 0;
 static const struct option_row rows[] = {
-    {"record", &record_o}, {"batch", &batch_o}, {"partitions", &partitions_o}, {"depth", &depth_o}, {"acks", &acks_o},
-    {"window", &window_o}, {"fetch", &fetch_o}, {"seconds", &seconds_o}, {"mb", &mb_o},
+    {"record", &record_o}, {"batch", &batch_o},     {"partitions", &partitions_o},
+    {"depth", &depth_o},   {"acks", &acks_o},       {"window", &window_o},
+    {"fetch", &fetch_o},   {"seconds", &seconds_o}, {"mb", &mb_o},
 };
 
 #define MAX_PARTITIONS 64
@@ -96,10 +99,10 @@ static size_t build_batch(uint8_t *out, int count)
         uint8_t body[64];
         size_t n = 0;
 
-        body[n++] = 0;                                       /* attributes */
-        body[n++] = 0;                                       /* timestamp delta */
-        n += uvarint_put(body + n, (uint64_t)i << 1);        /* offset delta, zigzag */
-        body[n++] = 1;                                       /* key: null (-1, zigzag) */
+        body[n++] = 0;                                /* attributes */
+        body[n++] = 0;                                /* timestamp delta */
+        n += uvarint_put(body + n, (uint64_t)i << 1); /* offset delta, zigzag */
+        body[n++] = 1;                                /* key: null (-1, zigzag) */
         n += uvarint_put(body + n, (uint64_t)value << 1);
         o.n += uvarint_put(o.b + o.n, (uint64_t)(n + value + 1) << 1);
         memcpy(o.b + o.n, body, n);
@@ -425,15 +428,16 @@ int main(int argc, char **argv)
         if (!more && in_flight == 0 && (fetch_o == 0 || fetched >= produced))
             break;
         if (now > last_progress + 10000000000ull)
-            die("nothing came for 10 s: produced %llu, fetched %llu bytes", (unsigned long long)produced, (unsigned long long)fetched);
+            die("nothing came for 10 s: produced %llu, fetched %llu bytes", (unsigned long long)produced,
+                (unsigned long long)fetched);
         if (!can_send && fetched + answered == before) {
             poll(p, 2, 1);
             now = clock_mono_ns();
         }
     }
     seconds = (double)(now - start) / 1e9;
-    printf("{\"operations\": %.2f, \"seconds\": %.3f, \"rate\": %.1f", (double)produced / (double)mib, seconds,
-           (double)produced / (double)mib / seconds);
+    printf("{\"operations\": %.2f, \"seconds\": %.3f, \"rate\": %.1f", (double)produced / (double)mib,
+           seconds, (double)produced / (double)mib / seconds);
     if (acks_o != 0)
         hist_print(&produce_latency);
     puts("}");

@@ -1,6 +1,7 @@
 /*
- * What the load drivers share: sockets, options, a histogram of latencies. A driver is one thread on one core; errors end
- * the program with a message, since a benchmark that goes on after an error measures something else.
+ * What the load drivers share: sockets, options, a histogram of latencies. A driver is one thread on one
+ * core; errors end the program with a message, since a benchmark that goes on after an error measures
+ * something else.
  */
 #ifndef BENCH_LOAD_H
 #define BENCH_LOAD_H
@@ -77,7 +78,8 @@ static inline double hist_us(const struct hist *h, double q)
 
 static inline void hist_print(const struct hist *h)
 {
-    printf(", \"latency\": {\"50\": %.1f, \"99\": %.1f, \"99.9\": %.1f}", hist_us(h, .5), hist_us(h, .99), hist_us(h, .999));
+    printf(", \"latency\": {\"50\": %.1f, \"99\": %.1f, \"99.9\": %.1f}", hist_us(h, .5), hist_us(h, .99),
+           hist_us(h, .999));
 }
 
 /* ---- sockets ---- */
@@ -134,14 +136,16 @@ struct option_row {
     double *value;
 };
 
-static inline void parse_options(int argc, char **argv, int first, const struct option_row *rows, size_t n_rows)
+static inline void parse_options(int argc, char **argv, int first, const struct option_row *rows,
+                                 size_t n_rows)
 {
     for (int a = first; a < argc; a++) {
         char *eq = strchr(argv[a], '=');
         size_t i;
 
         for (i = 0; eq && i < n_rows; i++)
-            if (strlen(rows[i].name) == (size_t)(eq - argv[a]) && memcmp(rows[i].name, argv[a], (size_t)(eq - argv[a])) == 0)
+            if (strlen(rows[i].name) == (size_t)(eq - argv[a]) &&
+                memcmp(rows[i].name, argv[a], (size_t)(eq - argv[a])) == 0)
                 break;
         if (!eq || i == n_rows) {
             fprintf(stderr, "unknown option %s; known:", argv[a]);
