@@ -20,3 +20,9 @@ bench: gomsgd bench-amqp-load bench-kafka-load
 check_PROGRAMS += bench-kv-engine
 bench_kv_engine_SOURCES = %D%/kv_engine.c
 bench_kv_engine_LDADD = libkv.a liblog.a libbase.a $(LOG_LIBS) $(JEMALLOC_LIBS)
+
+# The log by itself: bench-log [directory].
+check_PROGRAMS += bench-log
+bench_log_SOURCES = %D%/log_bench.c tests/unit/log/fake_workers.c tests/unit/log/fake_workers.h
+bench_log_CPPFLAGS = $(AM_CPPFLAGS) -I$(srcdir)/tests/unit/log
+bench_log_LDADD = liblog.a libbase.a $(LOG_LIBS) $(JEMALLOC_LIBS)
