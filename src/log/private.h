@@ -308,6 +308,8 @@ struct index_entry index_before_time(const struct segment *seg, int64_t ts);
 /* Headers one after another, in one file between two positions. */
 struct header_walk {
     struct segfile *file;
+    const uint8_t *map; /* of a hot log, good from map_from on; NULL: by pread */
+    uint64_t map_from;
     uint64_t pos, limit;
     uint64_t buf_pos;
     size_t buf_len;

@@ -18,6 +18,7 @@
 
 #define WARM_TAIL (8u << 20) /* the last bytes of a log are taken to be in the page cache (P16) */
 #define PROBE_STEP (64u * 1024)
+#define HINT_BATCHES 64 /* looked at from a hint on before the index is asked */
 
 /* What a lookup needs to know of a segment, taken under the stripe. */
 struct view {
@@ -27,6 +28,8 @@ struct view {
     bool sealed;
     bool has_index;
     struct segfile *file; /* counted */
+    const uint8_t *map;   /* of a hot log, good from map_from on: what was not given back, so that no read through it goes to the disk */
+    uint64_t map_from;
 };
 
 /* The view of the segment that holds `offset`, or of the next one when a hole does. */
@@ -59,7 +62,13 @@ static int view_of(struct log *l, int64_t offset, struct view *v)
     v->from = index_before(seg, offset, UINT64_MAX);
     v->has_index = seg->index != NULL || !v->sealed || v->bytes <= INDEX_INTERVAL;
     v->file = seg->file;
+    v->map = NULL;
+    v->map_from = 0;
     if (v->file != NULL) {
+        if (!v->sealed && l->hot != NULL && l->hot->file == v->file) {
+            v->map = ALOAD(&v->file->map);
+            v->map_from = ALOAD(&l->hot->dropped);
+        }
         segfile_ref(v->file);
         if (!ALOADX(&v->file->used))
             ASTOREX(&v->file->used, true);
@@ -122,6 +131,13 @@ static struct index_entry index_near(struct log *l, const struct view *v, int64_
 
 /* ---- spans ------------------------------------------------------------------------------------------------------------------- */
 
+static void walk_init(struct header_walk *w, const struct view *v, uint64_t pos)
+{
+    header_walk_init(w, v->file, pos, v->bytes);
+    w->map = v->map;
+    w->map_from = v->map_from;
+}
+
 /* The position and base of the batch that holds `offset`, or of the first behind it. */
 static int locate(struct log *l, struct view *v, int64_t offset, struct log_place hint, uint64_t *ret_pos, struct batch_header *ret)
 {
@@ -131,16 +147,24 @@ static int locate(struct log *l, struct view *v, int64_t offset, struct log_plac
     int rc;
 
     if (hint.segment == v->base && hint.pos < v->bytes) {
-        header_walk_init(&w, v->file, hint.pos, v->bytes);
-        if (header_walk_at(&w, ret) == 1 && ret->base_offset <= offset && ret->base_offset >= v->base &&
-            ret->base_offset + ret->last_offset_delta >= offset) {
-            *ret_pos = hint.pos;
-            return 0;
+        /* Here, or a few batches on: whoever reads as it is written leaves off before batches that it has no use for. */
+        int64_t expected = -1;
+
+        walk_init(&w, v, hint.pos);
+        for (unsigned n = 0; n < HINT_BATCHES && header_walk_at(&w, ret) == 1; n++) {
+            if (ret->base_offset > offset || ret->base_offset < v->base || (expected >= 0 && ret->base_offset != expected))
+                break;
+            expected = ret->base_offset + ret->last_offset_delta + 1;
+            if (expected > offset) {
+                *ret_pos = w.pos;
+                return 0;
+            }
+            header_walk_skip(&w, ret);
         }
     }
     if (!v->has_index && l->kind == LOG_TOPIC)
         load_index(l, v, offset);
-    header_walk_init(&w, v->file, v->from.pos, v->bytes);
+    walk_init(&w, v, v->from.pos);
     max_ts = v->from.max_ts;
     last = w.pos;
     while ((rc = header_walk_at(&w, ret)) == 1) {
@@ -185,7 +209,7 @@ static int extend(struct log *l, const struct view *v, uint64_t pos, const struc
         return 0;
     }
     e = index_near(l, v, end - 1, pos + max_bytes);
-    header_walk_init(&w, v->file, e.pos > pos ? e.pos : pos, v->bytes);
+    walk_init(&w, v, e.pos > pos ? e.pos : pos);
     while ((rc = header_walk_at(&w, &h)) == 1) {
         ret->len = (size_t)(w.pos - pos);
         ret->next = h.base_offset;

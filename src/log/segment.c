@@ -389,6 +389,7 @@ uint32_t index_file_sum(const void *data, size_t len)
 void header_walk_init(struct header_walk *w, struct segfile *f, uint64_t pos, uint64_t limit)
 {
     w->file = f;
+    w->map = NULL;
     w->pos = pos;
     w->limit = limit;
     w->buf_pos = 0;
@@ -405,6 +406,8 @@ int header_walk_at(struct header_walk *w, struct batch_header *ret)
         return ERR_CORRUPT;
     if (w->file->memory) {
         p = w->file->map + w->pos;
+    } else if (w->map != NULL && w->pos >= w->map_from) {
+        p = w->map + w->pos;
     } else {
         if (w->pos < w->buf_pos || w->pos + BATCH_HEADER_SIZE > w->buf_pos + w->buf_len) {
             size_t n = (size_t)MIN_OF((uint64_t)sizeof(w->buf), w->limit - w->pos);

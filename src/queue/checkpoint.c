@@ -269,6 +269,7 @@ struct queue_checkpoint_job {
     struct queue_table *table;
     uint64_t queue_id;
     int64_t end;
+    int64_t start; /* the first live offset at `end`, or `end` */
     struct buf bytes;
     char *path;
     int64_t *drop; /* bases of segments without a live message at `end` */
@@ -302,6 +303,7 @@ static void job_done(struct queue_job *job)
         q->checkpoint = NULL;
         if (j->err == 0) {
             q->checkpoint_end = j->end;
+            log_advance_start(q->log, j->start);
             for (size_t i = 0; i < j->drop_count; i++)
                 log_drop_segment(q->log, j->drop[i]); /* gone already: as well */
         } else {
@@ -333,6 +335,7 @@ static struct queue_checkpoint_job *job_new(struct queue *q)
     j->queue_id = q->spec.id;
     j->end = log_end(q->log);
     j->path = path_of(q, "checkpoint");
+    j->start = MIN_OF(ackmap_next_live(&q->acks, q->acks.origin), j->end);
     queue_checkpoint_encode(q, &j->bytes);
     j->drop = mem_calloc(n + 1, sizeof(*j->drop));
     for (size_t i = 0; i < n; i++)
@@ -343,6 +346,14 @@ static struct queue_checkpoint_job *job_new(struct queue *q)
     return j;
 }
 
+/* An empty queue gives its disk back earlier. */
+bool queue_checkpoint_due(const struct queue *q)
+{
+    uint64_t limit = q->table->options.checkpoint_bytes;
+
+    return q->on_disk && q->bytes_since >= (q->acks.live == 0 ? limit / 4 : limit);
+}
+
 void queue_checkpoint_tick(struct queue *q)
 {
     struct queue_table *t = q->table;
@@ -350,7 +361,7 @@ void queue_checkpoint_tick(struct queue *q)
 
     if (!q->on_disk || q->failed != 0)
         return;
-    if (q->checkpoint == NULL && q->bytes_since >= t->options.checkpoint_bytes) {
+    if (q->checkpoint == NULL && queue_checkpoint_due(q)) {
         if (queue_flush(q) != 0 || q->pending != NULL)
             return;
         q->checkpoint = job_new(q);

@@ -84,6 +84,7 @@ struct queue {
     int64_t cursor_batch;   /* base of the batch the cursor is in, -1: none; */
     uint32_t cursor_pos;    /* ... how far into its records, */
     int32_t cursor_left;    /* ... and how many are left there */
+    struct log_place cursor_place; /* where the log is read next: that batch, or the one behind it */
     struct queue_heap heap; /* requeued */
     struct queue_ring *rings; /* max_priority + 1 of them for a priority queue, whose cursor is always at the end; else NULL */
 
@@ -181,6 +182,7 @@ bool queue_reserve_stalls(struct queue *q); /* the next message may not be deliv
 /* checkpoint.c */
 int queue_checkpoint_load(struct queue *q, bool *ret_found); /* fills acks, reserve_logged, counts; found false: there is none */
 int queue_checkpoint_write_clean(struct queue *q);           /* at a clean stop */
+bool queue_checkpoint_due(const struct queue *q);
 void queue_checkpoint_tick(struct queue *q);                 /* starts one when due, submits one that became durable */
 void queue_checkpoint_forget(struct queue *q);               /* the queue goes while one is under way */
 void queue_checkpoint_encode(struct queue *q, struct buf *out);

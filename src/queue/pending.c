@@ -188,7 +188,7 @@ int queue_flush(struct queue *q)
     if (err == 0) {
         if (p->reserved)
             q->reserve_end = log_end(q->log);
-        if (q->on_disk && q->bytes_since >= q->table->options.checkpoint_bytes)
+        if (queue_checkpoint_due(q))
             queue_mark_timed(q, q->table->now_ms);
         q->wrote = true;
         give_back(q);

@@ -29,7 +29,7 @@ static int open_span(struct queue_reader *r, struct queue *q, int64_t offset, si
     int err;
 
     queue_reader_close(r);
-    err = log_read(q->log, offset, log_end(q->log), want_bytes, false, &r->span);
+    err = log_read_at(q->log, offset, offset >= q->head ? q->cursor_place : LOG_NOWHERE, log_end(q->log), want_bytes, false, &r->span);
     if (err != 0)
         return err;
     r->open = true;
@@ -132,8 +132,12 @@ void queue_reader_save(struct queue_reader *r, struct queue *q)
 {
     const uint8_t *start;
 
-    if (!r->in_batch || r->records.left == 0)
+    if (!r->in_batch || r->next < q->head) /* read nothing, or messages that came back last */
         return;
+    q->cursor_place = (struct log_place){r->span.segment, r->span.pos + r->at};
+    if (r->records.left == 0)
+        return;
+    q->cursor_place.pos -= r->header.length;
     start = r->data + r->at - r->header.length + BATCH_HEADER_SIZE;
     q->cursor_batch = r->header.base_offset;
     q->cursor_pos = (uint32_t)(r->records.r.p - start);

@@ -204,7 +204,7 @@ static int64_t due_at(const struct queue *q)
         due = q->next_expiry;
     if (q->spec.expires_ms >= 0 && q->consumer_count == 0 && !q->ending)
         due = MIN_OF(due, q->unused_since + q->spec.expires_ms);
-    if (q->checkpoint != NULL || q->bytes_since >= t->options.checkpoint_bytes)
+    if (q->checkpoint != NULL || queue_checkpoint_due(q))
         due = MIN_OF(due, t->now_ms + RETRY_MS);
     if (q->pending != NULL || (q->waiter != NULL && !q->wait_cold && q->reserve_end == 0))
         due = MIN_OF(due, t->now_ms + RETRY_MS);
@@ -285,6 +285,7 @@ int queue_open(struct queue_table *t, const struct queue_spec *spec, int64_t now
     q->spec = *spec;
     q->on_disk = spec->durable && !spec->exclusive;
     q->cursor_batch = -1;
+    q->cursor_place = LOG_NOWHERE;
     q->reserve_ahead = QUEUE_RESERVE_AHEAD;
     q->unused_since = t->now_ms;
     list_init(&q->consumers);
