@@ -1,0 +1,478 @@
+#include <criterion/criterion.h>
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/mem.h"
+#include "partition/private.h"
+#include "rig.h"
+
+static void fill(struct rig *r, int n, const char *tag)
+{
+    char k[40], v[60];
+
+    for (int i = 0; i < n; i++) {
+        snprintf(k, sizeof(k), "%s:%d", tag, i);
+        snprintf(v, sizeof(v), "value of %s %d", tag, i);
+        cr_assert_eq(rig_set(r, k, v), 0);
+    }
+}
+
+Test(partition, what_was_written_is_there_after_a_clean_stop)
+{
+    struct rig r;
+    uint64_t state;
+
+    rig_init(&r, 8);
+    rig_open(&r);
+    cr_assert_str_eq(rig_get(&r, "a:1"), "");
+    fill(&r, 2000, "a");
+    state = rig_state(&r);
+    rig_close(&r);
+    rig_open(&r);
+    cr_assert_eq(rig_state(&r), state);
+    cr_assert_str_eq(rig_get(&r, "a:1999"), "value of a 1999");
+    rig_close(&r);
+    rig_fini(&r);
+}
+
+Test(partition, an_idle_node_makes_no_files_of_partitions)
+{
+    struct rig r;
+    DIR *d;
+    struct dirent *de;
+
+    rig_init(&r, 32);
+    rig_open(&r);
+    cr_assert_str_eq(rig_get(&r, "k"), "");
+    rig_close(&r);
+    d = opendir(r.dir);
+    while ((de = readdir(d)) != NULL)
+        cr_assert_neq(strncmp(de->d_name, "p-", 2), 0, "%s", de->d_name);
+    closedir(d);
+    rig_fini(&r);
+}
+
+static void write_and_report(struct rig *r, int out)
+{
+    uint64_t state;
+
+    fill(r, 1000, "b");
+    cr_assert_eq(rig_set_all(r, 4, "all"), 0);
+    state = rig_state(r);
+    CHECK(write(out, &state, sizeof(state)) == sizeof(state));
+}
+
+Test(partition, what_was_written_is_there_after_a_kill)
+{
+    struct rig r;
+    uint64_t state = 0;
+
+    rig_init(&r, 4);
+    cr_assert_eq(rig_crash(&r, write_and_report, &state, sizeof(state)), sizeof(state));
+    rig_open(&r);
+    cr_assert_eq(rig_state(&r), state);
+    rig_close(&r);
+    rig_fini(&r);
+}
+
+/* ---- several partitions (rule 5) ------------------------------------------------------------------------------------------ */
+
+static void set_all_until_killed(struct rig *r, int out)
+{
+    char v[20];
+
+    for (int i = 1; i < 100; i++) {
+        snprintf(v, sizeof(v), "round %d", i);
+        CHECK(rig_set_all(r, 5, v) == 0);
+        CHECK(write(out, &i, sizeof(i)) == sizeof(i));
+        /* One partition is ahead of the others now and then. */
+        if (i % 3 == 0)
+            CHECK(rig_set(r, "lonely", v) == 0);
+    }
+}
+
+Test(set, a_kill_between_any_two_appends_leaves_all_or_nothing, .timeout = 120)
+{
+    for (int at = 1; at <= 24; at++) {
+        struct rig r;
+        char failpoint[40];
+        const char *first;
+        int acked[100] = {0}, n, last;
+
+        rig_init(&r, 5);
+        snprintf(failpoint, sizeof(failpoint), "append:%d:kill", at);
+        r.so.failpoint = failpoint;
+        n = (int)(rig_crash(&r, set_all_until_killed, acked, sizeof(acked)) / sizeof(int));
+        last = n == 0 ? 0 : acked[n - 1];
+        cr_assert_lt(last, 10, "the failpoint was not reached");
+        r.so.failpoint = NULL;
+        rig_open(&r);
+        first = rig_get(&r, rig_key_in(&r, 0));
+        for (uint32_t p = 1; p < 5; p++)
+            cr_assert_str_eq(rig_get(&r, rig_key_in(&r, p)), first, "killed at append %d: partition %u", at, p);
+        /* What was acknowledged is there; the one that was cut may be there, whole. */
+        cr_assert_geq(*first == '\0' ? 0 : atoi(first + 6), last, "killed at append %d: %s after ack of %d", at, first, last);
+        cr_assert_leq(*first == '\0' ? 0 : atoi(first + 6), last + 1);
+        /* And the logs go on from there. */
+        cr_assert_eq(rig_set_all(&r, 5, "after"), 0);
+        rig_close(&r);
+        rig_open(&r);
+        cr_assert_str_eq(rig_get(&r, rig_key_in(&r, 4)), "after");
+        rig_close(&r);
+        rig_fini(&r);
+    }
+}
+
+static void wait_open(struct rig *r)
+{
+    for (uint32_t i = 0; i < r->po.count; i++) {
+        struct partition *p = partitions_get(r->ps, i);
+
+        for (int n = 0; n < 5000 && partition_state(p) == PARTITION_RECOVERING; n++)
+            usleep(1000);
+        cr_assert_eq(partition_state(p), PARTITION_OPEN);
+    }
+}
+
+Test(set, a_full_disk_at_any_append_takes_the_command_back_whole, .timeout = 120)
+{
+    for (int at = 1; at <= 8; at++) {
+        struct rig r;
+        char failpoint[40];
+        int done = 0, err = 0;
+        uint64_t state;
+        char v[20];
+
+        rig_init(&r, 4);
+        snprintf(failpoint, sizeof(failpoint), "append:%d:enospc", at);
+        r.so.failpoint = failpoint;
+        rig_open(&r);
+        for (; err == 0 && done < 10; done++) {
+            snprintf(v, sizeof(v), "round %d", done);
+            err = rig_set_all(&r, 4, v);
+        }
+        cr_assert_eq(err, ERR_NOSPACE);
+        done -= 2; /* the last that succeeded */
+        wait_open(&r);
+        snprintf(v, sizeof(v), "round %d", done);
+        for (uint32_t p = 0; p < 4; p++)
+            cr_assert_str_eq(rig_get(&r, rig_key_in(&r, p)), done < 0 ? "" : v);
+        cr_assert_eq(rig_set_all(&r, 4, "again"), 0);
+        state = rig_state(&r);
+        rig_close(&r);
+        r.so.failpoint = NULL;
+        rig_open(&r);
+        cr_assert_eq(rig_state(&r), state);
+        rig_close(&r);
+        rig_fini(&r);
+    }
+}
+
+Test(partition, an_append_on_a_full_disk_is_taken_back_by_rebuilding)
+{
+    struct rig r;
+
+    rig_init(&r, 1);
+    r.so.failpoint = "append:3:enospc";
+    rig_open(&r);
+    cr_assert_eq(rig_set(&r, "k", "1"), 0);
+    cr_assert_eq(rig_set(&r, "k", "2"), 0);
+    cr_assert_eq(rig_set(&r, "k", "3"), ERR_NOSPACE);
+    wait_open(&r);
+    cr_assert_str_eq(rig_get(&r, "k"), "2");
+    cr_assert_eq(rig_set(&r, "k", "4"), 0);
+    rig_close(&r);
+    rig_fini(&r);
+}
+
+Test(partition, an_unknown_kind_stops_its_partition_and_no_other)
+{
+    struct rig r;
+    struct partition_guard g;
+    struct partition_info info;
+
+    rig_init(&r, 3);
+    rig_open(&r);
+    for (uint32_t p = 0; p < 3; p++)
+        cr_assert_eq(rig_set(&r, rig_key_in(&r, p), "v"), 0);
+    cr_assert_eq(partition_enter(partitions_get(r.ps, 1), 0, NULL, &g), 0);
+    effect_add(&g.fx, (enum effect_kind)250, 0, slice_str("k"), slice_str("from the future"));
+    cr_assert_eq(partition_leave(&g), 0);
+    rig_close(&r);
+    rig_open(&r);
+    cr_assert_eq(partition_state(partitions_get(r.ps, 1)), PARTITION_FAILED);
+    cr_assert_eq(partition_error(partitions_get(r.ps, 1)), ERR_LEVEL);
+    cr_assert_eq(rig_set(&r, rig_key_in(&r, 1), "v"), ERR_LEVEL);
+    cr_assert_eq(rig_set_all(&r, 3, "v"), ERR_LEVEL);
+    cr_assert_str_eq(rig_get(&r, rig_key_in(&r, 0)), "v");
+    cr_assert_str_eq(rig_get(&r, rig_key_in(&r, 2)), "v");
+    partition_info(partitions_get(r.ps, 1), &info);
+    cr_assert_eq(info.error, ERR_LEVEL);
+    rig_close(&r);
+    rig_fini(&r);
+}
+
+/* ---- snapshots --------------------------------------------------------------------------------------------------------------- */
+
+struct waited {
+    int err;
+    bool done; /* atomic */
+};
+
+static void snapshot_done(void *arg, int err)
+{
+    struct waited *w = arg;
+
+    w->err = err;
+    __atomic_store_n(&w->done, true, __ATOMIC_RELEASE);
+}
+
+static int snapshot(struct rig *r, uint32_t index)
+{
+    struct waited w = {0, false};
+
+    partitions_snapshot(r->ps, index, snapshot_done, &w);
+    for (int n = 0; n < 20000 && !__atomic_load_n(&w.done, __ATOMIC_ACQUIRE); n++)
+        usleep(1000);
+    cr_assert(w.done);
+    return w.err;
+}
+
+Test(snapshot, a_node_starts_from_it_and_the_log_behind_it_goes, .timeout = 60)
+{
+    struct rig r;
+    uint64_t state;
+    struct partition_info info;
+
+    rig_init(&r, 2);
+    r.po.snapshot_keep_bytes = 1;
+    r.so.segment_bytes = 64 << 10;
+    rig_open(&r);
+    fill(&r, 8000, "c");
+    cr_assert_eq(snapshot(&r, UINT32_MAX), 0);
+    fill(&r, 8000, "c");
+    fill(&r, 100, "d");
+    cr_assert_eq(snapshot(&r, UINT32_MAX), 0);
+    fill(&r, 100, "e");
+    partition_info(partitions_get(r.ps, 0), &info);
+    cr_assert_gt(info.snapshot_start, 0);
+    cr_assert_gt(info.log_start, 0);
+    cr_assert_leq(info.log_start, info.snapshot_start);
+    state = rig_state(&r);
+    rig_close(&r);
+    rig_open(&r);
+    cr_assert_eq(rig_state(&r), state);
+    partition_info(partitions_get(r.ps, 0), &info);
+    cr_assert_gt(info.snapshot_start, 0);
+    cr_assert_gt(info.keys, 0);
+    rig_close(&r);
+    rig_fini(&r);
+}
+
+Test(snapshot, starts_by_itself_when_the_log_has_grown, .timeout = 60)
+{
+    struct rig r;
+    struct partition_info info;
+
+    rig_init(&r, 1);
+    r.po.snapshot_log_bytes = 64 << 10;
+    rig_open(&r);
+    fill(&r, 3000, "f");
+    for (int n = 0; n < 10000; n++) {
+        partition_info(partitions_get(r.ps, 0), &info);
+        if (info.snapshot_start > 0)
+            break;
+        usleep(1000);
+    }
+    cr_assert_gt(info.snapshot_start, 0);
+    rig_close(&r);
+    rig_fini(&r);
+}
+
+/* ---- expiry -------------------------------------------------------------------------------------------------------------------- */
+
+Test(expiry, the_due_go_by_themselves_and_stay_gone, .timeout = 60)
+{
+    struct rig r;
+    struct partition_guard g;
+    struct partition_info info;
+    char k[20];
+
+    rig_init(&r, 1);
+    rig_open(&r);
+    for (int i = 0; i < 3000; i++) {
+        snprintf(k, sizeof(k), "t:%d", i);
+        cr_assert_eq(partition_enter(partitions_get(r.ps, 0), 0, NULL, &g), 0);
+        kv_string_set(&g.kv, slice_str(k), slice_str("v"), i < 2900 ? g.kv.now_ms + 1 : 0);
+        cr_assert_eq(partition_leave(&g), 0);
+    }
+    for (int n = 0; n < 30000; n++) {
+        partition_info(partitions_get(r.ps, 0), &info);
+        if (info.keys == 100)
+            break;
+        usleep(1000);
+    }
+    cr_assert_eq(info.keys, 100);
+    rig_close(&r);
+    rig_open(&r);
+    partition_info(partitions_get(r.ps, 0), &info);
+    cr_assert_eq(info.keys, 100);
+    rig_close(&r);
+    rig_fini(&r);
+}
+
+/* ---- parking -------------------------------------------------------------------------------------------------------------------- */
+
+struct client {
+    struct mail mail;
+    struct partition_park park;
+    struct rig *r;
+    bool set;      /* enters all partitions */
+    bool cancel;   /* goes away while it is parked */
+    int first;     /* what the first try said */
+    int entered;   /* atomic */
+    int retried;   /* atomic */
+    uint64_t took_us;
+};
+
+static void try_enter(struct client *c)
+{
+    struct partition_guard guards[4];
+    uint32_t all[4] = {0, 1, 2, 3};
+    uint64_t begun = clock_mono_us();
+    int err;
+
+    c->park.worker = worker_current();
+    err = c->set ? partition_enter_set(c->r->ps, all, 4, 0, &c->park, guards)
+                 : partition_enter(partitions_get(c->r->ps, 2), 0, &c->park, &guards[0]);
+    c->took_us = clock_mono_us() - begun;
+    if (c->first == 1)
+        c->first = err;
+    if (err == ERR_PARKED && c->cancel) {
+        partition_park_cancel(&c->park);
+        partition_park_cancel(&c->park);
+    }
+    if (err != 0)
+        return;
+    if (c->set)
+        cr_assert_eq(partition_leave_set(c->r->ps, guards, 4), 0);
+    else
+        cr_assert_eq(partition_leave(&guards[0]), 0);
+    __atomic_add_fetch(&c->entered, 1, __ATOMIC_RELEASE);
+}
+
+static void retry(struct worker *w, struct partition_park *park)
+{
+    struct client *c = CONTAINER_OF(park, struct client, park);
+
+    cr_assert_eq(w, park->worker);
+    __atomic_add_fetch(&c->retried, 1, __ATOMIC_RELEASE);
+    try_enter(c);
+}
+
+static void deliver(struct worker *w, struct mail *m)
+{
+    struct client *c = CONTAINER_OF(m, struct client, mail);
+
+    (void)w;
+    c->first = 1;
+    c->park.retry = retry;
+    try_enter(c);
+}
+
+static void park_and_wake(bool set)
+{
+    struct rig r;
+    struct client c[4];
+    struct partition_guard g;
+
+    memset(c, 0, sizeof(c));
+    rig_init(&r, 4);
+    rig_open(&r);
+    partition_enter_background(partitions_get(r.ps, 2), 0, &g);
+    for (int i = 0; i < 4; i++) {
+        c[i].r = &r;
+        c[i].set = set;
+        c[i].cancel = i == 1;
+        c[i].mail.deliver = deliver;
+        worker_post(workers_get(r.ws, (unsigned)i % 2), &c[i].mail);
+    }
+    usleep(50000);
+    cr_assert(partition_is_wanted(partitions_get(r.ps, 2)));
+    for (int i = 0; i < 4; i++)
+        cr_assert_eq(__atomic_load_n(&c[i].entered, __ATOMIC_ACQUIRE), 0);
+    cr_assert_eq(partition_leave(&g), 0);
+    for (int n = 0; n < 5000; n++) {
+        int entered = 0;
+
+        for (int i = 0; i < 4; i++)
+            entered += __atomic_load_n(&c[i].entered, __ATOMIC_ACQUIRE);
+        if (entered == 3)
+            break;
+        usleep(1000);
+    }
+    workers_stop(r.ws);
+    for (int i = 0; i < 4; i++) {
+        cr_assert_eq(c[i].entered, i == 1 ? 0 : 1, "client %d", i);
+        cr_assert_eq(c[i].first, ERR_PARKED);
+        cr_assert(i != 1 || c[i].retried == 0);
+        cr_assert_not(partition_is_parked(&c[i].park));
+    }
+    cr_assert_not(partition_is_wanted(partitions_get(r.ps, 2)));
+    partitions_free(r.ps);
+    log_store_close(r.store);
+    workers_free(r.ws);
+    rig_fini(&r);
+}
+
+Test(parking, who_waits_too_long_is_parked_and_woken, .timeout = 60)
+{
+    park_and_wake(false);
+}
+
+Test(parking, the_same_for_sets, .timeout = 60)
+{
+    park_and_wake(true);
+}
+
+Test(parking, without_a_park_it_is_busy)
+{
+    struct rig r;
+    struct partition_guard g, h;
+
+    rig_init(&r, 1);
+    rig_open(&r);
+    partition_enter_background(partitions_get(r.ps, 0), 0, &g);
+    cr_assert_eq(partition_enter(partitions_get(r.ps, 0), 0, NULL, &h), ERR_BUSY);
+    cr_assert_eq(partition_leave(&g), 0);
+    cr_assert_eq(partition_enter(partitions_get(r.ps, 0), 0, NULL, &h), 0);
+    cr_assert_eq(partition_leave(&h), 0);
+    rig_close(&r);
+    rig_fini(&r);
+}
+
+Test(enter, without_contention_it_costs_next_to_nothing)
+{
+    enum { N = 200000 };
+    struct rig r;
+    struct partition_guard g;
+    uint64_t begun, ns;
+
+    rig_init(&r, 1);
+    rig_open(&r);
+    begun = clock_mono_ns();
+    for (int i = 0; i < N; i++) {
+        cr_assert_eq(partition_enter(partitions_get(r.ps, 0), 0, NULL, &g), 0);
+        cr_assert_eq(partition_leave(&g), 0);
+    }
+    ns = (clock_mono_ns() - begun) / N;
+    fprintf(stderr, "enter and leave: %llu ns\n", (unsigned long long)ns);
+    /* Generous: the machine may be busy and instrumented. */
+    cr_assert_lt(ns, 5000);
+    rig_close(&r);
+    rig_fini(&r);
+}
