@@ -301,7 +301,8 @@ static void after_failpoints(struct log *l, const uint8_t *data, size_t len)
 
         if (batch_header_read(data, len, &h) == 0) {
             record_iter_init(&it, &h, slice_of(data + BATCH_HEADER_SIZE, len - BATCH_HEADER_SIZE));
-            spans = record_iter_next(&it, &r) == 1 && r.key.len > 0 && r.key.data[0] == 1 /* EFFECT_PARTICIPANTS */;
+            while (!spans && record_iter_next(&it, &r) == 1)
+                spans = r.key.len > 0 && r.key.data[0] == 1 /* EFFECT_PARTICIPANTS */;
         }
     }
     if (failpoint_hit(&s->fp_append_kill) || (spans && failpoint_hit(&s->fp_mappend_kill)))
