@@ -277,7 +277,9 @@ static int make_room(struct log *l, size_t len, int64_t count)
 static inline void publish(struct log *l, size_t len, int64_t count, int64_t max_ts)
 {
     ASTOREX(&l->seq, l->seq + 1);
+#ifndef __SANITIZE_THREAD__ /* which knows no fences; what follows are release stores */
     __atomic_thread_fence(__ATOMIC_RELEASE);
+#endif
     ASTORE(&l->pos, l->pos + len);
     if (max_ts > l->seg_max_ts) {
         ASTOREX(&l->seg_max_ts, max_ts);
@@ -326,7 +328,7 @@ static int append_bytes(struct log *l, uint8_t *data, size_t len, int64_t count,
         !l->store->fp_any) {
         batch_assign(data, l->end, l->epoch);
         memcpy(h->file->map + l->pos, data, len);
-        if (GM_UNLIKELY(h->zeroed - l->pos - len < ALOADX(&h->window) / 2))
+        if (GM_UNLIKELY(ALOADX(&h->zeroed) - l->pos - len < ALOADX(&h->window) / 2))
             hot_want(l, h);
     } else {
         err = make_room(l, len, count);
