@@ -28,6 +28,7 @@ struct rig {
     pthread_mutex_t lock;
     pthread_cond_t cond;
     bool recovered;
+    const char *address;
 };
 
 static void changed(void *arg, const struct topology_change *c)
@@ -74,6 +75,22 @@ static void progress(void *arg, uint32_t done, uint32_t total, uint64_t bytes)
     (void)arg, (void)done, (void)total, (void)bytes;
 }
 
+/* Worker 0 accepts. */
+static void open_listener(struct worker *w, void *arg)
+{
+    struct rig *r = arg;
+    struct listener_options o = {.address = r->address, .ops = amqp_front_ops(r->front), .arg = r->front};
+
+    if (worker_index(w) == 0)
+        CHECK(listener_open(r->workers, &o, &r->listener) == 0);
+}
+
+static void close_listener(struct worker *w, void *arg)
+{
+    if (worker_index(w) == 0)
+        listener_close(((struct rig *)arg)->listener);
+}
+
 struct rig *rig_start(const struct rig_options *options)
 {
     struct rig *r = mem_zalloc(sizeof(*r));
@@ -82,8 +99,7 @@ struct rig *rig_start(const struct rig_options *options)
     struct log_store_options lo = {.sync_interval_ms = options->sync_interval_ms == 0 ? 10 : options->sync_interval_ms};
     struct partitions_options po = {.count = 8, .queue_ended = queue_ended, .queue_ended_arg = r};
     struct topology_options to = {.node_name = "test", .total_partitions = 8, .changed = changed, .changed_arg = r};
-    struct amqp_front_options ao = {.max_message_bytes = options->max_message_bytes};
-    struct listener_options listen = {.address = address};
+    struct amqp_front_options ao = {.heartbeat_s = 60, .max_message_bytes = options->max_message_bytes};
 
     r->temporary = options->data_dir == NULL;
     r->dir = mem_strdup(r->temporary ? mkdtemp(dir) : options->data_dir);
@@ -110,9 +126,8 @@ struct rig *rig_start(const struct rig_options *options)
     pthread_mutex_unlock(&r->lock);
     CHECK(topology_start(r->topology) == 0);
     snprintf(address, sizeof(address), "127.0.0.1:%u", options->port);
-    listen.ops = amqp_front_ops(r->front);
-    listen.arg = r->front;
-    CHECK(listener_open(r->workers, &listen, &r->listener) == 0);
+    r->address = address;
+    workers_run_each(r->workers, open_listener, r);
     return r;
 }
 
@@ -129,7 +144,7 @@ static int remove_one(const char *path, const struct stat *st, int flag, struct 
 
 void rig_stop(struct rig *r)
 {
-    listener_close(r->listener);
+    workers_run_each(r->workers, close_listener, r);
     workers_stop(r->workers);
     topology_close(r->topology);
     amqp_front_free(r->front);
