@@ -212,7 +212,7 @@ Test(amqp_session, what_a_vanished_client_held_comes_again, .timeout = 60)
     for (int i = 0; i < 100; i++) {
         uint64_t tag = client_read_content(&a, AMQP_ID_basic_deliver, &body, &redelivered);
 
-        cr_assert_eq(tag, i + 1);
+        cr_assert_eq(tag, (uint64_t)i + 1);
         cr_assert_not(redelivered);
         if (i % 2 == 0)
             amqp_put_basic_ack(&a.out, 1, &(struct amqp_basic_ack){tag, false});
