@@ -1,0 +1,451 @@
+/* Keys of every type: https://redis.io/commands/?group=generic */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/err.h"
+#include "protocols/resp/blocked.h"
+#include "protocols/resp/expiry.h"
+#include "protocols/resp/handlers.h"
+
+void cmd_del(struct exec *x)
+{
+    int64_t n = 0;
+
+    for (uint32_t i = 1; i < x->argc; i++)
+        n += kv_key_del(exec_kv(x, x->argv[i]), x->argv[i]);
+    reply_int(&x->r, n);
+}
+
+void cmd_exists(struct exec *x)
+{
+    int64_t n = 0;
+
+    for (uint32_t i = 1; i < x->argc; i++)
+        n += kv_key_type(exec_kv(x, x->argv[i]), x->argv[i]) != KV_NONE;
+    reply_int(&x->r, n);
+}
+
+void cmd_type(struct exec *x)
+{
+    reply_simple(&x->r, kv_type_name(kv_key_type(exec_kv(x, x->argv[1]), x->argv[1])));
+}
+
+/* ---- expiry ---- */
+
+bool expiry_parse(struct exec *x, uint32_t i, enum expiry_unit unit, bool positive, int64_t *ret_at_ms)
+{
+    bool relative = unit == EXPIRY_SECONDS || unit == EXPIRY_MS;
+    int64_t v, now = exec_now_ms(x);
+
+    if (!exec_arg_int(x, i, &v))
+        return false;
+    if (positive && v <= 0)
+        goto invalid;
+    if (unit == EXPIRY_SECONDS || unit == EXPIRY_AT_SECONDS) {
+        if (v > INT64_MAX / 1000 || v < INT64_MIN / 1000)
+            goto invalid;
+        v *= 1000;
+    }
+    if (relative) {
+        if (v > INT64_MAX - now)
+            goto invalid;
+        v += now;
+    }
+    *ret_at_ms = v;
+    return true;
+invalid:
+    reply_errorf(&x->r, "ERR invalid expire time in '%s' command", x->cmd->fullname);
+    return false;
+}
+
+bool expiry_option(const struct exec *x, uint32_t i, enum expiry_unit *ret)
+{
+    static const char *const words[] = {"ex", "px", "exat", "pxat"};
+
+    for (unsigned k = 0; k < ARRAY_LEN(words); k++) {
+        if (exec_arg_is(x, i, words[k])) {
+            *ret = (enum expiry_unit)k;
+            return true;
+        }
+    }
+    return false;
+}
+
+enum { EXPIRE_NX = 1, EXPIRE_XX = 2, EXPIRE_GT = 4, EXPIRE_LT = 8 };
+
+static void expire(struct exec *x, enum expiry_unit unit)
+{
+    struct kv_ctx *kv = exec_kv(x, x->argv[1]);
+    int64_t at, old;
+    int flags = 0;
+
+    for (uint32_t i = 3; i < x->argc; i++) {
+        if (exec_arg_is(x, i, "nx")) {
+            flags |= EXPIRE_NX;
+        } else if (exec_arg_is(x, i, "xx")) {
+            flags |= EXPIRE_XX;
+        } else if (exec_arg_is(x, i, "gt")) {
+            flags |= EXPIRE_GT;
+        } else if (exec_arg_is(x, i, "lt")) {
+            flags |= EXPIRE_LT;
+        } else {
+            reply_errorf(&x->r, "ERR Unsupported option %.*s", (int)MIN_OF(x->argv[i].len, (size_t)128), (const char *)x->argv[i].data);
+            return;
+        }
+    }
+    if ((flags & EXPIRE_NX) && (flags & (EXPIRE_XX | EXPIRE_GT | EXPIRE_LT))) {
+        reply_error(&x->r, "ERR NX and XX, GT or LT options at the same time are not compatible");
+        return;
+    }
+    if ((flags & EXPIRE_GT) && (flags & EXPIRE_LT)) {
+        reply_error(&x->r, "ERR GT and LT options at the same time are not compatible");
+        return;
+    }
+    if (!expiry_parse(x, 2, unit, false, &at))
+        return;
+    old = kv_key_expire_time(kv, x->argv[1]);
+    if (old == -2 || ((flags & EXPIRE_NX) && old != -1) || ((flags & EXPIRE_XX) && old == -1) ||
+        ((flags & EXPIRE_GT) && (old == -1 || at <= old)) || ((flags & EXPIRE_LT) && old != -1 && at >= old)) {
+        reply_int(&x->r, 0);
+        return;
+    }
+    reply_int(&x->r, kv_key_expire_at(kv, x->argv[1], at));
+}
+
+void cmd_expire(struct exec *x)
+{
+    expire(x, EXPIRY_SECONDS);
+}
+
+void cmd_pexpire(struct exec *x)
+{
+    expire(x, EXPIRY_MS);
+}
+
+void cmd_expireat(struct exec *x)
+{
+    expire(x, EXPIRY_AT_SECONDS);
+}
+
+void cmd_pexpireat(struct exec *x)
+{
+    expire(x, EXPIRY_AT_MS);
+}
+
+/* `unit` 1000 or 1 ms; relative or absolute. */
+static void time_to_live(struct exec *x, int64_t unit, bool absolute)
+{
+    struct kv_ctx *kv = exec_kv(x, x->argv[1]);
+    int64_t at = kv_key_expire_time(kv, x->argv[1]);
+
+    if (at >= 0 && !absolute)
+        at = MAX_OF(at - kv->now_ms, (int64_t)0);
+    reply_int(&x->r, at < 0 || unit == 1 ? at : (at + 500) / 1000);
+}
+
+void cmd_ttl(struct exec *x)
+{
+    time_to_live(x, 1000, false);
+}
+
+void cmd_pttl(struct exec *x)
+{
+    time_to_live(x, 1, false);
+}
+
+void cmd_expiretime(struct exec *x)
+{
+    time_to_live(x, 1000, true);
+}
+
+void cmd_pexpiretime(struct exec *x)
+{
+    time_to_live(x, 1, true);
+}
+
+void cmd_persist(struct exec *x)
+{
+    reply_int(&x->r, kv_key_persist(exec_kv(x, x->argv[1]), x->argv[1]));
+}
+
+/* ---- the whole database ---- */
+
+struct keys_walk {
+    struct exec *x;
+    struct slice pattern;   /* NULL data: all */
+    enum kv_type type;      /* KV_NONE: all */
+    bool no_type;           /* TYPE named none there is */
+    uint64_t replied, visited;
+};
+
+static void keys_visit(struct slice key, enum kv_type type, void *arg)
+{
+    struct keys_walk *walk = arg;
+
+    walk->visited++;
+    if (walk->no_type || (walk->type != KV_NONE && walk->type != type))
+        return;
+    if (walk->pattern.data != NULL && !slice_glob(walk->pattern, key, false))
+        return;
+    reply_bulk(&walk->x->r, key);
+    walk->replied++;
+}
+
+static bool keys_of_partition(struct exec *x, struct kv_ctx *kv, uint32_t index, void *arg)
+{
+    uint64_t cursor = 0;
+
+    (void)x;
+    (void)index;
+    do {
+        cursor = kv_scan(kv, cursor, 1024, keys_visit, arg);
+    } while (cursor != 0);
+    return true;
+}
+
+static struct slice pattern_of(struct slice s)
+{
+    return s.len == 1 && s.data[0] == '*' ? SLICE_NONE : s;
+}
+
+void cmd_keys(struct exec *x)
+{
+    struct keys_walk walk = {.x = x, .pattern = pattern_of(x->argv[1])};
+    size_t at = reply_deferred_begin(&x->r);
+
+    if (exec_each_partition(x, 0, keys_of_partition, &walk))
+        reply_deferred_array(&x->r, at, walk.replied);
+    else if (x->outcome == EXEC_DONE)
+        /* An error stands behind the keys already written: it alone is the reply. */
+        exec_keep_last_error(x, at);
+}
+
+struct scan_walk {
+    struct keys_walk keys;
+    uint32_t count, partitions;
+    uint64_t inner;   /* the cursor inside the partition */
+    uint32_t index;   /* where the next call goes on */
+    bool ended;
+};
+
+/* A cursor is inner * P + partition: 0 is the beginning, and an inner cursor of 0 begins a partition. */
+static bool scan_partition(struct exec *x, struct kv_ctx *kv, uint32_t index, void *arg)
+{
+    struct scan_walk *walk = arg;
+
+    (void)x;
+    walk->inner = kv_scan(kv, walk->inner, (uint32_t)(walk->count - MIN_OF(walk->keys.visited, (uint64_t)walk->count - 1)),
+                          keys_visit, &walk->keys);
+    walk->index = index;
+    if (walk->inner != 0)
+        return false;
+    walk->index = index + 1;
+    walk->ended = walk->index == walk->partitions;
+    return walk->keys.visited < walk->count;
+}
+
+void cmd_scan(struct exec *x)
+{
+    struct scan_walk walk = {.keys = {.x = x}, .count = 10, .partitions = partitions_count(x->w->front->o.partitions)};
+    char text[24], *end;
+    uint64_t cursor;
+    uint8_t head[64];
+    size_t at = x->r.out->len, n, head_len;
+
+    if (x->argv[1].len == 0 || x->argv[1].len >= sizeof(text))
+        goto invalid;
+    memcpy(text, x->argv[1].data, x->argv[1].len);
+    text[x->argv[1].len] = '\0';
+    cursor = strtoull(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end != '\0')
+        goto invalid;
+    for (uint32_t i = 2; i < x->argc; i += 2) {
+        int64_t v;
+
+        if (i + 1 >= x->argc) {
+            exec_syntax_error(x);
+            return;
+        }
+        if (exec_arg_is(x, i, "count")) {
+            if (!exec_arg_int(x, i + 1, &v))
+                return;
+            if (v < 1) {
+                exec_syntax_error(x);
+                return;
+            }
+            walk.count = (uint32_t)MIN_OF(v, (int64_t)UINT32_MAX / 2);
+        } else if (exec_arg_is(x, i, "match")) {
+            walk.keys.pattern = pattern_of(x->argv[i + 1]);
+        } else if (exec_arg_is(x, i, "type")) {
+            walk.keys.no_type = true;
+            for (enum kv_type t = KV_STRING; t <= KV_STREAM; t++) {
+                if (exec_arg_is(x, i + 1, kv_type_name(t))) {
+                    walk.keys.type = t;
+                    walk.keys.no_type = false;
+                }
+            }
+        } else {
+            exec_syntax_error(x);
+            return;
+        }
+    }
+    walk.inner = cursor / walk.partitions;
+    walk.index = (uint32_t)(cursor % walk.partitions);
+    if (!exec_each_partition(x, walk.index, scan_partition, &walk)) {
+        if (x->outcome == EXEC_DONE)
+            exec_keep_last_error(x, at);
+        return;
+    }
+    cursor = walk.ended ? 0 : walk.inner * walk.partitions + walk.index;
+    /* The header stands in front of the keys: "*2 $n cursor *count". */
+    n = reply_digits((uint8_t *)text, cursor);
+    head_len = (size_t)snprintf((char *)head, sizeof(head), "*2\r\n$%zu\r\n%.*s\r\n*%llu\r\n", n, (int)n, text,
+                                (unsigned long long)walk.keys.replied);
+    buf_reserve(x->r.out, head_len);
+    memmove(x->r.out->data + at + head_len, x->r.out->data + at, x->r.out->len - at);
+    memcpy(x->r.out->data + at, head, head_len);
+    buf_advance(x->r.out, head_len);
+    return;
+invalid:
+    reply_error(&x->r, "ERR invalid cursor");
+}
+
+static bool add_size(struct exec *x, struct kv_ctx *kv, uint32_t index, void *arg)
+{
+    uint64_t *n = arg;
+
+    (void)index;
+    *n += kv_db_size(kv->kv, x->s->db);
+    return true;
+}
+
+void cmd_dbsize(struct exec *x)
+{
+    uint64_t n = 0;
+
+    if (exec_each_partition(x, 0, add_size, &n))
+        reply_int(&x->r, (int64_t)n);
+}
+
+struct random_walk {
+    uint64_t seen;
+    struct buf key;
+    bool found;
+};
+
+/* Partition by partition, each chosen with the share of keys it has among those seen: one pass, every key as likely as its partition makes it. */
+static bool choose_random(struct exec *x, struct kv_ctx *kv, uint32_t index, void *arg)
+{
+    struct random_walk *walk = arg;
+    uint64_t n = kv_db_size(kv->kv, x->s->db);
+    struct slice key;
+
+    (void)index;
+    if (n == 0)
+        return true;
+    walk->seen += n;
+    if (rand_below(&x->w->rand, walk->seen) < n || !walk->found) {
+        kv->rand = &x->w->rand;
+        if (kv_key_random(kv, &key)) {
+            walk->found = true;
+            buf_clear(&walk->key);
+            buf_put_slice(&walk->key, key);
+        }
+    }
+    return true;
+}
+
+void cmd_randomkey(struct exec *x)
+{
+    struct random_walk walk = {0};
+
+    if (exec_each_partition(x, 0, choose_random, &walk)) {
+        if (walk.found)
+            reply_bulk(&x->r, buf_slice(&walk.key));
+        else
+            reply_null(&x->r);
+    }
+    buf_fini(&walk.key);
+}
+
+static bool flush_one(struct exec *x, struct kv_ctx *kv, uint32_t index, void *arg)
+{
+    (void)x;
+    (void)index;
+    (void)arg;
+    if (kv_db_size(kv->kv, kv->db) != 0)
+        kv_db_flush(kv);
+    return true;
+}
+
+static bool flush_every(struct exec *x, struct kv_ctx *kv, uint32_t index, void *arg)
+{
+    uint32_t db = kv->db;
+
+    for (kv->db = 0; kv->db < KV_DATABASES; kv->db++)
+        flush_one(x, kv, index, arg);
+    kv->db = db;
+    return true;
+}
+
+static void flush(struct exec *x, bool (*fn)(struct exec *x, struct kv_ctx *kv, uint32_t index, void *arg))
+{
+    /* ASYNC and SYNC are one: the tables are swapped now and freed in the background. */
+    if (x->argc > 2 || (x->argc == 2 && !exec_arg_is(x, 1, "async") && !exec_arg_is(x, 1, "sync"))) {
+        exec_syntax_error(x);
+        return;
+    }
+    if (exec_each_partition(x, 0, fn, NULL))
+        reply_ok(&x->r);
+}
+
+void cmd_flushdb(struct exec *x)
+{
+    flush(x, flush_one);
+}
+
+void cmd_flushall(struct exec *x)
+{
+    flush(x, flush_every);
+}
+
+/* ---- OBJECT, MEMORY, WAIT ---- */
+
+void cmd_object_encoding(struct exec *x)
+{
+    const char *word = kv_key_encoding(exec_kv(x, x->argv[2]), x->argv[2]);
+
+    if (word == NULL)
+        reply_null(&x->r);
+    else
+        reply_bulk_str(&x->r, word);
+}
+
+void cmd_object_refcount(struct exec *x)
+{
+    if (kv_key_type(exec_kv(x, x->argv[2]), x->argv[2]) == KV_NONE)
+        reply_null(&x->r);
+    else
+        reply_int(&x->r, 1);
+}
+
+/* No replica exists that could acknowledge: the answer is 0, at once when nothing was asked for, else when the time is over. */
+void cmd_wait(struct exec *x)
+{
+    int64_t replicas, timeout_ms;
+
+    if (!exec_arg_int(x, 1, &replicas))
+        return;
+    if (!slice_to_i64(x->argv[2], &timeout_ms)) {
+        reply_error(&x->r, "ERR timeout is not an integer or out of range");
+        return;
+    }
+    if (timeout_ms < 0) {
+        reply_error(&x->r, "ERR timeout is negative");
+        return;
+    }
+    if (replicas <= 0 || x->in_exec)
+        reply_int(&x->r, 0);
+    else
+        blocked_on_time(x, (uint64_t)timeout_ms, 0);
+}

@@ -1,0 +1,518 @@
+/* Running commands: checks, entering and leaving partitions, statistics. */
+#include "protocols/resp/exec.h"
+
+#include <stdio.h>
+
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/mem.h"
+#include "config/config.h"
+#include "protocols/resp/run.h"
+#include "protocols/resp/slowlog.h"
+#include "protocols/resp/transaction.h"
+
+/* ---- scratch ---- */
+
+struct slice *exec_slices(struct exec *x, uint32_t n)
+{
+    struct resp_worker *w = x->w;
+
+    if (n > w->slices_cap) {
+        w->slices = mem_realloc(w->slices, sizeof(w->slices[0]) * n);
+        w->slices_cap = n;
+    }
+    return w->slices;
+}
+
+static void index_room(struct resp_worker *w, uint32_t n)
+{
+    if (n <= w->guards_cap)
+        return;
+    n = MIN_OF(MAX_OF(n, w->guards_cap * 2), partitions_count(w->front->o.partitions));
+    w->indexes = mem_realloc(w->indexes, sizeof(w->indexes[0]) * n);
+    w->guards = mem_realloc(w->guards, sizeof(w->guards[0]) * n);
+    w->guards_cap = n;
+}
+
+uint32_t exec_index_add(struct exec *x, uint32_t n, uint32_t index)
+{
+    struct resp_worker *w = x->w;
+    uint32_t low = 0, high = n;
+
+    while (low < high) {
+        uint32_t mid = (low + high) / 2;
+
+        if (w->indexes[mid] < index)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    if (low < n && w->indexes[low] == index)
+        return n;
+    index_room(w, n + 1);
+    memmove(w->indexes + low + 1, w->indexes + low, sizeof(w->indexes[0]) * (n - low));
+    w->indexes[low] = index;
+    return n + 1;
+}
+
+uint32_t exec_index_of_key(struct exec *x, struct slice key)
+{
+    return placement_of_key(key, partitions_count(x->w->front->o.partitions));
+}
+
+/* ---- entering and leaving ---- */
+
+struct kv_ctx *exec_kv(struct exec *x, struct slice key)
+{
+    struct partition_guard *g = x->guards;
+
+    if (x->guards_count != 1) {
+        uint32_t index = exec_index_of_key(x, key), low = 0, high = x->guards_count;
+
+        while (low < high) {
+            uint32_t mid = (low + high) / 2;
+
+            if (partition_index(x->guards[mid].p) < index)
+                low = mid + 1;
+            else
+                high = mid;
+        }
+        CHECK(low < x->guards_count && partition_index(x->guards[low].p) == index);
+        g = &x->guards[low];
+    }
+    g->kv.db = x->s->db;
+    return &g->kv;
+}
+
+/* What partition_enter says when it did not enter: parks or writes the error. */
+static void not_entered(struct exec *x, int err)
+{
+    if (err == ERR_PARKED) {
+        x->outcome = EXEC_PARKED;
+        return;
+    }
+    x->error_at = x->r.out->len;
+    reply_err(&x->r, err);
+}
+
+bool exec_enter_indexes(struct exec *x, uint32_t n)
+{
+    struct resp_worker *w = x->w;
+    struct partitions *ps = w->front->o.partitions;
+    int err;
+
+    index_room(w, n);
+    if (n == 1)
+        err = partition_enter(partitions_get(ps, w->indexes[0]), x->s->db, &x->s->park, &w->guards[0]);
+    else
+        err = partition_enter_set(ps, w->indexes, n, x->s->db, &x->s->park, w->guards);
+    if (err != 0) {
+        not_entered(x, err);
+        return false;
+    }
+    x->guards = w->guards;
+    x->guards_count = n;
+    return true;
+}
+
+bool exec_enter_keys(struct exec *x, uint32_t first, uint32_t last, uint32_t step)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = first; i <= last; i += step)
+        n = exec_index_add(x, n, exec_index_of_key(x, x->argv[i]));
+    return exec_enter_indexes(x, n);
+}
+
+int exec_leave(struct exec *x)
+{
+    struct resp_worker *w = x->w;
+    uint32_t n = x->guards_count;
+    int err;
+
+    if (n == 0)
+        return 0;
+    if (n == 1)
+        err = partition_leave(&x->guards[0]);
+    else
+        err = partition_leave_set(w->front->o.partitions, x->guards, n);
+    if (w->hold != NULL && err == 0)
+        for (uint32_t i = 0; i < n; i++)
+            hold_note(w, x->guards[i].main, x->guards[i].end, x->guards[i].wrote);
+    x->guards = NULL;
+    x->guards_count = 0;
+    return err;
+}
+
+bool exec_each_partition(struct exec *x, uint32_t from,
+                         bool (*fn)(struct exec *x, struct kv_ctx *kv, uint32_t index, void *arg), void *arg)
+{
+    struct partitions *ps = x->w->front->o.partitions;
+    uint32_t n = partitions_count(ps);
+
+    if (x->in_exec) {
+        CHECK(x->guards_count == n);
+        for (uint32_t i = from; i < n; i++) {
+            x->guards[i].kv.db = x->s->db;
+            if (!fn(x, &x->guards[i].kv, i, arg))
+                break;
+        }
+        return true;
+    }
+    for (uint32_t i = from; i < n; i++) {
+        struct partition_guard g;
+        int err = partition_enter(partitions_get(ps, i), x->s->db, &x->s->park, &g);
+        bool more;
+
+        if (err != 0) {
+            not_entered(x, err);
+            return false;
+        }
+        more = fn(x, &g.kv, i, arg);
+        err = partition_leave(&g);
+        if (err != 0) {
+            not_entered(x, err);
+            return false;
+        }
+        if (x->w->hold != NULL)
+            hold_note(x->w, g.main, g.end, g.wrote);
+        if (!more)
+            break;
+    }
+    return true;
+}
+
+void exec_keep_last_error(struct exec *x, size_t at)
+{
+    struct buf *b = x->r.out;
+
+    memmove(b->data + at, b->data + x->error_at, b->len - x->error_at);
+    b->len -= x->error_at - at;
+}
+
+/* ---- checks ---- */
+
+static void unknown_command(struct exec *x)
+{
+    char args[160];
+    size_t n = 0;
+
+    args[0] = '\0';
+    for (uint32_t i = 1; i < x->argc && n < 128; i++)
+        n += (size_t)snprintf(args + n, sizeof(args) - n, "'%.*s' ", (int)MIN_OF(x->argv[i].len, 128 - n),
+                              (const char *)x->argv[i].data);
+    reply_errorf(&x->r, "ERR unknown command '%.*s', with args beginning with: %s", (int)MIN_OF(x->argv[0].len, (size_t)128),
+                 (const char *)x->argv[0].data, args);
+}
+
+static bool refuse_shape(struct exec *x)
+{
+    const struct command *c = x->cmd;
+
+    if (c == NULL) {
+        unknown_command(x);
+        return true;
+    }
+    if (c->has_subcommands && x->argc > 1) {
+        char upper[32];
+        size_t n = 0;
+
+        for (; c->name[n] != '\0'; n++)
+            upper[n] = (char)(c->name[n] & ~0x20);
+        upper[n] = '\0';
+        reply_errorf(&x->r, "ERR unknown subcommand '%.*s'. Try %s HELP.", (int)MIN_OF(x->argv[1].len, (size_t)128),
+                     (const char *)x->argv[1].data, upper);
+        return true;
+    }
+    if (c->handler == NULL) {
+        reply_errorf(&x->r, "ERR wrong number of arguments for '%s' command", c->name);
+        return true;
+    }
+    if (!command_arity_ok(c, x->argc)) {
+        reply_errorf(&x->r, "ERR wrong number of arguments for '%s' command", c->fullname);
+        return true;
+    }
+    return false;
+}
+
+static bool allowed_while_subscribed(const struct command *c)
+{
+    switch (c->id) {
+    case COMMAND_SUBSCRIBE:
+    case COMMAND_UNSUBSCRIBE:
+    case COMMAND_PSUBSCRIBE:
+    case COMMAND_PUNSUBSCRIBE:
+    case COMMAND_PING:
+    case COMMAND_QUIT:
+    case COMMAND_RESET:
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool exec_refuse(struct exec *x)
+{
+    struct resp_front *f = x->w->front;
+    struct session *s = x->s;
+    const struct command *c = x->cmd;
+
+    if (refuse_shape(x))
+        return true;
+    if (GM_UNLIKELY(!s->authenticated) && !(c->flags & CMD_NO_AUTH)) {
+        reply_error(&x->r, "NOAUTH Authentication required.");
+        return true;
+    }
+    if (GM_UNLIKELY(!partitions_ready(f->o.partitions)) && !(c->flags & CMD_LOADING)) {
+        reply_error(&x->r, "LOADING Redis is loading the dataset in memory");
+        return true;
+    }
+    if (GM_UNLIKELY(s->channels + s->patterns > 0 && s->proto == 2) && !allowed_while_subscribed(c)) {
+        reply_errorf(&x->r,
+                     "ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
+                     c->fullname);
+        return true;
+    }
+    if (c->flags & CMD_DENYOOM) {
+        if (GM_UNLIKELY(__atomic_load_n(&f->over_memory, __ATOMIC_RELAXED))) {
+            reply_err(&x->r, ERR_NOMEM);
+            return true;
+        }
+        if (GM_UNLIKELY(f->o.store != NULL && !log_store_may_grow(f->o.store))) {
+            reply_err(&x->r, ERR_NOSPACE);
+            return true;
+        }
+    }
+    return false;
+}
+
+/* ---- calling ---- */
+
+void session_count_error(struct resp_worker *w, const uint8_t *text, size_t len)
+{
+    static const char *const names[] = {
+#define X(name) #name,
+        RESP_CODES(X)
+#undef X
+    };
+    const uint8_t *blank = memchr(text, ' ', MIN_OF(len, (size_t)32));
+    size_t n = blank != NULL ? (size_t)(blank - text) : 0;
+    unsigned code = CODE_OTHER;
+
+    for (unsigned i = 0; i < CODE_OTHER; i++)
+        if (n == strlen(names[i]) && memcmp(names[i], text, n) == 0)
+            code = i;
+    metrics_error(&w->front->metrics, code);
+    __atomic_store_n(&w->error_replies, w->error_replies + 1, __ATOMIC_RELAXED);
+}
+
+void exec_call(struct exec *x)
+{
+    struct resp_worker *w = x->w;
+    size_t mark = x->r.out->len;
+    uint64_t began = clock_ticks(), ns, bytes = 0;
+
+    x->cmd->handler(x);
+    if (GM_UNLIKELY(x->outcome == EXEC_PARKED))
+        return;
+    ns = clock_ticks_to_ns(clock_ticks() - began);
+    for (uint32_t i = 0; i < x->argc; i++)
+        bytes += x->argv[i].len;
+    metrics_request(&w->front->metrics, x->cmd->id, ns, bytes, x->r.out->len > mark ? x->r.out->len - mark : 0);
+    if (GM_UNLIKELY(x->r.out->len > mark && x->r.out->data[mark] == '-')) {
+        session_count_error(w, x->r.out->data + mark + 1, x->r.out->len - mark - 1);
+        metrics_count(w->front->failed, x->cmd->id, 1);
+    }
+    if (GM_UNLIKELY(ns / 1000 >= __atomic_load_n(&w->front->slow_us, __ATOMIC_RELAXED)) && !(x->cmd->flags & CMD_SKIP_SLOWLOG))
+        slowlog_add(x, ns / 1000);
+}
+
+bool exec_arg_int(struct exec *x, uint32_t i, int64_t *ret)
+{
+    if (slice_to_i64(x->argv[i], ret))
+        return true;
+    reply_err(&x->r, ERR_NOT_INTEGER);
+    return false;
+}
+
+void exec_syntax_error(struct exec *x)
+{
+    reply_err(&x->r, ERR_SYNTAX);
+}
+
+/* ---- one command, and runs of commands ---- */
+
+static void after_refusal(struct exec *x, size_t mark)
+{
+    session_count_error(x->w, x->r.out->data + mark + 1, x->r.out->len - mark - 1);
+    if (x->cmd != NULL)
+        metrics_count(x->w->front->rejected, x->cmd->id, 1);
+    if (x->s->in_multi)
+        transaction_fail(x->s);
+}
+
+/* Takes back what was written since `mark` and answers the error instead. */
+static void take_back(struct exec *x, size_t mark, int err)
+{
+    x->r.out->len = mark;
+    reply_err(&x->r, err);
+    session_count_error(x->w, x->r.out->data + mark + 1, x->r.out->len - mark - 1);
+}
+
+static void exec_init(struct exec *x, struct session *s, const struct request *q)
+{
+    *x = (struct exec){.s = s, .w = s->w, .argv = q->argv, .argc = q->argc, .r = session_reply(s)};
+}
+
+static void note_command(struct exec *x)
+{
+    struct session *s = x->s;
+
+    s->last_command = x->cmd->id;
+    s->last_command_us = worker_now_us(x->w->worker);
+    __atomic_store_n(&x->w->commands, x->w->commands + 1, __ATOMIC_RELAXED);
+}
+
+enum exec_outcome run_one(struct session *s, const struct request *q, const struct command *cmd)
+{
+    struct exec x;
+    uint32_t first, last, step;
+    size_t mark;
+    int err;
+
+    exec_init(&x, s, q);
+    x.cmd = cmd;
+    mark = x.r.out->len;
+    if (exec_refuse(&x)) {
+        after_refusal(&x, mark);
+        goto suppress;
+    }
+    if (GM_UNLIKELY(s->in_multi) && transaction_queues(cmd)) {
+        transaction_queue(&x);
+        goto suppress;
+    }
+    if (command_keys(cmd, x.argc, &first, &last, &step)) {
+        if (!exec_enter_keys(&x, first, last, step)) {
+            if (x.outcome == EXEC_PARKED)
+                return EXEC_PARKED;
+            session_count_error(x.w, x.r.out->data + mark + 1, x.r.out->len - mark - 1);
+            goto suppress;
+        }
+        mark = x.r.out->len;
+    }
+    exec_call(&x);
+    err = exec_leave(&x);
+    if (x.outcome == EXEC_PARKED) {
+        x.r.out->len = mark;
+        return EXEC_PARKED;
+    }
+    note_command(&x);
+    if (GM_UNLIKELY(err != 0)) {
+        /* A client that waits now must not get two answers. */
+        if (x.outcome == EXEC_BLOCKED)
+            conn_abort(s->c, err);
+        else
+            take_back(&x, mark, err);
+    }
+suppress:
+    if (GM_UNLIKELY(s->reply_off || s->reply_skip)) {
+        if (cmd == NULL || cmd->id != COMMAND_CLIENT_REPLY)
+            s->reply_skip = false;
+        if (x.outcome == EXEC_DONE)
+            conn_out(s->c)->len = MIN_OF(mark, conn_out(s->c)->len);
+    }
+    return x.outcome;
+}
+
+/* A command that may join others of its partition: one key, nothing that waits or spans, and nothing refused. */
+static bool may_join(struct session *s, const struct request *q, const struct command *cmd)
+{
+    return cmd != NULL && cmd->one_key && q->argc >= 2 && command_arity_ok(cmd, q->argc) && !s->in_multi &&
+           !s->reply_off && !s->reply_skip;
+}
+
+uint32_t run_batch(struct session *s, const struct request *q, uint32_t n, enum exec_outcome *ret_outcome)
+{
+    const struct command *cmds[REQUEST_BATCH];
+    uint32_t index[REQUEST_BATCH], partitions = partitions_count(s->w->front->o.partitions);
+    uint64_t hashes[REQUEST_BATCH];
+    uint32_t i = 0;
+
+    *ret_outcome = EXEC_DONE;
+    for (uint32_t k = 0; k < n; k++) {
+        cmds[k] = command_resolve(q[k].argv, q[k].argc);
+        index[k] = cmds[k] != NULL && cmds[k]->one_key && q[k].argc >= 2 ? placement_of_key(q[k].argv[1], partitions) : UINT32_MAX;
+    }
+    while (i < n) {
+        struct partition_guard g;
+        struct exec x;
+        uint32_t end = i;
+        size_t mark;
+        int err;
+
+        if (conn_closing(s->c) || conn_output_full(s->c))
+            return i;
+        if (!may_join(s, &q[i], cmds[i])) {
+            *ret_outcome = run_one(s, &q[i], cmds[i]);
+            if (*ret_outcome == EXEC_PARKED)
+                return i;
+            i++;
+            if (*ret_outcome == EXEC_BLOCKED)
+                return i;
+            continue;
+        }
+        exec_init(&x, s, &q[i]);
+        x.cmd = cmds[i];
+        mark = x.r.out->len;
+        if (GM_UNLIKELY(exec_refuse(&x))) {
+            after_refusal(&x, mark);
+            i++;
+            continue;
+        }
+        err = partition_enter(partitions_get(s->w->front->o.partitions, index[i]), s->db, &s->park, &g);
+        if (GM_UNLIKELY(err != 0)) {
+            if (err == ERR_PARKED) {
+                *ret_outcome = EXEC_PARKED;
+                return i;
+            }
+            take_back(&x, mark, err);
+            i++;
+            continue;
+        }
+        while (end < n && index[end] == index[i] && may_join(s, &q[end], cmds[end]))
+            end++;
+        if (end - i > 1) {
+            for (uint32_t k = i; k < end; k++) {
+                hashes[k] = kv_key_hash(q[k].argv[1]);
+                kv_prefetch_bucket(g.kv.kv, s->db, hashes[k]);
+            }
+            for (uint32_t k = i; k < end; k++)
+                kv_prefetch_entry(g.kv.kv, s->db, hashes[k]);
+        }
+        x.guards = &g;
+        x.guards_count = 1;
+        for (uint32_t k = i; k < end; k++) {
+            x.argv = q[k].argv;
+            x.argc = q[k].argc;
+            x.cmd = cmds[k];
+            if (k > i) {
+                size_t before = x.r.out->len;
+
+                if (GM_UNLIKELY(exec_refuse(&x))) {
+                    after_refusal(&x, before);
+                    continue;
+                }
+            }
+            exec_call(&x);
+            note_command(&x);
+        }
+        err = exec_leave(&x);
+        if (GM_UNLIKELY(err != 0)) {
+            x.r.out->len = mark;
+            for (uint32_t k = i; k < end; k++)
+                take_back(&x, x.r.out->len, err);
+        }
+        i = end;
+    }
+    return i;
+}

@@ -1,0 +1,52 @@
+/* The RESP front end: what the server gives it and gets from it.
+ *
+ * Life cycle: resp_front_new before workers_start (listeners are opened with resp_front_ops or
+ * resp_front_ctl_ops and the front as their `arg`); commands are answered -LOADING until partitions_ready; resp_front_free after workers_stop. */
+#ifndef GM_RESP_H
+#define GM_RESP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/slice.h"
+#include "io/conn.h"
+#include "protocols/resp/admin.h"
+
+struct config;
+struct log_store;
+struct partitions;
+struct workers;
+struct resp_front;
+
+/* Redis' version whose behaviour this follows; clients switch features on by it. */
+#define RESP_REDIS_VERSION "7.2.6"
+
+struct resp_options {
+    struct workers *workers;
+    struct partitions *partitions;
+    struct log_store *store;
+    struct config *config;        /* NULL: the defaults (tests) */
+    const char *run_id;           /* 40 hex digits, borrowed for ever; NULL: made up at random */
+    uint16_t tcp_port;            /* shown by INFO and CLUSTER-aware clients; 0 until known: resp_front_set_port */
+    resp_admin_submit *admin;     /* GOMSG; NULL: unknown command */
+    void *admin_arg;
+    /* True when the password is the user's and the user may use RESP. Any worker; must not block. NULL: only the user "default" exists, without a password. */
+    bool (*login)(void *arg, struct slice user, struct slice password);
+    void *login_arg;
+    bool cluster_mode;
+};
+
+/* 0 or ERR_*. *options is copied. */
+int resp_front_new(const struct resp_options *options, struct resp_front **ret);
+void resp_front_set_port(struct resp_front *f, uint16_t port); /* before workers_start */
+/* After workers_stop. */
+void resp_front_free(struct resp_front *f);
+
+/* What a listener needs, with the front as its `arg`; live as long as the front. */
+const struct conn_ops *resp_front_ops(const struct resp_front *f);     /* clients */
+const struct conn_ops *resp_front_ctl_ops(const struct resp_front *f); /* ctl.sock: trusted */
+
+/* "-ERR max number of clients reached\r\n", for the listener. */
+extern const char resp_refuse_text[];
+
+#endif
