@@ -1,5 +1,5 @@
 /* What the queue engine costs without a protocol around it: publish, take and acknowledge, in batches, over a log in memory and one on disk; RAM a queued
- * message and an idle queue. Usage: bench-queue [messages] */
+ * message and an idle queue. Usage: bench-queue [messages [queues]] */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -91,6 +91,46 @@ static void run(uint64_t id, bool durable, unsigned batch, size_t size, unsigned
     queue_delete(table, id);
 }
 
+static double since(double *t)
+{
+    double before = *t;
+
+    *t = now_s();
+    return *t - before;
+}
+
+/* Many durable queues, a message in each, on few file descriptors: made, stopped, opened again one by one. */
+static void many(const char *dir, unsigned count)
+{
+    struct log_store_options so = {.data_dir = dir, .fsync = LOG_FSYNC_INTERVAL, .fd_max = 1000};
+    struct queue_table_options o = {.data_dir = dir, .partition = 1};
+    struct log_store_stats stats;
+    size_t before = mem_rss();
+    uint64_t ready = 0;
+    double t = now_s();
+
+    CHECK(log_store_open(&so, NULL, &o.store) == 0);
+    table = queue_table_new(&o);
+    for (unsigned i = 0; i < count; i++)
+        publish_batch(open_queue(1000000 + i, true), 1, 16);
+    log_store_stats(o.store, &stats);
+    printf("%u queues with a message each: %.1f us a queue, %.0f B of RSS a queue, %llu open files\n", count, since(&t) / count * 1e6,
+           (double)(mem_rss() - before) / count, (unsigned long long)stats.open_files);
+    queue_table_free(table);
+    printf("  clean checkpoints: %.1f us a queue\n", since(&t) / count * 1e6);
+    log_store_close(o.store);
+    printf("  store closed: %.2f s\n", since(&t));
+    CHECK(log_store_open(&so, NULL, &o.store) == 0);
+    printf("  store opened: %.2f s\n", since(&t));
+    table = queue_table_new(&o);
+    for (unsigned i = 0; i < count; i++)
+        ready += queue_ready(open_queue(1000000 + i, true));
+    printf("  queues opened again: %.1f us a queue\n", since(&t) / count * 1e6);
+    CHECK(ready == count);
+    queue_table_free(table);
+    log_store_close(o.store);
+}
+
 int main(int argc, char **argv)
 {
     unsigned messages = argc > 1 ? (unsigned)strtoul(argv[1], NULL, 10) : 500000;
@@ -120,6 +160,7 @@ int main(int argc, char **argv)
     printf("%llu messages queued on disk: %.3f B of RAM a message\n", (unsigned long long)info.ready, (double)info.memory_bytes / (double)info.ready);
     queue_table_free(table);
     log_store_close(o.store);
+    many(dir, argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : 10000);
     file_remove_tree(dir);
     return sum == 1;
 }
