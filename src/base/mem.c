@@ -14,6 +14,22 @@
 
 #include "base/check.h"
 
+#ifdef HAVE_JEMALLOC
+/* One shared arena to begin with; freed pages go back to the system after a second, by a thread of jemalloc's own. */
+const char *malloc_conf = "narenas:1,background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0";
+#endif
+
+void mem_thread_own_arena(void)
+{
+#ifdef HAVE_JEMALLOC
+    unsigned arena = 0;
+    size_t len = sizeof(arena);
+
+    if (mallctl("arenas.create", &arena, &len, NULL, 0) == 0)
+        mallctl("thread.arena", NULL, NULL, &arena, sizeof(arena));
+#endif
+}
+
 void *mem_alloc(size_t n)
 {
     void *p = malloc(n == 0 ? 1 : n);

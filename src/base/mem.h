@@ -20,6 +20,8 @@ char *mem_printf(const char *fmt, ...) __attribute__((malloc, returns_nonnull, f
 size_t mem_usable(const void *p);
 /* Bytes handed out by the allocator now, and the most there ever were, process-wide; refreshed on the call. */
 size_t mem_allocated(void);
+/* Gives the calling thread an arena of its own: workers do not share one, all other threads share one more (P22: arenas = workers + 1). Nothing without jemalloc. */
+void mem_thread_own_arena(void);
 /* VmRSS of this process in bytes. */
 size_t mem_rss(void);
 

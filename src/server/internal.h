@@ -1,0 +1,86 @@
+/* The server's parts, as its own files see them. Private to src/server. */
+#ifndef GM_SERVER_INTERNAL_H
+#define GM_SERVER_INTERNAL_H
+
+#include <jansson.h>
+#include <stdbool.h>
+
+#include "cluster/topology/topology.h"
+#include "config/config.h"
+#include "io/listener.h"
+#include "log/log.h"
+#include "partition/partition.h"
+#include "protocols/resp/admin.h"
+#include "stream/stream.h"
+
+#define SERVER_LISTENERS_MAX 64
+
+enum server_state { SERVER_STARTING, SERVER_RECOVERING, SERVER_READY, SERVER_STOPPING };
+
+struct server_listener {
+    struct listener *listener; /* owned */
+    const char *protocol;      /* "resp", "kafka", "amqp", "ctl" */
+};
+
+struct server {
+    struct config *config; /* borrowed */
+    struct workers *workers;
+    struct topology_store *topology;
+    struct log_store *logs;
+    struct partitions *partitions;
+    struct stream_table *streams;
+    struct http_front *http;
+    struct resp_front *resp;
+    struct kafka_front *kafka;
+    struct amqp_front *amqp;
+    struct admin *admin;
+    struct server_listener listeners[SERVER_LISTENERS_MAX];
+    unsigned listener_count;
+    enum server_state state; /* atomic */
+    uint64_t started_us;
+    uint64_t recovery_us;
+    uint32_t recovered;      /* atomic: partitions done */
+    int lock_fd;             /* data_dir/gomsgd.pid */
+    int recovered_fd;        /* eventfd: recovery is over */
+};
+
+/* ---- admin.c: the thread behind GOMSG -------------------------------------------------------------------------------- */
+struct admin;
+struct admin *admin_new(struct server *s);
+void admin_free(struct admin *a); /* answers what is left; the workers may be stopped already */
+/* A resp_admin_submit; arg is the admin. */
+void admin_submit(void *arg, struct resp_admin_call *call);
+
+/* A verb's handler: on the admin thread, which may block. Returns the answer (owned), or NULL with the error's text in `why`. */
+typedef json_t *admin_handler(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+
+/* admin_show.c */
+json_t *admin_status(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_partitions(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_topics(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_queues(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_connections(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_version(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+/* admin_change.c */
+json_t *admin_config_get(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_config_set(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_vhost_list(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_vhost_add(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_vhost_delete(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_user_list(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_user_add(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_user_delete(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_snapshot(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+
+json_t *admin_json_slice(struct slice s); /* a JSON string; bytes that are not UTF-8 become '?' */
+
+/* ---- change.c: what a change of the topology means for the engines ------------------------------------------------------- */
+void server_topology_changed(void *arg, const struct topology_change *change); /* a topology_options.changed; arg is the server */
+
+/* ---- gauges.c ------------------------------------------------------------------------------------------------------------- */
+void server_register_gauges(struct server *s);
+
+/* Settings that live outside of the engines and follow a config set or a reload. */
+void server_apply_config(struct server *s);
+
+#endif

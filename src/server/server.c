@@ -1,0 +1,469 @@
+#include "server/server.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/err.h"
+#include "base/fileio.h"
+#include "base/hash.h"
+#include "base/mem.h"
+#include "base/rand.h"
+#include "metrics/metrics.h"
+#include "protocols/amqp/amqp.h"
+#include "protocols/http/http.h"
+#include "protocols/kafka/kafka.h"
+#include "protocols/resp/resp.h"
+#include "server/internal.h"
+#include "server/notify.h"
+
+/* ---- the process -------------------------------------------------------------------------------------------------- */
+
+static void raise_file_limit(void)
+{
+    struct rlimit r;
+
+    if (getrlimit(RLIMIT_NOFILE, &r) == 0 && r.rlim_cur < r.rlim_max) {
+        r.rlim_cur = r.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &r);
+    }
+}
+
+static int open_signals(void)
+{
+    sigset_t set;
+
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    CHECK(pthread_sigmask(SIG_BLOCK, &set, NULL) == 0);
+    return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+/* One process a data directory; the file names who holds it. */
+static int lock_data_dir(struct server *s)
+{
+    char *path = mem_printf("%s/gomsgd.pid", s->config->node_data_dir), text[32] = "";
+    int err = file_make_dirs(s->config->node_data_dir);
+
+    if (err < 0) {
+        diag_error("the data directory cannot be made", "dir=%s err=\"%s\"", s->config->node_data_dir, err_text(err));
+        goto done;
+    }
+    s->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+    if (s->lock_fd < 0) {
+        err = err_from_errno(errno);
+        diag_error("the data directory cannot be used", "file=%s err=\"%s\"", path, err_text(err));
+        goto done;
+    }
+    if (flock(s->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+        if (pread(s->lock_fd, text, sizeof(text) - 1, 0) < 0)
+            text[0] = '\0';
+        diag_error("the data directory is in use by another gomsgd", "dir=%s pid=%.*s", s->config->node_data_dir,
+                   (int)strcspn(text, "\n"), text);
+        err = ERR_IN_USE;
+        goto done;
+    }
+    snprintf(text, sizeof(text), "%ld\n", (long)getpid());
+    if (ftruncate(s->lock_fd, 0) < 0 || pwrite(s->lock_fd, text, strlen(text), 0) < 0)
+        err = err_from_errno(errno);
+done:
+    mem_free(path);
+    return err;
+}
+
+static char *own_host_name(void)
+{
+    char name[256] = "";
+
+    if (gethostname(name, sizeof(name) - 1) < 0 || name[0] == '\0')
+        return mem_strdup("localhost");
+    return mem_strdup(name);
+}
+
+/* ---- listeners ------------------------------------------------------------------------------------------------------- */
+
+static int open_listener(struct server *s, const char *protocol, const char *address, const struct conn_ops *ops, void *arg,
+                         uint32_t max, const char *refuse)
+{
+    struct listener_options o = {.address = address, .ops = ops, .arg = arg, .max_connections = max, .refuse = refuse};
+    struct listener *l;
+    int err;
+
+    CHECK(s->listener_count < SERVER_LISTENERS_MAX);
+    err = listener_open(s->workers, &o, &l);
+    if (err < 0) {
+        diag_error("a listener cannot be opened", "protocol=%s address=%s option=%s.listen err=\"%s\"", protocol, address,
+                   protocol, err_text(err));
+        return err;
+    }
+    s->listeners[s->listener_count++] = (struct server_listener){l, protocol};
+    diag_info("listening", "protocol=%s address=%s", protocol, listener_address(l));
+    return 0;
+}
+
+static int open_listeners(struct server *s, const char *protocol, const struct config_list *list, const struct conn_ops *ops,
+                          void *arg, uint32_t max, const char *refuse)
+{
+    for (unsigned i = 0; i < list->count; i++) {
+        int err = open_listener(s, protocol, list->items[i], ops, arg, max, refuse);
+
+        if (err < 0)
+            return err;
+    }
+    return 0;
+}
+
+static int open_resp(struct server *s)
+{
+    static const char full[] = "-ERR max number of clients reached\r\n";
+    char *ctl = mem_printf("unix:%s/ctl.sock", s->config->node_data_dir);
+    const struct conn_ops *ops = resp_front_ops(s->resp);
+    int err = open_listener(s, "ctl", ctl, ops, s->resp, 256, full);
+
+    mem_free(ctl);
+    if (err < 0)
+        return err;
+    return open_listeners(s, "resp", &s->config->resp_listen, ops, s->resp, (uint32_t)s->config->resp_max_connections, full);
+}
+
+static int open_kafka_and_amqp(struct server *s)
+{
+    int err = open_listeners(s, "kafka", &s->config->kafka_listen, kafka_front_ops(s->kafka), s->kafka,
+                             (uint32_t)s->config->kafka_max_connections, NULL);
+
+    if (err < 0)
+        return err;
+    return open_listeners(s, "amqp", &s->config->amqp_listen, amqp_front_ops(s->amqp), s->amqp,
+                          (uint32_t)s->config->amqp_max_connections, NULL);
+}
+
+/* ---- parts ---------------------------------------------------------------------------------------------------------------- */
+
+static int open_workers(struct server *s)
+{
+    struct workers_options o = {.count = (unsigned)s->config->node_threads, .coalesce_us = (unsigned)s->config->amqp_coalesce_us};
+    int err;
+
+    if (o.count == 0) {
+        long n = sysconf(_SC_NPROCESSORS_ONLN);
+
+        o.count = n < 1 ? 1 : n > 256 ? 256 : (unsigned)n;
+    }
+    err = workers_new(&o, &s->workers);
+    if (err < 0)
+        diag_error("the workers cannot be made", "err=\"%s\"", err_text(err));
+    return err;
+}
+
+static int open_http(struct server *s)
+{
+    const char *address = s->config->http_listen.count == 0 ? NULL : s->config->http_listen.items[0];
+    int err;
+
+    if (address == NULL)
+        return 0;
+    err = http_front_new(address, &s->http);
+    if (err < 0)
+        diag_error("a listener cannot be opened", "protocol=http address=%s option=http.listen err=\"%s\"", address, err_text(err));
+    else
+        diag_info("listening", "protocol=http address=%s", http_front_address(s->http));
+    return err;
+}
+
+static int open_topology(struct server *s)
+{
+    char why[512];
+    struct topology_options o = {
+        .data_dir = s->config->node_data_dir,
+        .workers = s->workers,
+        .node_name = s->config->node_name,
+        .total_partitions = (uint32_t)s->config->cluster_total_partitions,
+        .changed = server_topology_changed,
+        .changed_arg = s,
+    };
+    int err = topology_open(&o, why, sizeof(why), &s->topology);
+
+    if (err < 0)
+        diag_error("the data directory is refused", "reason=\"%s\"", why);
+    return err;
+}
+
+static int open_engines(struct server *s)
+{
+    struct log_store_options logs = {
+        .data_dir = s->config->node_data_dir,
+        .fsync = (enum log_fsync)CONFIG_GET(s->config, log_fsync),
+        .sync_interval_ms = (uint32_t)CONFIG_GET(s->config, log_fsync_interval_ms),
+        .segment_bytes = (uint64_t)s->config->log_segment_bytes,
+        .hot_max = (uint32_t)s->config->log_hot_max,
+        .failpoint = getenv("GOMSG_FAILPOINT"),
+    };
+    struct partitions_options partitions = {
+        .count = (uint32_t)s->config->cluster_total_partitions,
+        .workers = s->workers,
+        .data_dir = s->config->node_data_dir,
+        .snapshot_log_bytes = (uint64_t)CONFIG_GET(s->config, kv_snapshot_log_bytes),
+    };
+    int err;
+
+    topology_cluster_id(s->topology, logs.cluster_id);
+    memcpy(partitions.cluster_id, logs.cluster_id, 16);
+    err = log_store_open(&logs, s->workers, &s->logs);
+    if (err < 0) {
+        diag_error("the logs cannot be opened", "dir=%s err=\"%s\"", s->config->node_data_dir, err_text(err));
+        return err;
+    }
+    partitions.store = s->logs;
+    err = partitions_new(&partitions, &s->partitions);
+    if (err < 0) {
+        diag_error("the partitions cannot be made", "err=\"%s\"", err_text(err));
+        return err;
+    }
+    s->streams = stream_table_new(&(struct stream_table_options){s->logs, s->workers, s->config->node_data_dir});
+    return 0;
+}
+
+static int open_fronts(struct server *s)
+{
+    struct resp_front_options resp = {
+        .workers = s->workers,
+        .partitions = s->partitions,
+        .config = s->config,
+        .store = s->logs,
+        .admin = admin_submit,
+    };
+    struct kafka_front_options kafka = {
+        .workers = s->workers,
+        .partitions = s->partitions,
+        .streams = s->streams,
+        .topology = s->topology,
+        .config = s->config,
+        .store = s->logs,
+    };
+    struct amqp_front_options amqp = {
+        .workers = s->workers,
+        .partitions = s->partitions,
+        .topology = s->topology,
+        .store = s->logs,
+        .frame_max = (uint32_t)CONFIG_GET(s->config, amqp_frame_max_bytes),
+        .channel_max = (uint16_t)CONFIG_GET(s->config, amqp_channel_max),
+        .heartbeat_s = (uint16_t)(CONFIG_GET(s->config, amqp_heartbeat_ms) / 1000),
+        .handshake_timeout_ms = (uint32_t)CONFIG_GET(s->config, amqp_handshake_timeout_ms),
+        .max_message_bytes = (uint64_t)CONFIG_GET(s->config, amqp_message_max_bytes),
+    };
+    int err;
+
+    s->admin = admin_new(s);
+    resp.admin_arg = s->admin;
+    err = resp_front_new(&resp, &s->resp);
+    if (err == 0)
+        err = kafka_front_new(&kafka, &s->kafka);
+    if (err == 0)
+        err = amqp_front_new(&amqp, &s->amqp);
+    return err;
+}
+
+void server_apply_config(struct server *s)
+{
+    diag_set_level((enum diag_level)CONFIG_GET(s->config, diag_level));
+}
+
+/* ---- recovery ---------------------------------------------------------------------------------------------------------------- */
+
+static void recovery_progress(void *arg, uint32_t done, uint32_t total, uint64_t bytes)
+{
+    struct server *s = arg;
+
+    __atomic_store_n(&s->recovered, done, __ATOMIC_RELAXED);
+    DIAG_EVERY(DIAG_INFO, "recovering", "partitions=%u of=%u bytes=%llu", done, total, (unsigned long long)bytes);
+    notify_send("STATUS=recovering: %u of %u partitions\nEXTEND_TIMEOUT_USEC=60000000", done, total);
+}
+
+static void recovery_done(void *arg)
+{
+    struct server *s = arg;
+
+    __atomic_store_n(&s->recovered, partitions_count(s->partitions), __ATOMIC_RELAXED);
+    CHECK(eventfd_write(s->recovered_fd, 1) == 0);
+}
+
+static int become_ready(struct server *s)
+{
+    int err = topology_start(s->topology);
+
+    if (err == 0)
+        err = open_kafka_and_amqp(s);
+    if (err < 0)
+        return err;
+    s->recovery_us = clock_mono_us() - s->started_us;
+    __atomic_store_n(&s->state, SERVER_READY, __ATOMIC_RELEASE);
+    if (s->http != NULL)
+        http_front_set_ready(s->http, true);
+    diag_info("ready", "start_ms=%llu partitions=%u", (unsigned long long)(s->recovery_us / 1000), partitions_count(s->partitions));
+    notify_send("READY=1\nSTATUS=serving");
+    return 0;
+}
+
+/* ---- running --------------------------------------------------------------------------------------------------------------------- */
+
+static void reload(struct server *s, const char *file, int argc, char **argv)
+{
+    struct config *next = NULL;
+    struct buf text = {0};
+    int err;
+
+    notify_send("RELOADING=1\nMONOTONIC_USEC=%llu", (unsigned long long)clock_mono_us());
+    err = config_load(file, argc, argv, &next, &text);
+    if (err == 0) {
+        config_reload(s->config, next, &text);
+        server_apply_config(s);
+        config_free(next);
+    }
+    diag(err < 0 ? DIAG_ERROR : DIAG_INFO, err < 0 ? "the configuration was not reloaded" : "the configuration was reloaded",
+         "report=\"%.*s\"", (int)MIN_OF(text.len, 1000u), text.len == 0 ? "" : (const char *)text.data);
+    buf_fini(&text);
+    notify_send("READY=1");
+}
+
+/* Waits for signals and the end of recovery. 0 when told to end. */
+static int serve(struct server *s, int signals, const char *file, int argc, char **argv)
+{
+    uint64_t watchdog = notify_watchdog_us();
+    int timeout = watchdog == 0 ? -1 : (int)MAX_OF(watchdog / 1000, 1u);
+
+    for (;;) {
+        struct pollfd fds[2] = {{signals, POLLIN, 0}, {s->recovered_fd, POLLIN, 0}};
+        struct signalfd_siginfo info;
+        eventfd_t unused;
+        int n = poll(fds, 2, timeout);
+
+        if (n < 0 && errno != EINTR)
+            return err_from_errno(errno);
+        if (watchdog != 0)
+            notify_send("WATCHDOG=1");
+        if (fds[1].revents != 0 && eventfd_read(s->recovered_fd, &unused) == 0) {
+            int err = become_ready(s);
+
+            if (err < 0)
+                return err;
+        }
+        if (fds[0].revents == 0 || read(signals, &info, sizeof(info)) != sizeof(info))
+            continue;
+        if (info.ssi_signo == SIGHUP) {
+            reload(s, file, argc, argv);
+            continue;
+        }
+        diag_info("stopping", "signal=%s", info.ssi_signo == SIGTERM ? "TERM" : "INT");
+        return 0;
+    }
+}
+
+static void prepare_worker(struct worker *w, void *arg)
+{
+    (void)arg;
+    mem_thread_own_arena();
+    metrics_thread_init(worker_index(w) + 1);
+}
+
+static int start(struct server *s)
+{
+    int err = lock_data_dir(s);
+
+    if (err == 0)
+        err = open_workers(s);
+    if (err == 0)
+        err = open_http(s);
+    if (err == 0)
+        err = open_topology(s);
+    if (err == 0)
+        err = open_engines(s);
+    if (err == 0)
+        err = open_fronts(s);
+    if (err < 0)
+        return err;
+    err = open_resp(s);
+    if (err < 0)
+        return err;
+    server_register_gauges(s);
+    err = workers_start(s->workers);
+    if (err < 0)
+        return err;
+    workers_run_each(s->workers, prepare_worker, NULL);
+    __atomic_store_n(&s->state, SERVER_RECOVERING, __ATOMIC_RELEASE);
+    partitions_recover(s->partitions, recovery_progress, recovery_done, s);
+    return 0;
+}
+
+static void stop(struct server *s)
+{
+    __atomic_store_n(&s->state, SERVER_STOPPING, __ATOMIC_RELEASE);
+    notify_send("STOPPING=1");
+    if (s->http != NULL)
+        http_front_set_ready(s->http, false);
+    for (unsigned i = 0; i < s->listener_count; i++)
+        listener_close(s->listeners[i].listener);
+    if (s->workers != NULL)
+        workers_stop(s->workers);
+    admin_free(s->admin);
+    metrics_gauges_clear();
+    http_front_free(s->http);
+    topology_close(s->topology);
+    amqp_front_free(s->amqp);
+    kafka_front_free(s->kafka);
+    resp_front_free(s->resp);
+    stream_table_free(s->streams);
+    partitions_free(s->partitions);
+    if (s->logs != NULL)
+        log_store_close(s->logs);
+    workers_free(s->workers);
+    if (s->lock_fd >= 0)
+        close(s->lock_fd);
+}
+
+int server_run(struct config *config, const char *file, int argc, char **argv)
+{
+    struct server s = {.config = config, .lock_fd = -1, .started_us = clock_mono_us()};
+    uint8_t seed[16];
+    int signals, err;
+
+    diag_set_level((enum diag_level)config->diag_level);
+    if (config->cluster_seeds.count != 0) {
+        diag_error("cluster.seeds is set, but this version runs a node alone", "hint=\"leave cluster.seeds empty\"");
+        return ERR_UNSUPPORTED;
+    }
+    raise_file_limit();
+    clock_calibrate();
+    rand_secure(seed, sizeof(seed));
+    hash_seed(seed);
+    signals = open_signals();
+    s.recovered_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    CHECK(signals >= 0 && s.recovered_fd >= 0);
+    if (config->node_name[0] == '\0') {
+        mem_free(config->node_name);
+        config->node_name = own_host_name();
+    }
+    diag_info("starting", "version=%s pid=%ld data_dir=%s", PACKAGE_VERSION, (long)getpid(), config->node_data_dir);
+    err = start(&s);
+    if (err == 0)
+        err = serve(&s, signals, file, argc, argv);
+    stop(&s);
+    close(signals);
+    close(s.recovered_fd);
+    diag_info("stopped", "code=%s", err_name(err));
+    return err;
+}
