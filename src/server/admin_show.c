@@ -29,8 +29,6 @@ json_t *admin_json_slice(struct slice s)
     return text == NULL ? json_string("") : text;
 }
 
-static const char *const state_names[] = {"starting", "recovering", "ready", "stopping"};
-
 json_t *admin_version(struct server *s, unsigned argc, const struct slice *argv, struct buf *why)
 {
     (void)s;
@@ -94,7 +92,7 @@ json_t *admin_status(struct server *s, unsigned argc, const struct slice *argv, 
         failed += info.state == PARTITION_FAILED;
     }
     log_store_stats(s->logs, &stats);
-    o = json_pack("{s:s, s:s, s:i, s:s, s:s, s:i, s:I}", "state", state_names[state], "version", PACKAGE_VERSION, "node_id",
+    o = json_pack("{s:s, s:s, s:i, s:s, s:s, s:i, s:I}", "state", server_state_name(state), "version", PACKAGE_VERSION, "node_id",
                   (int)topology_node_id(s->topology), "node_name", s->config->node_name, "cluster_id", cluster,
                   "feature_level", (int)v->level, "uptime_seconds", (json_int_t)((clock_mono_us() - s->started_us) / 1000000));
     json_object_set_new(o, "listeners", listeners_json(s));

@@ -17,6 +17,8 @@
 
 enum server_state { SERVER_STARTING, SERVER_RECOVERING, SERVER_READY, SERVER_STOPPING };
 
+const char *server_state_name(enum server_state state); /* "starting", "recovering", … */
+
 struct server_listener {
     struct listener *listener; /* owned */
     const char *protocol;      /* "resp", "kafka", "amqp", "ctl" */
@@ -29,7 +31,7 @@ struct server {
     struct log_store *logs;
     struct partitions *partitions;
     struct stream_table *streams;
-    struct http_front *http;
+    struct http *http;
     struct resp_front *resp;
     struct kafka_front *kafka;
     struct amqp_front *amqp;

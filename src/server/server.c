@@ -29,6 +29,13 @@
 #include "server/internal.h"
 #include "server/notify.h"
 
+const char *server_state_name(enum server_state state)
+{
+    static const char *const names[] = {"starting", "recovering", "ready", "stopping"};
+
+    return names[state];
+}
+
 /* ---- the process -------------------------------------------------------------------------------------------------- */
 
 static void raise_file_limit(void)
@@ -170,19 +177,41 @@ static int open_workers(struct server *s)
     return err;
 }
 
+static void render_metrics(void *arg, struct buf *out)
+{
+    (void)arg;
+    metrics_render(out);
+}
+
+static bool render_ready(void *arg, struct buf *out)
+{
+    struct server *s = arg;
+    enum server_state state = __atomic_load_n(&s->state, __ATOMIC_ACQUIRE);
+
+    buf_printf(out, "{\"ready\":%s,\"state\":\"%s\",\"partitions_recovered\":%u,\"partitions\":%lld}\n",
+               state == SERVER_READY ? "true" : "false", server_state_name(state), __atomic_load_n(&s->recovered, __ATOMIC_RELAXED),
+               (long long)s->config->cluster_total_partitions);
+    return state == SERVER_READY;
+}
+
 static int open_http(struct server *s)
 {
-    const char *address = s->config->http_listen.count == 0 ? NULL : s->config->http_listen.items[0];
+    struct http_options o = {.metrics = render_metrics, .ready = render_ready, .arg = s};
+    char *host;
     int err;
 
-    if (address == NULL)
+    if (s->config->http_listen.count == 0)
         return 0;
-    err = http_front_new(address, &s->http);
-    if (err < 0)
-        diag_error("a listener cannot be opened", "protocol=http address=%s option=http.listen err=\"%s\"", address, err_text(err));
-    else
-        diag_info("listening", "protocol=http address=%s", http_front_address(s->http));
-    return err;
+    o.address = s->config->http_listen.items[0];
+    err = http_start(&o, &s->http);
+    if (err < 0) {
+        diag_error("a listener cannot be opened", "protocol=http address=%s option=http.listen err=\"%s\"", o.address, err_text(err));
+        return err;
+    }
+    host = mem_strdup_slice(slice_of(o.address, (size_t)(strrchr(o.address, ':') - o.address)));
+    diag_info("listening", "protocol=http address=%s:%u", host, http_port(s->http));
+    mem_free(host);
+    return 0;
 }
 
 static int open_topology(struct server *s)
@@ -312,8 +341,6 @@ static int become_ready(struct server *s)
         return err;
     s->recovery_us = clock_mono_us() - s->started_us;
     __atomic_store_n(&s->state, SERVER_READY, __ATOMIC_RELEASE);
-    if (s->http != NULL)
-        http_front_set_ready(s->http, true);
     diag_info("ready", "start_ms=%llu partitions=%u", (unsigned long long)(s->recovery_us / 1000), partitions_count(s->partitions));
     notify_send("READY=1\nSTATUS=serving");
     return 0;
@@ -413,15 +440,13 @@ static void stop(struct server *s)
 {
     __atomic_store_n(&s->state, SERVER_STOPPING, __ATOMIC_RELEASE);
     notify_send("STOPPING=1");
-    if (s->http != NULL)
-        http_front_set_ready(s->http, false);
     for (unsigned i = 0; i < s->listener_count; i++)
         listener_close(s->listeners[i].listener);
     if (s->workers != NULL)
         workers_stop(s->workers);
     admin_free(s->admin);
     metrics_gauges_clear();
-    http_front_free(s->http);
+    http_stop(s->http);
     topology_close(s->topology);
     amqp_front_free(s->amqp);
     kafka_front_free(s->kafka);
