@@ -1,6 +1,9 @@
 /* What a change of the topology means for the engines: a deleted queue's log and a deleted topic's streams go. On the metadata thread, before the proposal is answered, so that a
  * client who was told "deleted" finds nothing of it. */
 #include "base/diag.h"
+#include "base/mem.h"
+#include "cluster/topology/commands.h"
+#include "protocols/kafka/front.h"
 #include "queue/queue.h"
 #include "server/internal.h"
 
@@ -22,14 +25,35 @@ void server_topology_changed(void *arg, const struct topology_change *c)
             place.partition = placement_of_topic(c->name, i, partitions_count(s->partitions));
             stream_delete(s->streams, &place);
         }
+        kafka_front_topology_changed(s->kafka, c);
         break;
     case TOPO_VHOST_DELETED:
         diag_info("virtual host deleted", "name=\"%.*s\"", (int)c->name.len, (const char *)c->name.data);
         break;
     case TOPO_TOPIC_CREATED:
     case TOPO_TOPIC_CHANGED:
+        kafka_front_topology_changed(s->kafka, c);
+        break;
     case TOPO_USER_CHANGED:
     case TOPO_CONFIG_CHANGED:
         break; /* read from the view where they are used */
     }
+}
+
+static void ended_done(struct topology_proposal *p)
+{
+    /* Already gone is as good: a client deleted it meanwhile. */
+    buf_fini(&p->command);
+    mem_free(p);
+}
+
+void server_queue_ended(void *arg, uint64_t queue_id, uint32_t partition)
+{
+    struct server *s = arg;
+    struct topology_proposal *p = mem_zalloc(sizeof(*p));
+
+    (void)partition;
+    p->done = ended_done;
+    topo_cmd_queue_delete(&p->command, queue_id);
+    topology_propose(s->topology, p);
 }

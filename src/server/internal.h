@@ -79,6 +79,9 @@ json_t *admin_json_slice(struct slice s); /* a JSON string; bytes that are not U
 /* ---- change.c: what a change of the topology means for the engines ------------------------------------------------------- */
 void server_topology_changed(void *arg, const struct topology_change *change); /* a topology_options.changed; arg is the server */
 
+/* A partitions_options.queue_ended: proposes the queue's deletion. Under the partition's lock. */
+void server_queue_ended(void *arg, uint64_t queue_id, uint32_t partition);
+
 /* ---- gauges.c ------------------------------------------------------------------------------------------------------------- */
 void server_register_gauges(struct server *s);
 

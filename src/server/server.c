@@ -24,7 +24,7 @@
 #include "metrics/metrics.h"
 #include "protocols/amqp/amqp.h"
 #include "protocols/http/http.h"
-#include "protocols/kafka/kafka.h"
+#include "protocols/kafka/front.h"
 #include "protocols/resp/resp.h"
 #include "server/internal.h"
 #include "server/notify.h"
@@ -137,15 +137,17 @@ static int open_listeners(struct server *s, const char *protocol, const struct c
 
 static int open_resp(struct server *s)
 {
-    static const char full[] = "-ERR max number of clients reached\r\n";
     char *ctl = mem_printf("unix:%s/ctl.sock", s->config->node_data_dir);
-    const struct conn_ops *ops = resp_front_ops(s->resp);
-    int err = open_listener(s, "ctl", ctl, ops, s->resp, 256, full);
+    int err = open_listener(s, "ctl", ctl, resp_front_ctl_ops(s->resp), s->resp, 256, resp_refuse_text);
 
     mem_free(ctl);
     if (err < 0)
         return err;
-    return open_listeners(s, "resp", &s->config->resp_listen, ops, s->resp, (uint32_t)s->config->resp_max_connections, full);
+    err = open_listeners(s, "resp", &s->config->resp_listen, resp_front_ops(s->resp), s->resp,
+                         (uint32_t)s->config->resp_max_connections, resp_refuse_text);
+    if (err == 0 && s->listener_count > 1)
+        resp_front_set_port(s->resp, listener_port(s->listeners[1].listener));
+    return err;
 }
 
 static int open_kafka_and_amqp(struct server *s)
@@ -247,6 +249,8 @@ static int open_engines(struct server *s)
         .workers = s->workers,
         .data_dir = s->config->node_data_dir,
         .snapshot_log_bytes = (uint64_t)CONFIG_GET(s->config, kv_snapshot_log_bytes),
+        .queue_ended = server_queue_ended,
+        .queue_ended_arg = s,
     };
     int err;
 
@@ -269,7 +273,7 @@ static int open_engines(struct server *s)
 
 static int open_fronts(struct server *s)
 {
-    struct resp_front_options resp = {
+    struct resp_options resp = {
         .workers = s->workers,
         .partitions = s->partitions,
         .config = s->config,
@@ -282,7 +286,8 @@ static int open_fronts(struct server *s)
         .streams = s->streams,
         .topology = s->topology,
         .config = s->config,
-        .store = s->logs,
+        .logs = s->logs,
+        .group_initial_rebalance_delay_ms = 0,
     };
     struct amqp_front_options amqp = {
         .workers = s->workers,
@@ -300,8 +305,10 @@ static int open_fronts(struct server *s)
     s->admin = admin_new(s);
     resp.admin_arg = s->admin;
     err = resp_front_new(&resp, &s->resp);
-    if (err == 0)
-        err = kafka_front_new(&kafka, &s->kafka);
+    if (err < 0)
+        return err;
+    s->kafka = kafka_front_new(&kafka);
+    kafka_front_start(s->kafka);
     if (err == 0)
         err = amqp_front_new(&amqp, &s->amqp);
     return err;
@@ -449,9 +456,11 @@ static void stop(struct server *s)
     http_stop(s->http);
     topology_close(s->topology);
     amqp_front_free(s->amqp);
-    kafka_front_free(s->kafka);
+    if (s->kafka != NULL)
+        kafka_front_free(s->kafka);
     resp_front_free(s->resp);
-    stream_table_free(s->streams);
+    if (s->streams != NULL)
+        stream_table_free(s->streams);
     partitions_free(s->partitions);
     if (s->logs != NULL)
         log_store_close(s->logs);
