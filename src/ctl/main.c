@@ -179,7 +179,7 @@ static int run_verb(const struct verb *v, const struct options *o, int argc, cha
     } else if (r->type == REDIS_REPLY_ERROR) {
         fprintf(stderr, "gomsgctl: %s\n", strncmp(r->str, "ERR ", 4) == 0 ? r->str + 4 : r->str);
         code = EXIT_REFUSED;
-    } else if (r->type != REDIS_REPLY_STRING && r->type != REDIS_REPLY_STATUS && r->type != REDIS_REPLY_VERB) {
+    } else if (r->type != REDIS_REPLY_STRING && r->type != REDIS_REPLY_STATUS) {
         fprintf(stderr, "gomsgctl: the server is not GoMsg\n");
         code = EXIT_REFUSED;
     } else {
