@@ -161,6 +161,37 @@ static int open_kafka_and_amqp(struct server *s)
                           (uint32_t)s->config->amqp_max_connections, NULL);
 }
 
+/* Listeners belong to worker 0, which accepts for all: once the workers run, they are opened and closed there. */
+struct on_first {
+    struct server *server;
+    int (*fn)(struct server *s);
+    int err;
+};
+
+static void run_on_first(struct worker *w, void *arg)
+{
+    struct on_first *o = arg;
+
+    if (worker_index(w) == 0)
+        o->err = o->fn(o->server);
+}
+
+static int on_first_worker(struct server *s, int (*fn)(struct server *s))
+{
+    struct on_first o = {s, fn, 0};
+
+    workers_run_each(s->workers, run_on_first, &o);
+    return o.err;
+}
+
+static int close_listeners(struct server *s)
+{
+    for (unsigned i = 0; i < s->listener_count; i++)
+        listener_close(s->listeners[i].listener);
+    s->listener_count = 0;
+    return 0;
+}
+
 /* ---- parts ---------------------------------------------------------------------------------------------------------------- */
 
 static int open_workers(struct server *s)
@@ -343,7 +374,7 @@ static int become_ready(struct server *s)
     int err = topology_start(s->topology);
 
     if (err == 0)
-        err = open_kafka_and_amqp(s);
+        err = on_first_worker(s, open_kafka_and_amqp);
     if (err < 0)
         return err;
     s->recovery_us = clock_mono_us() - s->started_us;
@@ -447,12 +478,12 @@ static void stop(struct server *s)
 {
     __atomic_store_n(&s->state, SERVER_STOPPING, __ATOMIC_RELEASE);
     notify_send("STOPPING=1");
-    for (unsigned i = 0; i < s->listener_count; i++)
-        listener_close(s->listeners[i].listener);
+    metrics_gauges_clear(); /* they look at listeners and partitions */
+    if (s->workers != NULL)
+        on_first_worker(s, close_listeners);
     if (s->workers != NULL)
         workers_stop(s->workers);
     admin_free(s->admin);
-    metrics_gauges_clear();
     http_stop(s->http);
     topology_close(s->topology);
     amqp_front_free(s->amqp);
