@@ -144,6 +144,13 @@ void admin_submit(void *arg, struct resp_admin_call *call)
     MAGIC_CHECK(a, ADMIN_MAGIC);
     call->mail.next = NULL;
     mutex_lock(&a->lock);
+    if (a->stopping) {
+        mutex_unlock(&a->lock);
+        fail(call, ERR_CLOSED, "the node is stopping");
+        call->mail.deliver = deliver;
+        worker_post(call->worker, &call->mail);
+        return;
+    }
     *a->tail = &call->mail;
     a->tail = &call->mail.next;
     pthread_cond_signal(&a->news);
@@ -164,7 +171,7 @@ struct admin *admin_new(struct server *s)
     return a;
 }
 
-void admin_free(struct admin *a)
+void admin_stop(struct admin *a)
 {
     if (a == NULL)
         return;
@@ -173,6 +180,12 @@ void admin_free(struct admin *a)
     pthread_cond_signal(&a->news);
     mutex_unlock(&a->lock);
     CHECK(pthread_join(a->thread, NULL) == 0);
+}
+
+void admin_free(struct admin *a)
+{
+    if (a == NULL)
+        return;
     pthread_cond_destroy(&a->news);
     mutex_fini(&a->lock);
     MAGIC_FINI(a, ADMIN_MAGIC);

@@ -40,9 +40,10 @@ json_t *admin_version(struct server *s, unsigned argc, const struct slice *argv,
 
 static json_t *listeners_json(struct server *s)
 {
+    unsigned count = __atomic_load_n(&s->listener_count, __ATOMIC_ACQUIRE);
     json_t *a = json_object();
 
-    for (unsigned i = 0; i < s->listener_count; i++) {
+    for (unsigned i = 0; i < count; i++) {
         const char *protocol = s->listeners[i].protocol;
         json_t *list = json_object_get(a, protocol);
 
@@ -57,14 +58,11 @@ static json_t *listeners_json(struct server *s)
 
 static json_t *connection_counts(struct server *s)
 {
+    static const char *const protocols[] = {"resp", "kafka", "amqp", "ctl"};
     json_t *a = json_object();
 
-    for (unsigned i = 0; i < s->listener_count; i++) {
-        const char *protocol = s->listeners[i].protocol;
-        json_int_t n = json_integer_value(json_object_get(a, protocol));
-
-        json_object_set_new(a, protocol, json_integer(n + listener_connections(s->listeners[i].listener)));
-    }
+    for (size_t i = 0; i < ARRAY_LEN(protocols); i++)
+        json_object_set_new(a, protocols[i], json_integer(server_connections(s, protocols[i])));
     return a;
 }
 

@@ -1,6 +1,4 @@
 /* Gauges of the whole node, read at each scrape on the HTTP thread. */
-#include <stdio.h>
-
 #include "base/mem.h"
 #include "base/clock.h"
 #include "metrics/metrics.h"
@@ -123,9 +121,24 @@ static double queues(void *arg)
     return n;
 }
 
-static double connections(void *arg)
+static double resp_connections(void *arg)
 {
-    return listener_connections(arg);
+    return server_connections(arg, "resp");
+}
+
+static double kafka_connections(void *arg)
+{
+    return server_connections(arg, "kafka");
+}
+
+static double amqp_connections(void *arg)
+{
+    return server_connections(arg, "amqp");
+}
+
+static double ctl_connections(void *arg)
+{
+    return server_connections(arg, "ctl");
 }
 
 void server_register_gauges(struct server *s)
@@ -158,10 +171,8 @@ void server_register_gauges(struct server *s)
 
     for (size_t i = 0; i < sizeof(gauges) / sizeof(gauges[0]); i++)
         metrics_gauge_register(gauges[i].name, gauges[i].help, NULL, gauges[i].counter, gauges[i].read, s);
-    for (unsigned i = 0; i < s->listener_count; i++) {
-        static char labels[SERVER_LISTENERS_MAX][32];
-
-        snprintf(labels[i], sizeof(labels[i]), "listener=\"%u\",protocol=\"%s\"", i, s->listeners[i].protocol);
-        metrics_gauge_register("gomsg_connections", "Connections", labels[i], 0, connections, s->listeners[i].listener);
-    }
+    metrics_gauge_register("gomsg_connections", "Connections", "protocol=\"resp\"", 0, resp_connections, s);
+    metrics_gauge_register("gomsg_connections", "Connections", "protocol=\"kafka\"", 0, kafka_connections, s);
+    metrics_gauge_register("gomsg_connections", "Connections", "protocol=\"amqp\"", 0, amqp_connections, s);
+    metrics_gauge_register("gomsg_connections", "Connections", "protocol=\"ctl\"", 0, ctl_connections, s);
 }

@@ -37,7 +37,7 @@ struct server {
     struct amqp_front *amqp;
     struct admin *admin;
     struct server_listener listeners[SERVER_LISTENERS_MAX];
-    unsigned listener_count;
+    unsigned listener_count; /* atomic: grows while the node serves */
     enum server_state state; /* atomic */
     uint64_t started_us;
     uint64_t recovery_us;
@@ -49,7 +49,8 @@ struct server {
 /* ---- admin.c: the thread behind GOMSG -------------------------------------------------------------------------------- */
 struct admin;
 struct admin *admin_new(struct server *s);
-void admin_free(struct admin *a); /* answers what is left; the workers may be stopped already */
+void admin_stop(struct admin *a); /* answers what waits, joins the thread; later calls are refused */
+void admin_free(struct admin *a); /* after admin_stop and workers_stop */
 /* A resp_admin_submit; arg is the admin. */
 void admin_submit(void *arg, struct resp_admin_call *call);
 
@@ -84,6 +85,9 @@ void server_queue_ended(void *arg, uint64_t queue_id, uint32_t partition);
 
 /* ---- gauges.c ------------------------------------------------------------------------------------------------------------- */
 void server_register_gauges(struct server *s);
+
+/* Connections of a protocol, over its listeners. Any thread. */
+uint32_t server_connections(struct server *s, const char *protocol);
 
 /* Settings that live outside of the engines and follow a config set or a reload. */
 void server_apply_config(struct server *s);

@@ -118,7 +118,8 @@ static int open_listener(struct server *s, const char *protocol, const char *add
                    protocol, err_text(err));
         return err;
     }
-    s->listeners[s->listener_count++] = (struct server_listener){l, protocol};
+    s->listeners[s->listener_count] = (struct server_listener){l, protocol};
+    __atomic_store_n(&s->listener_count, s->listener_count + 1, __ATOMIC_RELEASE);
     diag_info("listening", "protocol=%s address=%s", protocol, listener_address(l));
     return 0;
 }
@@ -182,6 +183,18 @@ static int on_first_worker(struct server *s, int (*fn)(struct server *s))
 
     workers_run_each(s->workers, run_on_first, &o);
     return o.err;
+}
+
+uint32_t server_connections(struct server *s, const char *protocol)
+{
+    unsigned count = __atomic_load_n(&s->listener_count, __ATOMIC_ACQUIRE);
+    uint32_t n = 0;
+
+    for (unsigned i = 0; i < count; i++) {
+        if (strcmp(s->listeners[i].protocol, protocol) == 0)
+            n += listener_connections(s->listeners[i].listener);
+    }
+    return n;
 }
 
 static int close_listeners(struct server *s)
@@ -478,7 +491,9 @@ static void stop(struct server *s)
 {
     __atomic_store_n(&s->state, SERVER_STOPPING, __ATOMIC_RELEASE);
     notify_send("STOPPING=1");
-    metrics_gauges_clear(); /* they look at listeners and partitions */
+    /* What looks at listeners and partitions from other threads goes first. */
+    metrics_gauges_clear();
+    admin_stop(s->admin);
     if (s->workers != NULL)
         on_first_worker(s, close_listeners);
     if (s->workers != NULL)
