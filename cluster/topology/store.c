@@ -378,6 +378,10 @@ int topology_open(const struct topology_options *o, char *why, size_t why_size, 
     err = file_make_dirs(o->data_dir);
     if (err == 0)
         err = open_identity(t, o->data_dir, why, why_size);
+    if (err == 0 && t->identity.formed && access(t->raft_dir, F_OK) != 0) {
+        snprintf(why, why_size, "%s belongs to a formed cluster but its topology (raft/) is missing", o->data_dir);
+        err = ERR_CORRUPT;
+    }
     if (err == 0)
         err = raft_log_open(t->raft_dir, &handlers, &t->log);
     if (err == 0)

@@ -367,10 +367,15 @@ void server_apply_config(struct server *s)
 
 static void recovery_progress(void *arg, uint32_t done, uint32_t total, uint64_t bytes)
 {
+    static struct diag_limit limit;
+    uint64_t left_out;
     struct server *s = arg;
 
     __atomic_store_n(&s->recovered, done, __ATOMIC_RELAXED);
-    DIAG_EVERY(DIAG_INFO, "recovering", "partitions=%u of=%u bytes=%llu", done, total, (unsigned long long)bytes);
+    /* Called for each partition, on several threads; people and systemd hear of it once a second. */
+    if (!diag_limit_pass(&limit, &left_out))
+        return;
+    diag_info("recovering", "partitions=%u of=%u bytes=%llu", done, total, (unsigned long long)bytes);
     notify_send("STATUS=recovering: %u of %u partitions\nEXTEND_TIMEOUT_USEC=60000000", done, total);
 }
 
