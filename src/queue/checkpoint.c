@@ -40,36 +40,64 @@ static char *path_of(const struct queue *q, const char *name)
     return mem_printf("%s/%s/%s", q->table->options.data_dir, dir, name);
 }
 
-static void encode_chunk(const struct ackmap *m, int64_t number, struct buf *out)
+/* The live bits of a chunk, unknown and settled ones cleared. */
+static void live_words(const struct ackmap *m, const struct ackmap_chunk *c, int64_t number, uint64_t live[ACKMAP_WORDS])
 {
-    int64_t start = number * ACKMAP_CHUNK, stop = MIN_OF(start + ACKMAP_CHUNK, m->end);
-    uint8_t raw[CHUNK_BYTES] = {0};
-    size_t form_at = out->len, ranges_at;
-    uint64_t ranges = 0;
-    int64_t at = start;
+    int64_t start = number * ACKMAP_CHUNK;
 
-    /* Ranges first; when they turn out longer than the bits, the bits. */
-    for (int64_t o = ackmap_next_live(m, start); o < stop; o = ackmap_next_live(m, o)) {
-        for (; o < stop && ackmap_is_live(m, o); o++)
-            raw[(o - start) / 8] |= (uint8_t)(1u << ((o - start) % 8));
-        ranges++;
+    for (unsigned i = 0; i < ACKMAP_WORDS; i++) {
+        int64_t from = start + 64 * i;
+        uint64_t w = c->bits == NULL ? ~0ull : ~c->bits[i];
+
+        if (m->origin > from)
+            w &= m->origin - from >= 64 ? 0 : ~0ull << (m->origin - from);
+        if (m->end < from + 64)
+            w &= m->end <= from ? 0 : (1ull << (m->end - from)) - 1;
+        live[i] = w;
+    }
+}
+
+/* Ranges; when those would be longer than the bits, the bits. Under the partition's lock, hence by words. */
+static void encode_chunk(const struct ackmap *m, const struct ackmap_chunk *c, int64_t number, struct buf *out)
+{
+    uint64_t live[ACKMAP_WORDS], ranges = 0;
+    int64_t at = 0, first = -1;
+
+    live_words(m, c, number, live);
+    for (unsigned i = 0; i < ACKMAP_WORDS; i++)
+        ranges += (uint64_t)__builtin_popcountll(live[i] & ~(live[i] << 1 | (i > 0 ? live[i - 1] >> 63 : 0)));
+    if (ranges * 3 > CHUNK_BYTES) {
+        buf_put_u8(out, 1);
+        for (unsigned i = 0; i < ACKMAP_WORDS; i++) {
+            uint64_t swapped = __builtin_bswap64(live[i]); /* bytes in ascending order */
+
+            buf_put_be64(out, swapped);
+        }
+        return;
     }
     buf_put_u8(out, 2);
     buf_put_uvarint(out, ranges);
-    ranges_at = out->len;
-    for (int64_t o = ackmap_next_live(m, start); o < stop && out->len - ranges_at <= CHUNK_BYTES; o = ackmap_next_live(m, o)) {
-        int64_t first = o;
+    for (int64_t o = 0; o <= ACKMAP_CHUNK;) {
+        uint64_t w = o == ACKMAP_CHUNK ? 0 : live[o / 64] >> (o % 64);
+        int64_t run;
 
-        while (o < stop && (raw[(o - start) / 8] >> ((o - start) % 8)) & 1)
-            o++;
+        if (first < 0) {
+            if (o == ACKMAP_CHUNK)
+                break;
+            o = w == 0 ? (o / 64 + 1) * 64 : o + __builtin_ctzll(w);
+            if (w != 0)
+                first = o;
+            continue;
+        }
+        run = ~w == 0 ? 64 : __builtin_ctzll(~w);
+        run = MIN_OF(run, 64 - o % 64);
+        o += run;
+        if (o % 64 == 0 && o < ACKMAP_CHUNK && (live[o / 64] & 1) && run > 0)
+            continue; /* goes on in the next word */
         buf_put_uvarint(out, (uint64_t)(first - at));
         buf_put_uvarint(out, (uint64_t)(o - first));
         at = o;
-    }
-    if (out->len - ranges_at > CHUNK_BYTES) {
-        out->len = form_at;
-        buf_put_u8(out, 1);
-        buf_put(out, raw, sizeof(raw));
+        first = -1;
     }
 }
 
@@ -101,7 +129,7 @@ void queue_checkpoint_encode(struct queue *q, struct buf *out)
         if (c->bits == NULL && m->origin <= number * ACKMAP_CHUNK)
             buf_put_u8(out, 0);
         else
-            encode_chunk(m, number, out);
+            encode_chunk(m, c, number, out);
     }
     be32_put(out->data + start + 4, crc32c(0, out->data + start + 8, out->len - start - 8));
 }

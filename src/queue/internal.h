@@ -40,6 +40,7 @@ struct queue_pending {
     struct effects fx;          /* over batch */
     int64_t base;               /* offset of the batch's first record */
     uint32_t messages;
+    uint64_t bytes;             /* of their bodies */
     bool reserved;              /* the batch holds a reservation */
     bool sorted;                /* ranges ascend */
     struct queue_range *ranges; /* settled since the last flush; owned */
@@ -65,7 +66,7 @@ struct queue {
     bool on_disk;
     bool dirty;         /* in table->dirty */
     bool timed;         /* in table->timed */
-    bool has_ttl;       /* some message may expire */
+    bool has_ttl;       /* some ready message may expire */
     bool ending;        /* `ended` was called */
     bool had_consumer;
     bool bytes_inexact; /* ready_bytes cannot be trusted */
@@ -103,6 +104,7 @@ struct queue {
     struct queue_consumer *active; /* of a single-active queue */
     struct queue_consumer *waiter; /* will call queue_take when a reservation is committed or cold data is there */
 
+    int64_t ttl_end;      /* no message at or above it expires, but by x-message-ttl */
     int64_t next_expiry;  /* when the head may expire; INT64_MAX none, 0 look */
     int64_t unused_since; /* for x-expires */
 

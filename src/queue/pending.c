@@ -32,6 +32,7 @@ struct queue_pending *queue_pending_open(struct queue *q)
     batch_begin(&p->batch, p->fx.now_ms);
     p->base = log_end(q->log);
     p->messages = 0;
+    p->bytes = 0;
     p->reserved = false;
     p->sorted = true;
     p->range_count = 0;
@@ -134,8 +135,7 @@ static void take_back(struct queue *q, struct queue_pending *p)
         }
     if (q->head > p->base)
         q->head = p->base;
-    if (gone != 0 || p->messages != 0)
-        q->bytes_inexact = true; /* their sizes went with them */
+    q->ready_bytes -= MIN_OF(q->ready_bytes, p->bytes);
     q->published -= MIN_OF(q->published, p->messages);
     for (size_t i = 0; i < p->range_count; i++) {
         struct queue_range r = p->ranges[i];
@@ -152,6 +152,7 @@ static void take_back(struct queue *q, struct queue_pending *p)
         p->reserved = false;
     }
     p->messages = 0;
+    p->bytes = 0;
     batch_begin(&p->batch, p->fx.now_ms);
 }
 

@@ -20,7 +20,7 @@ static bool is_over(const struct queue *q)
            (s->max_length_bytes >= 0 && q->ready_bytes > (uint64_t)s->max_length_bytes);
 }
 
-static void note_expiry(struct queue *q, const struct queue_message *m)
+static void note_expiry(struct queue *q, const struct queue_message *m, int64_t offset)
 {
     int64_t at = INT64_MAX;
 
@@ -30,6 +30,7 @@ static void note_expiry(struct queue *q, const struct queue_message *m)
         at = MIN_OF(at, q->table->now_ms + m->expiration_ms);
     if (at == INT64_MAX)
         return;
+    q->ttl_end = offset + 1;
     if (!q->has_ttl || q->ready == 0) {
         q->has_ttl = true;
         q->next_expiry = 0;
@@ -69,8 +70,9 @@ int queue_publish(struct queue *q, const struct queue_message *m, int64_t now_ms
         mem_free(parts);
     offset = p->base + p->batch.count - 1;
     p->messages++;
+    p->bytes += size;
     ackmap_add_live(&q->acks, offset);
-    note_expiry(q, m);
+    note_expiry(q, m, offset);
     q->ready++;
     q->ready_bytes += size;
     q->published++;

@@ -1,6 +1,8 @@
 /* Which message is next, and leaving the ready ones: taken, dropped, expired. */
 #include "queue/internal.h"
 
+#define LOOK_MS 100
+
 struct queue_next queue_next_ready(struct queue *q)
 {
     struct queue_next n = {.source = QUEUE_FROM_NOWHERE};
@@ -51,7 +53,13 @@ void queue_next_take(struct queue *q, const struct queue_next *n)
         queue_ring_pop(&q->rings[queue_entry_priority(&n->entry)]);
     else
         q->head = queue_entry_offset(&n->entry) + 1;
+    if (!q->has_ttl)
+        return;
     q->next_expiry = 0;
+    if (q->spec.message_ttl_ms < 0 && q->head >= q->ttl_end && q->heap.count == 0 && q->rings == NULL)
+        q->has_ttl = false;
+    else if (q->ready > 0 && !q->timed)
+        queue_mark_timed(q, q->table->now_ms + LOOK_MS); /* the one that is next now may expire: a tick finds out when */
 }
 
 void queue_settle_one(struct queue *q, int64_t offset)
@@ -223,6 +231,7 @@ int queue_rebuild_ready(struct queue *q)
     q->ready = q->acks.live;
     q->unacked = 0;
     q->has_ttl = q->ready > 0; /* unknown: the first tick looks */
+    q->ttl_end = q->acks.end;
     if (q->ready == 0) {
         q->ready_bytes = 0;
         q->bytes_inexact = false;

@@ -9,9 +9,11 @@ static void requeue(struct queue *q, const struct queue_handle *h)
     count = MIN_OF(count + 1, 127u);
     e.offset_flags = (h->offset_flags & ~(uint64_t)0xff00) | QUEUE_HANDLE_REDELIVERED | count << 8;
     queue_heap_push(&q->heap, e);
-    if (q->has_ttl && q->ready == 0)
-        queue_mark_timed(q, 0);
-    q->next_expiry = 0;
+    if (queue_handle_offset(h) < q->ttl_end || q->spec.message_ttl_ms >= 0) {
+        q->has_ttl = true;
+        q->next_expiry = 0;
+        queue_mark_timed(q, q->table->now_ms);
+    }
     q->ready++;
     q->ready_bytes += h->size;
 }

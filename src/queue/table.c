@@ -7,6 +7,7 @@
 #define SEGMENT_BYTES (16u << 20)
 #define CHECKPOINT_BYTES (16u << 20)
 #define RETRY_MS 1000
+#define TICK_QUEUES 256
 
 struct queue_table *queue_table_new(const struct queue_table_options *options)
 {
@@ -228,13 +229,18 @@ static void tick_queue(struct queue *q, int64_t now_ms)
     queue_checkpoint_tick(q);
 }
 
+/* The lock is held for at most TICK_QUEUES of them; the list turns, so all have their turn. */
 void queue_table_tick(struct queue_table *t, int64_t now_ms)
 {
     int64_t next = INT64_MAX;
+    unsigned budget = TICK_QUEUES;
+    struct list later;
+    struct list *n;
 
     queue_see_time(t, now_ms);
     atomic_store_explicit(&t->next_tick, INT64_MAX, memory_order_relaxed);
-    LIST_FOREACH_SAFE (n, &t->timed) {
+    list_init(&later);
+    while (budget-- > 0 && (n = list_pop_front(&t->timed)) != NULL) {
         struct queue *q = LIST_ENTRY(n, struct queue, timed_node);
         int64_t due;
 
@@ -242,11 +248,15 @@ void queue_table_tick(struct queue_table *t, int64_t now_ms)
         due = due_at(q);
         if (due == INT64_MAX) {
             q->timed = false;
-            list_remove(&q->timed_node);
-        } else if (due < next) {
-            next = MAX_OF(due, now_ms + 1); /* a tick has a budget; what is left goes with the next */
+            continue;
         }
+        list_push_back(&later, &q->timed_node);
+        if (due < next)
+            next = MAX_OF(due, now_ms + 1); /* expiry has a budget; what is left goes with the next tick */
     }
+    if (!list_empty(&t->timed))
+        next = now_ms + 1;
+    list_splice(&t->timed, &later);
     if (next < atomic_load_explicit(&t->next_tick, memory_order_relaxed))
         atomic_store_explicit(&t->next_tick, next, memory_order_relaxed);
     queue_table_flush(t, NULL);

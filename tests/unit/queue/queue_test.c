@@ -522,3 +522,27 @@ Test(queue, many_queues_are_found_by_id_and_cost_at_most_a_kibibyte)
     for (uint64_t id = 1; id <= 3000; id++)
         cr_assert_eq(queue_find(f.table, id * 37) != NULL, id % 2 == 0);
 }
+
+Test(queue, an_expiring_message_behind_one_that_does_not_is_noticed_when_its_turn_comes)
+{
+    struct queue *q = fixture_queue(&f, 1, true);
+
+    publish_with(&f, q, 0, 0, -1);
+    publish_with(&f, q, 1, 0, 1000);
+    publish_with(&f, q, 2, 0, -1);
+    queue_table_flush(f.table, NULL);
+    f.now_ms += 2000;
+    for (int64_t now = f.now_ms; queue_table_next_tick(f.table) <= now;)
+        queue_table_tick(f.table, now++);
+    cr_assert_eq(queue_ready(q), 3, "it is not at the head");
+    taster_get(&a, q, true);
+    cr_assert_lt(queue_table_next_tick(f.table), f.now_ms + 1000);
+    f.now_ms += 1000;
+    queue_table_tick(f.table, f.now_ms);
+    cr_assert_eq(queue_ready(q), 1);
+    taster_get(&a, q, true);
+    cr_assert_eq(a.got[1].number, 2);
+    queue_table_flush(f.table, NULL);
+    queue_table_tick(f.table, f.now_ms);
+    cr_assert_eq(queue_table_next_tick(f.table), INT64_MAX);
+}
