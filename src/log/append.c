@@ -193,6 +193,7 @@ static int write_failed(struct log *l, struct segfile *f, struct hot *h, uint64_
         DIAG_EVERY(DIAG_WARN, "no space left for the log", "log=\"%s\"", l->dir);
     }
     if (h == NULL) {
+        l->reserved = 0;
         if (ftruncate(f->fd, (off_t)pos) == 0)
             return err;
     } else {
@@ -210,10 +211,22 @@ static int write_failed(struct log *l, struct segfile *f, struct hot *h, uint64_
     return ERR_IO;
 }
 
+static int write_bytes(struct log *l, struct segfile *f, struct hot *h, const uint8_t *data, size_t len)
+{
+    uint64_t pos = l->pos;
+    int err;
+
+    if (l->store->fp_any && failpoint_hit(&l->store->fp_append_enospc))
+        err = ERR_NOSPACE;
+    else
+        err = file_pwrite_all(f->fd, data, len, pos);
+    return err == 0 ? 0 : write_failed(l, f, h, pos, len, err);
+}
+
 static int write_file(struct log *l, const uint8_t *data, size_t len)
 {
     struct hot *h = l->hot;
-    uint64_t pos = l->pos;
+    uint64_t end = l->pos + len;
     struct segfile *f;
     int err = segment_open(l, seg_active(l)->base, &f);
 
@@ -221,23 +234,19 @@ static int write_file(struct log *l, const uint8_t *data, size_t len)
         return err;
     if (h != NULL) {
         mutex_lock(&h->mutex);
-        if (pos + len > ALOAD(&h->zeroed))
+        if (end > ALOAD(&h->zeroed))
             __atomic_add_fetch(&l->store->unprefaulted, 1, __ATOMIC_RELAXED);
-    }
-    if (l->store->fp_any && failpoint_hit(&l->store->fp_append_enospc))
-        err = ERR_NOSPACE;
-    else
-        err = file_pwrite_all(f->fd, data, len, pos);
-    if (err != 0)
-        err = write_failed(l, f, h, pos, len, err);
-    else if (h != NULL && pos + len > h->zeroed)
-        ASTORE(&h->zeroed, pos + len);
-    if (h != NULL) {
+        err = write_bytes(l, f, h, data, len);
+        if (err == 0 && end > h->zeroed)
+            ASTORE(&h->zeroed, end);
         mutex_unlock(&h->mutex);
-    } else if (err == 0 && pos + len - l->written_back >= WRITEBACK_STEP) {
-        /* Bulk writers start write-back early, so that a round does not find it all (rule 6, P14). */
-        sync_file_range(f->fd, (off_t)l->written_back, (off_t)(pos + len - l->written_back), SYNC_FILE_RANGE_WRITE);
-        l->written_back = pos + len;
+    } else {
+        err = write_bytes(l, f, NULL, data, len);
+        if (err == 0 && end - l->written_back >= WRITEBACK_STEP) {
+            /* Bulk writers start write-back early, so that a round does not find it all (rule 6, P14). */
+            sync_file_range(f->fd, (off_t)l->written_back, (off_t)(end - l->written_back), SYNC_FILE_RANGE_WRITE);
+            l->written_back = end;
+        }
     }
     segfile_unref(f);
     return err;
@@ -325,7 +334,7 @@ static int append_bytes(struct log *l, uint8_t *data, size_t len, int64_t count,
         !l->store->fp_any) {
         batch_assign(data, l->end, l->epoch);
         memcpy(h->file->map + l->pos, data, len);
-        if (GM_UNLIKELY(h->zeroed - l->pos - len < ALOADX(&h->window) / 2))
+        if (GM_UNLIKELY(ALOADX(&h->zeroed) - l->pos - len < ALOADX(&h->window) / 2))
             hot_want(l, h);
     } else {
         err = make_room(l, len, count);
@@ -418,7 +427,7 @@ int log_append_prepare(struct log *l, size_t bytes)
         mutex_lock(&l->hot->mutex);
         err = hot_extend(l, l->hot, MIN_OF(to, l->hot->file->map_len));
         mutex_unlock(&l->hot->mutex);
-        if (err != 0 || to <= l->hot->zeroed)
+        if (err != 0 || to <= ALOAD(&l->hot->zeroed))
             goto out;
     }
     if (to <= l->reserved)

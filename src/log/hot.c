@@ -129,13 +129,15 @@ void hot_demote(struct log *l, bool truncate)
 void hot_want(struct log *l, struct hot *h)
 {
     struct log_store *s = l->store;
+    uint32_t window;
     uint64_t now;
 
-    if (ALOADX(&h->queued) || h->zeroed >= h->file->map_len)
+    if (ALOADX(&h->queued) || ALOADX(&h->zeroed) >= h->file->map_len)
         return;
     now = clock_mono_us();
-    if (now - h->asked_us < ASKED_AGAIN_US && h->window < PREFAULT_WINDOW_MAX)
-        ASTOREX(&h->window, h->window * 2);
+    window = ALOADX(&h->window);
+    if (now - h->asked_us < ASKED_AGAIN_US && window < PREFAULT_WINDOW_MAX)
+        ASTOREX(&h->window, window * 2);
     h->asked_us = now;
     ASTOREX(&h->queued, true);
     mutex_lock(&s->mutex);
@@ -167,22 +169,28 @@ int hot_extend(struct log *l, struct hot *h, uint64_t to)
     return 0;
 }
 
-static void prefault(struct hot *h)
+/* A step a hold: the owner may want to write behind the window meanwhile. */
+static bool prefault_step(struct hot *h)
 {
     struct log *l;
+    bool more = false;
 
     mutex_lock(&h->mutex);
     l = h->log;
-    if (l != NULL)
-        hot_extend(l, h, ALOAD(&l->pos) + ALOADX(&h->window));
+    if (l != NULL) {
+        uint64_t at = ALOAD(&h->zeroed), to = MIN_OF(ALOAD(&l->pos) + ALOADX(&h->window), (uint64_t)h->file->map_len);
+
+        more = at < to && hot_extend(l, h, MIN_OF(at + PREFAULT_STEP, to)) == 0;
+    }
     mutex_unlock(&h->mutex);
+    return more;
 }
 
 /* Takes the log with the longest rest, when that is long enough. Under s->mutex; with references of its own. */
 static struct hot *most_idle(struct log_store *s, struct log **ret_log)
 {
     struct hot *best = NULL;
-    unsigned least = ALOADX(&s->hot_wanted) ? 1 : HOT_IDLE_TICKS;
+    unsigned least = ALOADX(&s->hot_wanted) ? 1 : s->opt.hot_idle_s;
 
     LIST_FOREACH(n, &s->hot_list)
     {
@@ -249,7 +257,8 @@ void *hot_thread_main(void *arg)
 
             hot_ref(h);
             mutex_unlock(&s->mutex);
-            prefault(h);
+            while (prefault_step(h))
+                ;
             ASTORE(&h->queued, false);
             hot_unref(h);
             mutex_lock(&s->mutex);

@@ -29,10 +29,12 @@ int identity_write(struct log *l)
     char path[512];
     int err, fd;
 
-    snprintf(path, sizeof(path), "%s/%s", s->data_dir, l->dir);
-    err = file_make_dirs(path);
-    if (err != 0)
-        return err;
+    if (mkdirat(s->dirfd, l->dir, 0750) < 0 && errno != EEXIST) {
+        snprintf(path, sizeof(path), "%s/%s", s->data_dir, l->dir);
+        err = file_make_dirs(path);
+        if (err != 0)
+            return err;
+    }
     memcpy(data, "GMLOGID1", 8);
     be64_put(data + 8, l->log_id);
     memcpy(data + 16, s->opt.cluster_id, 16);

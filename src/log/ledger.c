@@ -34,6 +34,7 @@
 
 #define LEDGER_VERSION 1
 #define LEDGER_AHEAD (256u * 1024)
+#define LEDGER_LOW (128u * 1024)
 #define LEDGER_GROWTH (1024u * 1024) /* rewritten when it grew by this much and by its own size */
 #define LEDGER_MAX (1024u << 20)
 
@@ -225,9 +226,25 @@ int ledger_start(struct log_store *s)
     return ledger_snapshot(s, false);
 }
 
+/* Zeros from the end of the file to LEDGER_AHEAD behind `pos`. */
+static int zeros_ahead(struct log_store *s, uint64_t pos)
+{
+    static const uint8_t zeros[32 * 1024];
+
+    while (s->ledger_size < pos + LEDGER_AHEAD) {
+        int err = file_pwrite_all(s->ledger_fd, zeros, sizeof(zeros), s->ledger_size);
+
+        if (err != 0)
+            return err;
+        s->ledger_size += sizeof(zeros);
+    }
+    return 0;
+}
+
 int ledger_append(struct log_store *s, const struct buf *entries)
 {
     struct buf b = {0};
+    bool written;
     int err = 0;
 
     if (entries->len == 0)
@@ -236,24 +253,22 @@ int ledger_append(struct log_store *s, const struct buf *entries)
     buf_put_be64(&b, 0);
     buf_put_slice(&b, buf_slice(entries));
     frame_close(&b, 0);
-    if (s->ledger_pos + b.len + 4 > s->ledger_size) {
-        size_t frame = b.len;
-
-        memset(buf_reserve(&b, LEDGER_AHEAD), 0, LEDGER_AHEAD);
-        buf_advance(&b, LEDGER_AHEAD);
+    if (s->ledger_pos + b.len + LEDGER_LOW > s->ledger_size)
+        err = zeros_ahead(s, s->ledger_pos + b.len);
+    /* A full disk: what was written ahead still serves for a while. */
+    if (err == ERR_NOSPACE && s->ledger_pos + b.len + 8 <= s->ledger_size)
+        err = 0;
+    if (err == 0)
         err = file_pwrite_all(s->ledger_fd, b.data, b.len, s->ledger_pos);
-        if (err == 0)
-            s->ledger_size = s->ledger_pos + b.len;
-        b.len = frame;
-    } else {
-        err = file_pwrite_all(s->ledger_fd, b.data, b.len, s->ledger_pos);
-    }
     if (err == 0 && s->opt.fsync != LOG_FSYNC_NEVER && fdatasync(s->ledger_fd) < 0)
         err = err_from_errno(errno);
-    if (err == 0)
+    written = err == 0;
+    if (written)
         s->ledger_pos += b.len;
     if (err == 0 && s->ledger_pos - s->ledger_base > LEDGER_GROWTH + s->ledger_base)
         err = write_snapshot(s, false);
+    if (err == ERR_NOSPACE && written) /* no room to rewrite it: it goes on growing */
+        err = 0;
     mutex_unlock(&s->ledger_mutex);
     buf_fini(&b);
     return err;

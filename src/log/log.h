@@ -36,6 +36,7 @@ struct log_store_options {
     uint64_t segment_bytes;       /* default 64 MiB; at least 1 MiB in production, tests go lower */
     uint64_t disk_reserve_bytes;  /* below this much free space growth is refused (log_store_may_grow) */
     uint32_t hot_max;             /* default 256 */
+    uint32_t hot_idle_s;          /* a hot log cools after so many idle seconds; default 10 */
     uint32_t fd_max;              /* open segment files kept; default RLIMIT_NOFILE / 4 */
     uint8_t cluster_id[16];       /* stamped into identity files, rule 9 */
     const char *failpoint;        /* tests: GOMSG_FAILPOINT (failpoint.c); NULL otherwise */
@@ -57,7 +58,8 @@ bool log_store_sync_always(const struct log_store *s);
 /* Called around taking the positions of a sync round, on the sync thread: the partition layer holds its multi-partition lock exclusively in between, so that the
  * marks of a round are a consistent cut (rule 5). Microseconds. */
 void log_store_set_cut(struct log_store *s, void (*begin)(void *arg), void (*end)(void *arg), void *arg);
-/* Waits for a whole sync round that began after this call; not on a worker. 0 or the store's health. */
+/* Waits for a whole sync round that began after this call; not on a worker. 0, the store's health, or ERR_NOSPACE when the marks
+ * found no room (the round is tried again until they do). */
 int log_store_sync(struct log_store *s);
 /* Moves the directories of logs to trash/ that are not open and for which `keep` says false: what a crash between deleting an object and its files left behind.
  * After the topology was read and the logs that exist may be told. */

@@ -19,7 +19,6 @@
 
 #define SMALL_APPEND (16u * 1024)     /* from here on always pwrite (P11) */
 #define HOT_APPENDS 64                /* small appends within a second make a log hot */
-#define HOT_IDLE_TICKS 10             /* seconds */
 #define PREFAULT_STEP (64u * 1024)
 #define PREFAULT_WINDOW (128u * 1024)
 #define PREFAULT_WINDOW_MAX (1024u * 1024)
@@ -218,6 +217,7 @@ struct log_store {
     uint64_t round_open; /* atomic */
     uint64_t round_done; /* atomic */
     uint64_t round_wanted; /* under mutex */
+    uint64_t postponed;    /* rounds that found no space, under mutex */
     uint64_t round_began_us; /* atomic: 0 when none is running */
     int health; /* atomic */
     bool stopping;

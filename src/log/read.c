@@ -321,7 +321,7 @@ bool log_span_is_warm(const struct log_span *span)
 /* ---- times ------------------------------------------------------------------------------------------------------------------------ */
 
 /* The first record of a batch at or after a timestamp. */
-static int search_batch(struct segfile *f, uint64_t pos, const struct batch_header *h, int64_t ts, int64_t *ret_offset, int64_t *ret_ts)
+static int search_batch(struct segfile *f, uint64_t pos, const struct batch_header *h, int64_t start, int64_t ts, int64_t *ret_offset, int64_t *ret_ts)
 {
     struct buf bytes = {0}, plain = {0};
     struct record_iter it;
@@ -340,7 +340,7 @@ static int search_batch(struct segfile *f, uint64_t pos, const struct batch_head
     if (rc == 0) {
         record_iter_init(&it, h, buf_slice(&plain));
         while ((rc = record_iter_next(&it, &r)) == 1) {
-            if (r.timestamp >= ts) {
+            if (r.timestamp >= ts && r.offset >= start) {
                 *ret_offset = r.offset;
                 *ret_ts = r.timestamp;
                 break;
@@ -372,7 +372,7 @@ static int search_segment(struct log *l, int64_t base, int64_t ts, int64_t *ret_
     header_walk_init(&w, v.file, e.pos, v.bytes);
     while ((rc = header_walk_at(&w, &h)) == 1) {
         if (h.max_timestamp >= ts && h.base_offset + h.last_offset_delta >= ALOAD(&l->start)) {
-            rc = search_batch(v.file, w.pos, &h, ts, ret_offset, ret_ts);
+            rc = search_batch(v.file, w.pos, &h, ALOAD(&l->start), ts, ret_offset, ret_ts);
             if (rc != 0)
                 break;
         }

@@ -162,6 +162,7 @@ static int find_cut(struct log *l, uint32_t i, int64_t end, int64_t *ret_end, ui
 {
     struct segment *seg = seg_at(l, i);
     uint64_t bytes = seg->flags & SEG_SEALED ? seg->bytes : l->pos;
+    struct index_entry from;
     struct header_walk w;
     struct batch_header h;
     struct segfile *f;
@@ -169,9 +170,10 @@ static int find_cut(struct log *l, uint32_t i, int64_t end, int64_t *ret_end, ui
 
     if (rc != 0)
         return rc;
-    header_walk_init(&w, f, 0, bytes);
-    *ret_max_ts = -1;
-    *ret_end = seg->base;
+    from = index_before(seg, end - 1, UINT64_MAX);
+    header_walk_init(&w, f, from.pos, bytes);
+    *ret_max_ts = from.max_ts;
+    *ret_end = seg->base + from.rel;
     while ((rc = header_walk_at(&w, &h)) == 1 && h.base_offset + h.last_offset_delta < end) {
         *ret_max_ts = MAX_OF(*ret_max_ts, h.max_timestamp);
         *ret_end = h.base_offset + h.last_offset_delta + 1;
@@ -193,12 +195,20 @@ static int cut_files(struct log *l, uint32_t i, int64_t end, uint64_t pos, int64
     if (!l->memory) {
         /* The ledger first: a mark above what is on disk would be corruption. */
         if (l->mark_off > end) {
+            int64_t mark_off = l->mark_off, mark_seg = l->mark_seg;
+            uint64_t mark_pos = l->mark_pos;
+
             l->mark_off = end;
             l->mark_seg = seg->base;
             l->mark_pos = pos;
             ledger_put_cut(&entry, l, end, seg->base, pos);
             err = ledger_append(s, &entry);
             buf_fini(&entry);
+            if (err != 0) {
+                l->mark_off = mark_off;
+                l->mark_seg = mark_seg;
+                l->mark_pos = mark_pos;
+            }
         }
         if (err == 0)
             err = segment_open(l, seg->base, &f);
@@ -226,14 +236,14 @@ static int cut_files(struct log *l, uint32_t i, int64_t end, uint64_t pos, int64
     if (seg->flags & SEG_SEALED)
         l->sealed_bytes -= seg->bytes;
     seg->flags = 0;
-    mem_free(seg->index);
-    seg->index = NULL;
+    while (seg->index != NULL && seg->index->n > 0 && seg->index->e[seg->index->n - 1].pos >= pos)
+        seg->index->n--;
     ASTORE(&l->seq, l->seq + 1);
     ASTORE(&l->pos, pos);
     ASTORE(&l->seg_max_ts, max_ts);
     ASTORE(&l->end, end);
     ASTORE(&l->seq, l->seq + 1);
-    l->index_pos = 0;
+    l->index_pos = seg->index == NULL || seg->index->n == 0 ? 0 : seg->index->e[seg->index->n - 1].pos;
     l->reserved = 0;
     l->written_back = 0;
     if (l->start > end)
@@ -266,7 +276,7 @@ int log_truncate(struct log *l, int64_t end)
     err = find_cut(l, (uint32_t)i, end, &at, &pos, &max_ts);
     if (err == 0)
         err = cut_files(l, (uint32_t)i, at, pos, max_ts);
-    if (err != 0)
+    if (err != 0 && err != ERR_NOSPACE) /* no room in the ledger: nothing was cut yet */
         log_fail(l, err, "truncation", end);
     log_append_unlock(l);
     mutex_unlock(&l->store->round_mutex);

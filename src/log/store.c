@@ -337,6 +337,8 @@ static void set_defaults(struct log_store *s)
     o->segment_bytes = MIN_OF(o->segment_bytes, (uint64_t)SEGMENT_BYTES_MAX);
     if (o->hot_max == 0)
         o->hot_max = 256;
+    if (o->hot_idle_s == 0)
+        o->hot_idle_s = 10;
     s->fd_max = o->fd_max;
     if (s->fd_max == 0)
         s->fd_max = getrlimit(RLIMIT_NOFILE, &rl) == 0 && rl.rlim_cur < 1u << 20 ? (uint32_t)(rl.rlim_cur / 4) : 1u << 18;
@@ -437,7 +439,7 @@ void log_store_close(struct log_store *s)
     pthread_join(s->sync_thread, NULL);
     pthread_join(s->prefault_thread, NULL);
     pthread_join(s->janitor_thread, NULL);
-    if (log_store_health(s) == 0 && ledger_snapshot(s, true) != 0)
+    if (log_store_health(s) == 0 && ALOAD(&s->dirty) == NULL && s->pending.len == 0 && ledger_snapshot(s, true) != 0)
         diag_error("the clean mark could not be written", "path=\"%s/ledger\"", s->data_dir);
     free_store(s);
 }

@@ -28,6 +28,7 @@
 #define PAGE_FLOOR(x) ((x) & ~(uint64_t)4095)
 #define PAGE_CEIL(x) PAGE_FLOOR((x) + 4095)
 #define FILES_ONE_BY_ONE 3
+#define POSTPONED_US 500000     /* after a round found no space for its marks */
 #define NEVER_INTERVAL_MS 30000 /* `log.fsync: never` still needs its deletions listed */
 
 struct item {
@@ -45,6 +46,7 @@ struct round {
     struct list sealed;
     size_t sealed_count;
     struct buf entries;
+    size_t pending_len; /* of entries, the rest are marks */
     bool new_names, by_syncfs;
 };
 
@@ -72,7 +74,8 @@ static void take_position(struct round *r, struct log *l)
     mutex_unlock(log_stripe(l));
 }
 
-static void cut(struct round *r)
+/* Leaves round_mutex taken: it is given back when the round is over. */
+static void cut(struct round *r) ACQUIRE(r->s->round_mutex) NO_THREAD_SAFETY_ANALYSIS
 {
     struct log_store *s = r->s;
     void (*begin)(void *), (*end)(void *), *arg;
@@ -96,6 +99,7 @@ static void cut(struct round *r)
     r->entries = s->pending;
     s->pending = (struct buf){0};
     mutex_unlock(&s->mutex);
+    r->pending_len = r->entries.len;
     r->new_names = __atomic_exchange_n(&s->new_names, false, __ATOMIC_SEQ_CST);
     if (end != NULL)
         end(arg);
@@ -171,6 +175,27 @@ static int mark(struct round *r)
     return ledger_append(r->s, &r->entries);
 }
 
+/* No room for the frame: the round did not happen. Everything waits for the next; nothing is lost and nothing was promised. */
+static void postpone(struct round *r)
+{
+    struct log_store *s = r->s;
+    struct buf later = {0};
+
+    DIAG_EVERY(DIAG_WARN, "no space left for the sync marks; acknowledgements wait", "path=\"%s/ledger\"", s->data_dir);
+    ASTOREX(&s->may_grow, false);
+    for (size_t i = 0; i < r->count; i++) {
+        if (!r->items[i].log->deleted)
+            log_mark_dirty(r->items[i].log);
+    }
+    mutex_lock(&s->mutex);
+    buf_put(&later, r->entries.data, r->pending_len);
+    buf_put_slice(&later, buf_slice(&s->pending));
+    buf_fini(&s->pending);
+    s->pending = later;
+    mutex_unlock(&s->mutex);
+    ASTOREX(&s->new_names, true);
+}
+
 /* Gives back the pages behind the tail of a mapped log, and faults its window in anew when the sync write-protected it (P12). */
 static void trim_window(const struct round *r, const struct item *it)
 {
@@ -186,11 +211,10 @@ static void trim_window(const struct round *r, const struct item *it)
     }
     if (!r->by_syncfs)
         return;
-    mutex_lock(&h->mutex);
-    zeroed = PAGE_FLOOR(h->zeroed);
-    if (h->log != NULL && zeroed > tail)
+    /* When it was cooled and cut meanwhile this fails, which is fine: the mapping lives as long as our reference. */
+    zeroed = PAGE_FLOOR(ALOAD(&h->zeroed));
+    if (zeroed > tail)
         madvise(h->file->map + tail, (size_t)(zeroed - tail), MADV_POPULATE_WRITE);
-    mutex_unlock(&h->mutex);
 }
 
 static void deliver(struct worker *w, struct mail *m)
@@ -239,18 +263,24 @@ static void post_queue(struct commit_queue *q)
         worker_post(q->worker, &q->mail);
 }
 
-static void run_round(struct log_store *s)
+/* False: postponed. */
+static bool run_round(struct log_store *s) NO_THREAD_SAFETY_ANALYSIS /* cut() takes what its end gives back */
 {
     struct round r = {.s = s};
     uint64_t began = clock_mono_us(), us;
+    bool postponed = false;
     int err;
 
     list_init(&r.sealed);
     ASTORE(&s->round_began_us, began);
     cut(&r);
     err = sync_files(&r);
-    if (err == 0)
+    if (err == 0) {
         err = mark(&r);
+        postponed = err == ERR_NOSPACE;
+        if (postponed)
+            postpone(&r);
+    }
     for (size_t i = 0; i < r.count; i++) {
         struct item *it = &r.items[i];
 
@@ -273,6 +303,10 @@ static void run_round(struct log_store *s)
     buf_fini(&r.entries);
     us = clock_mono_us() - began;
     ASTORE(&s->round_began_us, 0);
+    if (postponed) {
+        mutex_unlock(&s->round_mutex);
+        return false;
+    }
     if (err != 0) {
         diag_error("a sync round failed; no log takes appends any more", "error=%s", err_name(err));
         ASTORE(&s->health, err);
@@ -286,13 +320,14 @@ static void run_round(struct log_store *s)
     mutex_unlock(&s->round_mutex);
     for (unsigned i = 0; i < s->queue_count; i++)
         post_queue(&s->queues[i]);
+    return true;
 }
 
 void *sync_thread_main(void *arg)
 {
     struct log_store *s = arg;
     uint64_t interval = 1000ull * (s->opt.fsync == LOG_FSYNC_NEVER ? NEVER_INTERVAL_MS : s->opt.sync_interval_ms);
-    uint64_t next = clock_mono_us() + interval;
+    uint64_t next = clock_mono_us() + interval, not_before = 0;
 
     setpriority(PRIO_PROCESS, (id_t)gettid(), 10);
     mutex_lock(&s->mutex);
@@ -306,15 +341,18 @@ void *sync_thread_main(void *arg)
         }
         if (s->stopping)
             break;
-        if (s->health != 0 || !due) {
-            struct timespec until = {.tv_sec = (time_t)(next / 1000000), .tv_nsec = (long)(next % 1000000 * 1000)};
+        if (s->health != 0 || !due || now < not_before) {
+            uint64_t at = now < not_before ? MIN_OF(next, not_before) : next;
+            struct timespec until = {.tv_sec = (time_t)(at / 1000000), .tv_nsec = (long)(at % 1000000 * 1000)};
 
             pthread_cond_timedwait(&s->sync_cond, &s->mutex.m, &until);
             continue;
         }
         mutex_unlock(&s->mutex);
-        run_round(s);
+        not_before = run_round(s) ? 0 : clock_mono_us() + POSTPONED_US;
         mutex_lock(&s->mutex);
+        if (not_before != 0)
+            s->postponed++;
         pthread_cond_broadcast(&s->done_cond);
         pthread_cond_signal(&s->janitor_cond);
     }
@@ -338,16 +376,21 @@ void sync_request(struct log_store *s, uint64_t round)
 
 int log_store_sync(struct log_store *s)
 {
-    uint64_t round = __atomic_load_n(&s->round_open, __ATOMIC_SEQ_CST);
+    uint64_t round = __atomic_load_n(&s->round_open, __ATOMIC_SEQ_CST), postponed;
+    int err;
 
     mutex_lock(&s->mutex);
     if (round > s->round_wanted)
         s->round_wanted = round;
     pthread_cond_signal(&s->sync_cond);
-    while (ALOAD(&s->round_done) < round && ALOAD(&s->health) == 0)
+    postponed = s->postponed;
+    while (ALOAD(&s->round_done) < round && ALOAD(&s->health) == 0 && s->postponed == postponed)
         pthread_cond_wait(&s->done_cond, &s->mutex.m);
+    err = ALOAD(&s->health);
+    if (err == 0 && ALOAD(&s->round_done) < round)
+        err = ERR_NOSPACE;
     mutex_unlock(&s->mutex);
-    return ALOAD(&s->health);
+    return err;
 }
 
 /* ---- commits ------------------------------------------------------------------------------------------------------------------ */

@@ -1,6 +1,7 @@
 /* A log costs what it holds; a full disk is a clean error; readers need no lock. */
 #include <criterion/criterion.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -79,9 +80,94 @@ Test(cost, ten_thousand_idle_logs, .timeout = 120)
     rig_fini(&r);
 }
 
+static void ten_thousand_then_killed(struct rig *r)
+{
+    char dir[64];
+
+    for (int i = 0; i < MANY; i++) {
+        snprintf(dir, sizeof(dir), "p-%04d/topic/orders-%d", i % 32, i);
+        rig_append(r, rig_log(r, LOG_TOPIC, dir, (uint64_t)i + 1), 1, 50);
+    }
+    log_store_sync(r->s);
+}
+
+Test(cost, killed_with_ten_thousand_logs_the_first_write_is_under_a_second, .timeout = 120)
+{
+    struct rig r;
+    static struct log *l[MANY];
+    char dir[64];
+    uint64_t at;
+
+    rig_init(&r);
+    rig_close(&r);
+    rig_crash(&r, ten_thousand_then_killed);
+    at = clock_mono_us();
+    rig_open(&r);
+    for (int i = 0; i < MANY; i++) {
+        snprintf(dir, sizeof(dir), "p-%04d/topic/orders-%d", i % 32, i);
+        l[i] = rig_log(&r, LOG_TOPIC, dir, (uint64_t)i + 1);
+    }
+    rig_append(&r, l[4711], 1, 50);
+    at = clock_mono_us() - at;
+    fprintf(stderr, "first write after a kill with %d logs: %.1f ms\n", MANY, (double)at / 1000);
+    cr_assert_lt(at, 1000000);
+    cr_assert_eq(log_end(l[4711]), 2);
+    at = clock_mono_us();
+    for (int i = 0; i < MANY; i++)
+        cr_assert_eq(log_recover(l[i]), 0);
+    fprintf(stderr, "recovering them all: %.1f us each\n", (double)(clock_mono_us() - at) / MANY);
+    for (int i = 0; i < MANY; i++)
+        log_close(l[i]);
+    rig_fini(&r);
+}
+
+Test(cost, hot_logs_are_bounded_and_cool_when_idle, .timeout = 60)
+{
+    struct rig r;
+    struct log *l[5];
+    struct log_store_stats st;
+    char dir[64];
+    size_t rss;
+
+    rig_init(&r);
+    rig_close(&r);
+    r.opt.hot_max = 3;
+    r.opt.hot_idle_s = 2;
+    r.opt.segment_bytes = 64 << 20;
+    rig_open(&r);
+    rss = mem_rss();
+    for (int i = 0; i < 5; i++) {
+        snprintf(dir, sizeof(dir), "p-%04d/main", i);
+        l[i] = rig_log(&r, LOG_MAIN, dir, 1);
+        rig_append(&r, l[i], 300, 100);
+        log_store_stats(r.s, &st);
+        cr_assert_eq(st.hot_logs, i < 3 ? i + 1 : 3);
+    }
+    for (int i = 0; i < 30; i++) { /* the last one takes the place of one that rests */
+        usleep(100000);
+        rig_append(&r, l[4], 100, 100);
+    }
+    log_store_sync(r.s);
+    cr_assert_lt(mem_rss() - rss, 3u << 20, "RSS grew by %zu", mem_rss() - rss);
+    for (int i = 0; i < 60; i++) {
+        log_store_stats(r.s, &st);
+        if (st.hot_logs == 0)
+            break;
+        usleep(100000);
+    }
+    cr_assert_eq(st.hot_logs, 0);
+    cr_assert_lt(rig_size(rig_segment(&r, "p-0001/main", 0)), 300 * 200, "cut to its size");
+    for (int i = 0; i < 5; i++) {
+        rig_append(&r, l[i], 100, 100);
+        cr_assert_eq(rig_check(l[i], 0, log_end(l[i])), log_end(l[i]));
+        log_close(l[i]);
+    }
+    rig_fini(&r);
+}
+
 /* ---- a full disk --------------------------------------------------------------------------------------------------------- */
 
-/* In a child with a mount namespace of its own: a file system of 8 MiB. */
+/* In a child with a mount namespace of its own: a file system of 16 MiB. */
 static int fill_disk(const char *dir)
 {
     struct rig r = {0};
@@ -90,7 +176,7 @@ static int fill_disk(const char *dir)
     int err = 0, n = 0;
     uint8_t value[1000] = {0};
 
-    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || mount("none", dir, "tmpfs", 0, "size=8m") < 0)
+    if (unshare(CLONE_NEWNS) < 0 || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || mount("none", dir, "tmpfs", 0, "size=16m") < 0)
         return 77;
     strcpy(r.dir, dir);
     r.opt = (struct log_store_options){.data_dir = r.dir, .segment_bytes = 64 << 20, .sync_interval_ms = 3600000};
@@ -104,7 +190,7 @@ static int fill_disk(const char *dir)
         batch_add(&r.b, 1, slice_str("k"), slice_of(value, sizeof(value)));
         err = log_append(l, &r.b, &base);
     }
-    if (err != ERR_NOSPACE || log_end(l) != end || end < 5000)
+    if (err != ERR_NOSPACE || log_end(l) != end || end < 10000)
         return 2;
     if (log_store_may_grow(r.s) || log_failed(l) != 0)
         return 3;
@@ -124,6 +210,29 @@ static int fill_disk(const char *dir)
     end = log_end(l);
     if (log_store_sync(r.s) != 0)
         return 8;
+    /* filled to the brim by somebody else: rounds find room in what the ledger wrote ahead, for a while, and then wait */
+    int fd, rc = 0;
+    char path[128];
+    snprintf(path, sizeof(path), "%s/other", dir);
+    fd = open(path, O_WRONLY | O_CREAT, 0600);
+    while (write(fd, value, sizeof(value)) > 0)
+        ;
+    while (write(fd, value, 1) > 0)
+        ;
+    for (n = 0; rc == 0 && log_end(l) > 10; n++) {
+        rc = log_truncate(l, log_end(l) - 1);
+        while (write(fd, value, sizeof(value)) > 0) /* what was cut is taken too */
+            ;
+        if (rc == 0)
+            rc = log_store_sync(r.s);
+    }
+    if (rc != ERR_NOSPACE || n < 100 || log_store_health(r.s) != 0 || log_failed(l) != 0)
+        return 21;
+    end = log_end(l);
+    close(fd);
+    unlink(path);
+    if (log_store_sync(r.s) != 0)
+        return 22;
     log_close(l);
     log_close(m);
     log_store_close(r.s);
