@@ -156,7 +156,7 @@ int amqp_on_connection_open(struct amqp_session *s, const struct amqp_connection
     return 0;
 }
 
-/* Unsettled deliveries are requeued before close-ok goes out, so that who waits for it finds them. */
+/* Unsettled deliveries are requeued and exclusive queues deleted before close-ok goes out, so that who waits for it finds it done. */
 int amqp_on_connection_close(struct amqp_session *s, const struct amqp_connection_close *m)
 {
     (void)m;
@@ -168,6 +168,10 @@ int amqp_on_connection_close(struct amqp_session *s, const struct amqp_connectio
         if (amqp_channel_drain(ch) == ERR_PARKED)
             return AMQP_AGAIN;
         amqp_channel_free(ch);
+    }
+    if (!amqp_exclusive_delete_all(s, true)) {
+        amqp_session_park(s);
+        return AMQP_AGAIN;
     }
     amqp_put_connection_close_ok(conn_out(s->conn), 0, &(struct amqp_connection_close_ok){});
     s->state = AMQP_CLOSED;

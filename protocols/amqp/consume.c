@@ -1,5 +1,6 @@
 /* basic.consume, cancel and qos; the sources of a channel. */
 #include "base/mem.h"
+#include "cluster/topology/commands.h"
 #include "protocols/amqp/batch.h"
 #include "protocols/amqp/queues.h"
 #include "protocols/amqp/session.h"
@@ -177,22 +178,38 @@ int amqp_on_basic_consume(struct amqp_channel *ch, const struct amqp_basic_consu
     return 0;
 }
 
-/* What it took stays unsettled on the channel. An unknown tag is fine. */
+/* What it took stays unsettled on the channel. An unknown tag is fine. When the last consumer of an auto-delete queue goes, cancel-ok waits for the queue to go, too: then the
+ * handler runs again and finds no consumer. */
 int amqp_on_basic_cancel(struct amqp_channel *ch, const struct amqp_basic_cancel *m)
 {
     struct amqp_session *s = ch->session;
     struct amqp_consumer *c = consumer_find(ch, m->consumer_tag);
 
     if (c != NULL) {
+        const struct topo_queue *tq;
         struct partition_guard g;
+        struct queue *q;
+        uint64_t id;
+        bool unused;
         int err = amqp_session_enter(s, c->partition, &g);
 
         if (err == ERR_PARKED)
             return AMQP_AGAIN;
         if (err < 0)
             return amqp_fail(ch, AMQP_INTERNAL_ERROR, "the queue's partition has failed: %s", err_text(err));
+        id = c->qc.queue_id;
         amqp_consumer_detach(c, worker_wall_ms(s->aw->worker));
+        q = queue_find(partition_queues(g.p), id);
+        unused = q != NULL && queue_consumers(q) == 0;
         (void)partition_leave(&g);
+        tq = topo_queue_by_id(amqp_session_view(s), id);
+        if (unused && tq != NULL && tq->auto_delete && !m->nowait) {
+            struct amqp_wait *w = amqp_session_wait(s);
+
+            buf_clear(&w->proposal.command);
+            topo_cmd_queue_delete(&w->proposal.command, id); /* the engine asks for it, too; the second finds nothing */
+            return amqp_propose(s);
+        }
     }
     if (!m->nowait)
         amqp_put_basic_cancel_ok(conn_out(s->conn), ch->number, &(struct amqp_basic_cancel_ok){m->consumer_tag});

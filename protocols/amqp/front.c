@@ -189,19 +189,23 @@ void amqp_exclusive_drop(struct amqp_front *f, uint64_t queue_id)
 struct exclusive_end {
     struct topology_proposal proposal;
     struct amqp_front *front;
+    struct amqp_session *waiting; /* NULL: nobody */
     uint64_t queue_id;
 };
 
 static void exclusive_ended(struct topology_proposal *p)
 {
     struct exclusive_end *end = CONTAINER_OF(p, struct exclusive_end, proposal);
+    struct amqp_session *s = end->waiting;
 
     amqp_exclusive_drop(end->front, end->queue_id);
     buf_fini(&p->command);
     mem_free(end);
+    if (s != NULL && --s->ending == 0)
+        amqp_session_continue(s);
 }
 
-void amqp_exclusive_delete_all(struct amqp_session *s)
+bool amqp_exclusive_delete_all(struct amqp_session *s, bool wait)
 {
     struct reader r = reader_of(buf_slice(&s->exclusive));
 
@@ -214,11 +218,17 @@ void amqp_exclusive_delete_all(struct amqp_session *s)
         end = mem_zalloc(sizeof(*end));
         end->front = s->front;
         end->queue_id = id;
-        end->proposal.done = exclusive_ended; /* on the metadata thread: the worker may be ending */
+        end->proposal.done = exclusive_ended;
+        if (wait) {
+            end->waiting = s;
+            end->proposal.worker = s->aw->worker;
+            s->ending++;
+        } /* else on the metadata thread: the worker may be ending */
         topo_cmd_queue_delete(&end->proposal.command, id);
         topology_propose(s->front->o.topology, &end->proposal);
     }
     buf_clear(&s->exclusive);
+    return s->ending == 0;
 }
 
 /* ---- numbers ----------------------------------------------------------------------------------------------------------------------------------- */

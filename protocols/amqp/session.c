@@ -54,7 +54,7 @@ static void session_free(struct amqp_session *s)
 /* Phase 7: gives everything back, as far as partitions let it, and comes again through amqp_session_continue. */
 static void session_teardown(struct amqp_session *s)
 {
-    if (s->park_waiting || (s->wait != NULL && ((s->wait->proposed && !s->wait->answered) || s->wait->warming)))
+    if (s->park_waiting || s->ending != 0 || (s->wait != NULL && ((s->wait->proposed && !s->wait->answered) || s->wait->warming)))
         return;
     if (amqp_batch_flush(s) == ERR_PARKED)
         return;
@@ -66,7 +66,7 @@ static void session_teardown(struct amqp_session *s)
         amqp_channel_free(ch);
     }
     amqp_rounds_cancel(s);
-    amqp_exclusive_delete_all(s);
+    (void)amqp_exclusive_delete_all(s, false);
     session_free(s);
 }
 

@@ -74,8 +74,8 @@ struct amqp_front {
 bool amqp_exclusive_claim(struct amqp_front *f, uint64_t queue_id, uint64_t conn_id); /* false: somebody else's */
 bool amqp_exclusive_is_mine(struct amqp_front *f, uint64_t queue_id, uint64_t conn_id);
 void amqp_exclusive_drop(struct amqp_front *f, uint64_t queue_id);
-/* Proposes the deletion of every exclusive queue of a session that ends; goes on without it. */
-void amqp_exclusive_delete_all(struct amqp_session *s);
+/* Proposes the deletion of every exclusive queue of a session that ends. With `wait`, false: s->ending of them are under way and amqp_session_continue follows. */
+bool amqp_exclusive_delete_all(struct amqp_session *s, bool wait);
 
 /* ---- sessions ---------------------------------------------------------------------------------------------------------------- */
 
@@ -131,6 +131,7 @@ struct amqp_session {
     struct list rounds;         /* amqp_round: confirms under way, oldest first */
     struct partition_park park;
     struct amqp_wait *wait;
+    uint32_t ending;            /* deletions of exclusive queues that a connection.close waits for */
     struct buf exclusive;       /* u64 ids of exclusive queues declared here */
     uint64_t content_bytes;     /* held in assemblies */
     uint64_t last_sent_bytes, last_sent_us; /* for heartbeats */
