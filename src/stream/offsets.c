@@ -43,7 +43,8 @@ int stream_delete_records(struct stream *s, int64_t offset, int64_t *ret_start)
     return err;
 }
 
-/* The new start: behind the segments that are too old, then behind those that are too many bytes. The active segment is rolled by the log alone, hence stays. */
+/* The new start: behind the segments that are too old, then behind those that are too many bytes. The active segment goes, by age only, when everything before it has gone: the
+ * start moves to the end, as Kafka rolls such a segment and drops it. */
 static int64_t retained_start(const struct log_segment_info *segments, size_t n, const struct stream_retention *r, int64_t now_ms, unsigned *ret_dropped)
 {
     uint64_t bytes = 0;
@@ -51,11 +52,11 @@ static int64_t retained_start(const struct log_segment_info *segments, size_t n,
 
     for (size_t k = 0; k < n; k++)
         bytes += segments[k].bytes;
-    for (; i < n && !segments[i].active; i++) {
+    for (; i < n; i++) {
         bool old = r->max_age_ms >= 0 && segments[i].max_timestamp < now_ms - r->max_age_ms;
-        bool much = r->max_bytes >= 0 && bytes - segments[i].bytes >= (uint64_t)r->max_bytes;
+        bool much = r->max_bytes >= 0 && bytes - segments[i].bytes >= (uint64_t)r->max_bytes && !segments[i].active;
 
-        if (!old && !much)
+        if ((!old && !much) || segments[i].next == segments[i].base)
             break;
         bytes -= segments[i].bytes;
     }

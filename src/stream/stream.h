@@ -106,7 +106,7 @@ struct stream_retention {
     int64_t max_age_ms;  /* -1: for ever */
     int64_t max_bytes;   /* -1: unbounded */
 };
-/* Drops whole segments that are too old or too much, never the active one. Returns how many went. Background threads. */
+/* Drops whole segments that are too old or too much; of the active one all records, when they are too old. Returns how many segments went. Background threads. */
 unsigned stream_retain(struct stream *s, const struct stream_retention *r, int64_t now_ms);
 /* Forgets producers idle for longer than this and writes their snapshot when enough was appended since the last. Background threads. */
 void stream_tend_producers(struct stream *s, int64_t now_ms, int64_t max_idle_ms);
