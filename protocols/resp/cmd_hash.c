@@ -113,15 +113,17 @@ void cmd_hstrlen(struct exec *x)
 void cmd_hlen(struct exec *x)
 {
     uint64_t n = 0;
+    int err = kv_hash_len(exec_kv(x, x->argv[1]), x->argv[1], &n);
 
-    reply_count(x, kv_hash_len(exec_kv(x, x->argv[1]), x->argv[1], &n), n);
+    reply_count(x, err, n);
 }
 
 void cmd_hdel(struct exec *x)
 {
     uint64_t n = 0;
+    int err = kv_hash_del(exec_kv(x, x->argv[1]), x->argv[1], x->argv + 2, x->argc - 2, &n);
 
-    reply_count(x, kv_hash_del(exec_kv(x, x->argv[1]), x->argv[1], x->argv + 2, x->argc - 2, &n), n);
+    reply_count(x, err, n);
 }
 
 enum { PART_FIELD = 1, PART_VALUE = 2 };

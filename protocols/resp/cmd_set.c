@@ -14,29 +14,33 @@ static void reply_count(struct exec *x, int err, uint64_t n)
 void cmd_sadd(struct exec *x)
 {
     uint64_t n = 0;
+    int err = kv_set_add(exec_kv(x, x->argv[1]), x->argv[1], x->argv + 2, x->argc - 2, &n);
 
-    reply_count(x, kv_set_add(exec_kv(x, x->argv[1]), x->argv[1], x->argv + 2, x->argc - 2, &n), n);
+    reply_count(x, err, n);
 }
 
 void cmd_srem(struct exec *x)
 {
     uint64_t n = 0;
+    int err = kv_set_rem(exec_kv(x, x->argv[1]), x->argv[1], x->argv + 2, x->argc - 2, &n);
 
-    reply_count(x, kv_set_rem(exec_kv(x, x->argv[1]), x->argv[1], x->argv + 2, x->argc - 2, &n), n);
+    reply_count(x, err, n);
 }
 
 void cmd_scard(struct exec *x)
 {
     uint64_t n = 0;
+    int err = kv_set_len(exec_kv(x, x->argv[1]), x->argv[1], &n);
 
-    reply_count(x, kv_set_len(exec_kv(x, x->argv[1]), x->argv[1], &n), n);
+    reply_count(x, err, n);
 }
 
 void cmd_sismember(struct exec *x)
 {
     bool is = false;
+    int err = kv_set_has(exec_kv(x, x->argv[1]), x->argv[1], x->argv[2], &is);
 
-    reply_count(x, kv_set_has(exec_kv(x, x->argv[1]), x->argv[1], x->argv[2], &is), is);
+    reply_count(x, err, is);
 }
 
 void cmd_smismember(struct exec *x)
