@@ -230,6 +230,18 @@ void partition_unlock(struct partition *p) NO_THREAD_SAFETY_ANALYSIS
         wake_one(&p->parking);
 }
 
+struct kv *partition_peek(struct partition *p) NO_THREAD_SAFETY_ANALYSIS
+{
+    if (__atomic_load_n(&p->state, __ATOMIC_ACQUIRE) != PARTITION_OPEN || !mutex_trylock(&p->lock))
+        return NULL;
+    return p->kv;
+}
+
+void partition_unpeek(struct partition *p)
+{
+    partition_unlock(p);
+}
+
 bool partition_is_wanted(const struct partition *p)
 {
     return ALOADX(&p->waiters) != 0 || ALOADX(&p->parking.count) != 0;

@@ -87,6 +87,10 @@ static inline bool partition_is_parked(const struct partition_park *park)
     return list_linked(&park->node);
 }
 
+/* P6: the keyspace when the lock is free this very instant, else NULL; only to prefetch with. Ends with partition_unpeek. */
+struct kv *partition_peek(struct partition *p);
+void partition_unpeek(struct partition *p);
+
 /* Several partitions, ascending and without repeats, under the spanning lock held shared; leave appends one batch to each that was written, naming all participants (rule 5), before any lock is released. `guards` has
  * n elements, in the same order. */
 int partition_enter_set(struct partitions *ps, const uint32_t *indexes, uint32_t n, uint32_t db, struct partition_park *park, struct partition_guard *guards);
