@@ -167,6 +167,31 @@ int kv_replay_add(struct kv_replay *r, const struct effect *e)
     return ++r->n == KV_REPLAY_AHEAD ? kv_replay_flush(r) : 0;
 }
 
+/* The same for an element of a large hash or set: its bucket, by the first name in the effect. */
+static void touch_element(struct kv_replay *r, unsigned i)
+{
+    const struct effect *e = &r->effects[i];
+    struct reader rd = reader_of(e->value);
+    struct slice name;
+    struct kv_ref ref;
+
+    switch (e->kind) {
+    case EFFECT_KV_HASH_SET:
+    case EFFECT_KV_HASH_DEL:
+    case EFFECT_KV_SET_ADD:
+    case EFFECT_KV_SET_REM:
+        break;
+    default:
+        return;
+    }
+    name = reader_lslice(&rd);
+    if (rd.bad || e->db >= KV_DB_COUNT)
+        return;
+    kv_ref_find_hashed(r->kv, e->db, e->name, r->hashes[i], &ref);
+    if (ref.e != NULL && entry_encoding(ref.e) == ENC_TABLE)
+        table_prefetch(&((struct members *)entry_object(ref.e))->table, hash_bytes(name.data, name.len));
+}
+
 int kv_replay_flush(struct kv_replay *r)
 {
     unsigned n = r->n;
@@ -175,6 +200,8 @@ int kv_replay_flush(struct kv_replay *r)
     for (unsigned i = 0; i < n; i++)
         if (r->effects[i].db < KV_DB_COUNT)
             table_prefetch_entry(&r->kv->dbs[r->effects[i].db].keys, r->hashes[i]);
+    for (unsigned i = 0; i < n; i++)
+        touch_element(r, i);
     for (unsigned i = 0; i < n; i++) {
         int err = apply(r->kv, &r->effects[i], r->hashes[i]);
 

@@ -38,7 +38,8 @@ struct walk {
     int fd;
     int err;                /* of the first write that failed */
     uint64_t pos, written_back;
-    struct buf out;         /* the block being filled, behind room for its head */
+    struct buf out;         /* blocks, each behind room for its head; the last is being filled */
+    size_t block;           /* where that begins */
     struct buf value;       /* of the collection effect being filled */
     uint32_t crc;           /* over the block CRCs */
     uint64_t blocks, keys;
@@ -78,27 +79,44 @@ static void write_bytes(struct walk *w, const void *data, size_t n)
     }
 }
 
-static void flush_block(struct walk *w)
+/* Ends the block being filled and begins another behind it. */
+static void close_block(struct walk *w)
 {
-    uint8_t *p = w->out.data;
-    uint32_t crc;
+    size_t n = w->out.len - w->block - SNAPSHOT_BLOCK_HEAD;
 
-    if (w->out.len <= SNAPSHOT_BLOCK_HEAD)
+    if (n == 0)
         return;
-    be32_put(p, (uint32_t)(w->out.len - SNAPSHOT_BLOCK_HEAD));
-    crc = crc32c(crc32c(0, p, 4), p + SNAPSHOT_BLOCK_HEAD, w->out.len - SNAPSHOT_BLOCK_HEAD);
-    be32_put(p + 4, crc);
-    w->crc = crc32c(w->crc, p + 4, 4);
-    w->blocks++;
-    write_bytes(w, p, w->out.len);
+    be32_put(w->out.data + w->block, (uint32_t)n);
+    w->block = w->out.len;
+    buf_reserve(&w->out, SNAPSHOT_BLOCK_HEAD);
+    w->out.len += SNAPSHOT_BLOCK_HEAD;
+}
+
+/* Sums and writes all blocks. Never under the lock: a write may wait for the disk. */
+static void flush_blocks(struct walk *w)
+{
+    size_t at = 0;
+
+    close_block(w);
+    while (at < w->block) {
+        uint8_t *p = w->out.data + at;
+        uint32_t n = be32_get(p);
+
+        be32_put(p + 4, crc32c(crc32c(0, p, 4), p + SNAPSHOT_BLOCK_HEAD, n));
+        w->crc = crc32c(w->crc, p + 4, 4);
+        w->blocks++;
+        at += SNAPSHOT_BLOCK_HEAD + n;
+    }
+    if (at != 0)
+        write_bytes(w, w->out.data, at);
+    w->block = 0;
     w->out.len = SNAPSHOT_BLOCK_HEAD;
 }
 
-/* Room for n more bytes in this block; a block is written under the lock only when one effect does not fit behind others, which `pause` makes rare. */
 static void make_room(struct walk *w, size_t n)
 {
-    if (w->out.len > SNAPSHOT_BLOCK_HEAD && w->out.len - SNAPSHOT_BLOCK_HEAD + n > SNAPSHOT_BLOCK)
-        flush_block(w);
+    if (w->out.len - w->block - SNAPSHOT_BLOCK_HEAD + n > SNAPSHOT_BLOCK)
+        close_block(w);
     buf_reserve(&w->out, n);
 }
 
@@ -134,7 +152,7 @@ static bool pause_walk(struct walk *w, bool always)
         return false;
     give(w);
     if (full)
-        flush_block(w);
+        flush_blocks(w);
     take(w);
     return true;
 }
@@ -443,6 +461,7 @@ static int walk_once(struct walk *w, const uint8_t cluster_id[16], uint32_t part
     w->pos = w->written_back = w->blocks = w->keys = 0;
     w->crc = 0;
     w->out.len = SNAPSHOT_BLOCK_HEAD;
+    w->block = 0;
     buf_clear(&w->value);
     if (ftruncate(w->fd, 0) != 0)
         return err_from_errno(errno);
@@ -461,7 +480,7 @@ static int walk_once(struct walk *w, const uint8_t cluster_id[16], uint32_t part
     free_bigs(w);
     if (!whole)
         return ERR_AGAIN;
-    flush_block(w);
+    flush_blocks(w);
     write_footer(w, w->result->end);
     w->result->keys = w->keys;
     w->result->bytes = w->pos;
@@ -486,7 +505,7 @@ int kv_snapshot_write(struct kv *kv, const struct kv_snapshot_lock *lock, const 
         err = err_from_errno(errno);
         goto done;
     }
-    buf_reserve(&w.out, SNAPSHOT_BLOCK + SNAPSHOT_BLOCK_HEAD);
+    buf_reserve(&w.out, 2 * SNAPSHOT_BLOCK); /* growing it under the lock is rare then */
     do {
         err = walk_once(&w, cluster_id, partition);
     } while (err == ERR_AGAIN && ++ret->restarts < RESTARTS_MAX);

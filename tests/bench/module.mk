@@ -26,3 +26,9 @@ check_PROGRAMS += bench-log
 bench_log_SOURCES = %D%/log_bench.c tests/unit/log/fake_workers.c tests/unit/log/fake_workers.h
 bench_log_CPPFLAGS = $(AM_CPPFLAGS) -I$(srcdir)/tests/unit/log
 bench_log_LDADD = liblog.a libbase.a $(LOG_LIBS) $(JEMALLOC_LIBS)
+
+# A partition by itself: bench-partition-engine [keys] [set].
+check_PROGRAMS += bench-partition-engine
+bench_partition_engine_SOURCES = %D%/partition_engine.c tests/unit/partition/rig.c tests/unit/partition/rig.h
+bench_partition_engine_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests/unit/partition
+bench_partition_engine_LDADD = libpartition.a libqueue.a libkv.a liblog.a libio.a libbase.a $(LOG_LIBS) $(EV_LIBS) $(JEMALLOC_LIBS)
