@@ -303,6 +303,7 @@ static void copy_members(struct walk *w, struct slice key, enum kv_type type)
             level = g.m->table.level;
         families = UINT32_C(1) << level;
         do {
+            table_prefetch_family(&g.m->table, v);
             table_visit_family(&g.m->table, level, v++, gather_element, &g);
         } while (v < families && w->value.len < SLICE && !w->lock->wanted(w->lock->arg) &&
                  clock_mono_us() - w->held_since < HOLD_US);
@@ -408,6 +409,7 @@ static bool walk_database(struct walk *w)
     if (t->buckets == 0)
         return true;
     for (uint64_t v = 0; v < UINT64_C(1) << level && w->err == 0; v++) {
+        table_prefetch_family(t, (uint32_t)v);
         table_visit_family(t, level, (uint32_t)v, copy_entry, w);
         while (w->bigs != NULL) {
             struct big *b = w->bigs;

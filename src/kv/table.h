@@ -161,4 +161,20 @@ static inline void table_prefetch_entry(const struct table *t, uint64_t hash)
         table_touch(table_next(b));
 }
 
+/* The same for a walk by table_visit_family: the entries of a bucket soon to be visited, and a bucket further on. */
+static inline void table_prefetch_family(const struct table *t, uint32_t v)
+{
+    if (v + 16 < t->buckets)
+        table_touch(table_bucket_at(t, v + 16));
+    if (v + 6 < t->buckets) {
+        const struct table_bucket *b = table_bucket_at(t, v + 6);
+
+        for (unsigned m = b->meta; m != 0; m &= m - 1) {
+            unsigned i = (unsigned)__builtin_ctz(m);
+
+            table_touch(table_slot_entry(b->slots[i == TABLE_SLOTS ? TABLE_SLOTS - 1 : i])); /* chained: the next bucket */
+        }
+    }
+}
+
 #endif
