@@ -25,7 +25,7 @@ struct amqp_front_options {
     const char *cluster_name;           /* server-properties; default "gomsg" */
     uint32_t frame_max;                 /* default 131072 */
     uint16_t channel_max;               /* default 2047 */
-    uint16_t heartbeat_s;               /* proposed; default 60 */
+    uint16_t heartbeat_s;               /* proposed; 0: none */
     uint32_t handshake_timeout_ms;      /* default 10000 */
     uint64_t max_message_bytes;         /* default 16 MiB */
     uint64_t max_content_bytes;         /* content that one connection may have under way; default 64 MiB */

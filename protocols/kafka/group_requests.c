@@ -267,12 +267,14 @@ static void parse_join(const struct kafka_request *rq, struct join_request *q)
 {
     struct group_join *j = &q->join;
     struct kin in;
+    int32_t rebalance_timeout_ms;
     int64_t n;
 
     kin_init(&in, rq->api->request, rq->version, rq->body);
     q->group = kin_string(&in, "GroupId");
     j->session_timeout_ms = kin_i32(&in, "SessionTimeoutMs", 0);
-    j->rebalance_timeout_ms = MAX_OF(kin_i32(&in, "RebalanceTimeoutMs", j->session_timeout_ms), 0);
+    rebalance_timeout_ms = kin_i32(&in, "RebalanceTimeoutMs", j->session_timeout_ms);
+    j->rebalance_timeout_ms = MAX_OF(rebalance_timeout_ms, 0);
     j->member_id = kin_string(&in, "MemberId");
     j->instance = kin_string(&in, "GroupInstanceId");
     j->protocol_type = kin_string(&in, "ProtocolType");

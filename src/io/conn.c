@@ -216,7 +216,7 @@ static bool read_once(struct conn_impl *c)
         to = buf_reserve(&c->in, room);
     }
     do {
-        n = recv(c->fd, to, room, MSG_DONTWAIT);
+        n = io_recv(c->fd, to, room, MSG_DONTWAIT);
     } while (n < 0 && errno == EINTR);
     stat_add(&w->stats.reads, 1);
     if (n < 0) {

@@ -28,6 +28,6 @@ const char *listener_address(const struct listener *l);
 int listener_bind(const char *address, int *ret_fd, uint16_t *ret_port);
 void *conn_listener_arg(const struct conn *c);
 uint32_t listener_connections(const struct listener *l); /* any thread */
-uint64_t listener_refused(const struct listener *l);     /* beyond max_connections, since opened; any thread */
+uint64_t listener_refused(const struct listener *l); /* beyond max_connections, since opened; any thread */
 
 #endif

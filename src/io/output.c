@@ -381,8 +381,8 @@ static ssize_t write_some(struct conn_impl *c, size_t max, size_t *ret_asked)
     msg.msg_iov = iov;
     msg.msg_iovlen = (size_t)gather(c, max, iov, ret_asked, &more);
     if (msg.msg_iovlen == 1)
-        return send(c->fd, iov[0].iov_base, iov[0].iov_len,
-                    MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0));
+        return io_send(c->fd, iov[0].iov_base, iov[0].iov_len,
+                       MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0));
     return sendmsg(c->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0));
 }
 

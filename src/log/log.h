@@ -200,7 +200,7 @@ bool log_commit_arm(struct log_commit *c);
 void log_commit_cancel(struct log_commit *c);
 
 /* ---- commands over several partitions (rule 5) ----------------------------------------------------------------------------------------------------
- * Their batch in each main log begins with a record of kind PARTICIPANTS (kinds.def): uvarint n, n x (uvarint partition, uvarint offset), where offset is the base
+ * Their batch in each main log has a record of kind PARTICIPANTS (kinds.def): uvarint n, n x (uvarint partition, uvarint offset), where offset is the base
  * offset of that partition's batch. */
 struct log_participant {
     uint32_t partition;

@@ -314,8 +314,9 @@ int log_last_batch_participants(struct log *l, struct log_participant *ret, size
     }
     *ret_base = h.base_offset;
     record_iter_init(&it, &h, slice_of(b.data + BATCH_HEADER_SIZE, h.length - BATCH_HEADER_SIZE));
-    err = record_iter_next(&it, &r);
-    if (err != 1 || r.key.len == 0 || r.key.data[0] != EFFECT_PARTICIPANTS)
+    while ((err = record_iter_next(&it, &r)) == 1 && (r.key.len == 0 || r.key.data[0] != EFFECT_PARTICIPANTS))
+        ;
+    if (err != 1)
         goto done;
     rd = reader_of(r.value);
     n = reader_uvarint(&rd);

@@ -41,11 +41,11 @@ static void start_snapshots(struct partitions *ps, uint64_t now_us)
         struct partition *p = &ps->all[i];
         uint64_t bytes;
 
-        if (partition_state(p) != PARTITION_OPEN || now_us < p->snapshot_retry_us)
+        if (partition_state(p) != PARTITION_OPEN || now_us < ALOADX(&p->snapshot_retry_us))
             continue;
         bytes = log_bytes(p->main);
         if (bytes >= ALOADX(&p->snapshot_bytes) && bytes - ALOADX(&p->snapshot_bytes) >= ps->o.snapshot_log_bytes) {
-            p->snapshot_retry_us = now_us + 60 * 1000000; /* a minute, if it fails */
+            ASTOREX(&p->snapshot_retry_us, now_us + 60 * 1000000); /* a minute, if it fails */
             partitions_snapshot(ps, i, NULL, NULL);
         }
     }

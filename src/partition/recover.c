@@ -34,14 +34,18 @@ struct recovery_slot {
 
 static void start_phase(struct recovery *r)
 {
+    struct workers *ws = r->ps->o.workers;
+    unsigned n = r->job_count;
+
     ASTOREX(&r->next, 0);
-    ASTORE(&r->running, r->job_count);
-    for (unsigned i = 0; i < r->job_count; i++) {
+    ASTORE(&r->running, n);
+    /* The last job may be done, and r freed, before this loop is. */
+    for (unsigned i = 0; i < n; i++) {
         struct recovery_slot *s = mem_zalloc(sizeof(*s));
 
         s->r = r;
         s->job.run = run_phase;
-        bg_submit(r->ps->o.workers, BG_FREE, &s->job);
+        bg_submit(ws, BG_FREE, &s->job);
     }
 }
 

@@ -109,7 +109,7 @@ static int take(struct partition *p)
     if (err == 0) {
         ASTOREX(&p->snapshot_start, result.start);
         err = cut_log(p, result.start);
-        p->snapshot_retry_us = 0;
+        ASTOREX(&p->snapshot_retry_us, 0);
         diag_info("snapshot", "partition=%u start=%lld end=%lld keys=%llu bytes=%llu ms=%llu hold_max_us=%llu", p->index,
                   (long long)result.start, (long long)result.end, (unsigned long long)result.keys,
                   (unsigned long long)result.bytes, (unsigned long long)((clock_mono_us() - begun) / 1000),

@@ -49,8 +49,10 @@ enum stream_fault stream_check(uint8_t *data, size_t len, const struct stream_ru
     err = batch_header_read(data, len, h);
     if (err == ERR_MORE)
         return fault(STREAM_FAULT_CORRUPT, "the batch is shorter than its header", why);
+    if (err != 0 && be32_get(data + 8) < BATCH_HEADER_SIZE - 12)
+        return fault(STREAM_FAULT_CORRUPT, "the batch is shorter than its header", why);
     if (err != 0)
-        return fault(STREAM_FAULT_CORRUPT, "the batch header is malformed", why);
+        return fault(STREAM_FAULT_INVALID, "the batch header is malformed", why);
     if (h->length > len)
         return fault(STREAM_FAULT_CORRUPT, "the batch is longer than the bytes sent", why);
     if (h->length < len)

@@ -57,3 +57,33 @@ fuzz_snapshot_LDADD = libkv.a liblog.a libbase.a $(LOG_LIBS) $(JEMALLOC_LIBS)
 EXTRA_DIST += \
 	%D%/corpus/snapshot/all-types %D%/corpus/snapshot/table %D%/corpus/snapshot/unknown-kind \
 	%D%/corpus/snapshot/removals %D%/corpus/snapshot/whole-file
+
+check_PROGRAMS += fuzz-batch
+if !FUZZ
+TESTS += fuzz-batch
+endif
+fuzz_batch_SOURCES = %D%/fuzz_batch.c $(FUZZ_MAIN)
+fuzz_batch_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_NAME=\"batch\" -I$(srcdir)/tests/unit/log
+fuzz_batch_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+fuzz_batch_LDADD = liblog.a libbase.a $(LOG_LIBS) $(JEMALLOC_LIBS)
+EXTRA_DIST += %D%/corpus/batch/gzip %D%/corpus/batch/gzip-raw %D%/corpus/batch/headers %D%/corpus/batch/lz4-raw %D%/corpus/batch/plain %D%/corpus/batch/snappy-raw %D%/corpus/batch/snappy-xerial %D%/corpus/batch/zstd-raw
+
+check_PROGRAMS += fuzz-log
+if !FUZZ
+TESTS += fuzz-log
+endif
+fuzz_log_SOURCES = %D%/fuzz_log.c tests/unit/log/fake_workers.c $(FUZZ_MAIN)
+fuzz_log_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_NAME=\"log\" -I$(srcdir)/tests/unit/log
+fuzz_log_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+fuzz_log_LDADD = liblog.a libbase.a $(LOG_LIBS) $(JEMALLOC_LIBS)
+EXTRA_DIST += %D%/corpus/log/empty %D%/corpus/log/epoch-back %D%/corpus/log/gap %D%/corpus/log/three %D%/corpus/log/torn %D%/corpus/log/zeros
+
+check_PROGRAMS += fuzz-ledger
+if !FUZZ
+TESTS += fuzz-ledger
+endif
+fuzz_ledger_SOURCES = %D%/fuzz_ledger.c tests/unit/log/fake_workers.c $(FUZZ_MAIN)
+fuzz_ledger_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_NAME=\"ledger\" -I$(srcdir)/tests/unit/log
+fuzz_ledger_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+fuzz_ledger_LDADD = liblog.a libbase.a $(LOG_LIBS) $(JEMALLOC_LIBS)
+EXTRA_DIST += %D%/corpus/ledger/delete %D%/corpus/ledger/log %D%/corpus/ledger/marks %D%/corpus/ledger/segments

@@ -5,3 +5,9 @@ unit_log_SOURCES = %D%/batch_test.c %D%/log_test.c %D%/recover_test.c %D%/cost_t
 unit_log_CPPFLAGS = $(AM_CPPFLAGS) -I$(srcdir)/%D%
 unit_log_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS)
 unit_log_LDADD = liblog.a libbase.a $(CRITERION_LIBS) $(LOG_LIBS) $(JEMALLOC_LIBS)
+
+check_PROGRAMS += stress-log
+TESTS += stress-log
+stress_log_SOURCES = %D%/stress.c %D%/fake_workers.c %D%/fake_workers.h
+stress_log_CPPFLAGS = $(AM_CPPFLAGS) -I$(srcdir)/%D%
+stress_log_LDADD = liblog.a libbase.a $(LOG_LIBS) $(JEMALLOC_LIBS)

@@ -1,0 +1,234 @@
+#include "node.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/check.h"
+#include "base/clock.h"
+#include "base/err.h"
+#include "base/fileio.h"
+#include "base/hash.h"
+#include "base/mem.h"
+#include "io/listener.h"
+#include "metrics/metrics.h"
+
+static void changed(void *arg, const struct topology_change *change)
+{
+    struct node *n = arg;
+
+    if (n->front != NULL)
+        kafka_front_topology_changed(n->front, change);
+}
+
+static _Atomic int recovered;
+
+static void recovery_done(void *arg)
+{
+    (void)arg;
+    recovered = 1;
+}
+
+static void give_slot(struct worker *w, void *arg)
+{
+    (void)arg;
+    metrics_thread_init(worker_index(w) + 1);
+}
+
+struct opening {
+    struct node *n;
+    const struct listener_options *lo;
+};
+
+static void open_front(struct worker *w, void *arg)
+{
+    struct opening *o = arg;
+
+    if (worker_index(w) != 0)
+        return;
+    kafka_front_start(o->n->front);
+    CHECK(listener_open(o->n->workers, o->lo, &o->n->listener) == 0);
+}
+
+static void close_front(struct worker *w, void *arg)
+{
+    struct node *n = arg;
+
+    if (worker_index(w) == 0)
+        listener_close(n->listener);
+}
+
+void node_start(struct node *n, const char *dir, uint16_t port)
+{
+    struct workers_options wo = {.count = 2};
+    struct log_store_options so = {.data_dir = dir, .fsync = LOG_FSYNC_INTERVAL, .sync_interval_ms = 1000, .segment_bytes = 1u << 20};
+    struct topology_options to = {.data_dir = dir, .node_name = "test", .total_partitions = 8, .changed = changed, .changed_arg = n};
+    struct partitions_options po = {.data_dir = dir, .snapshot_log_bytes = 64u << 20};
+    struct stream_table_options sto = {.data_dir = dir};
+    struct kafka_front_options fo = {.group_initial_rebalance_delay_ms = 0};
+    struct listener_options lo = {0};
+    struct buf errors = {0};
+    char why[256], address[64];
+    uint8_t zeros[16] = {0};
+
+    if (dir != n->dir)
+        snprintf(n->dir, sizeof(n->dir), "%s", dir);
+    hash_seed(zeros);
+    clock_calibrate();
+    CHECK(config_load(NULL, 0, NULL, &n->config, &errors) == 0);
+    CHECK(workers_new(&wo, &n->workers) == 0);
+    to.workers = po.workers = sto.workers = fo.workers = n->workers;
+    CHECK(topology_open(&to, why, sizeof(why), &n->topology) == 0);
+    topology_cluster_id(n->topology, so.cluster_id);
+    topology_cluster_id(n->topology, po.cluster_id);
+    CHECK(log_store_open(&so, n->workers, &n->logs) == 0);
+    po.count = topology_pin(n->topology)->total_partitions;
+    topology_unpin(n->topology);
+    po.store = sto.store = fo.logs = n->logs;
+    CHECK(partitions_new(&po, &n->partitions) == 0);
+    n->streams = stream_table_new(&sto);
+    CHECK(workers_start(n->workers) == 0);
+    workers_run_each(n->workers, give_slot, NULL);
+    CHECK(topology_start(n->topology) == 0);
+    recovered = 0;
+    partitions_recover(n->partitions, NULL, recovery_done, NULL);
+    while (!recovered)
+        usleep(1000);
+    fo.config = n->config;
+    fo.partitions = n->partitions;
+    fo.streams = n->streams;
+    fo.topology = n->topology;
+    n->front = kafka_front_new(&fo);
+    snprintf(address, sizeof(address), "127.0.0.1:%u", port);
+    lo.address = address;
+    lo.ops = kafka_front_ops(n->front);
+    lo.arg = n->front;
+    workers_run_each(n->workers, open_front, &(struct opening){n, &lo});
+    n->port = listener_port(n->listener);
+}
+
+void node_stop(struct node *n)
+{
+    workers_run_each(n->workers, close_front, n);
+    workers_stop(n->workers);
+    topology_close(n->topology);
+    stream_table_free(n->streams);
+    partitions_free(n->partitions);
+    kafka_front_free(n->front);
+    n->front = NULL;
+    log_store_close(n->logs);
+    workers_free(n->workers);
+    config_free(n->config);
+}
+
+void node_init(struct node *n)
+{
+    *n = (struct node){.dir = "/tmp/gomsg-kafka-XXXXXX"};
+    CHECK(mkdtemp(n->dir) != NULL);
+    node_start(n, n->dir, 0);
+}
+
+void node_fini(struct node *n)
+{
+    node_stop(n);
+    file_remove_tree(n->dir);
+}
+
+/* ---- the client ------------------------------------------------------------------------------------------------------------------------ */
+
+void client_open(struct client *c, const struct node *n)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(n->port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct timeval limit = {.tv_sec = 15};
+
+    *c = (struct client){.fd = socket(AF_INET, SOCK_STREAM, 0)};
+    CHECK(c->fd >= 0 && connect(c->fd, (struct sockaddr *)&to, sizeof(to)) == 0);
+    CHECK(setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit)) == 0);
+}
+
+void client_close(struct client *c)
+{
+    close(c->fd);
+    buf_fini(&c->frame);
+}
+
+void client_begin(struct client *c, struct buf *out, struct kout *o, int key, int version)
+{
+    const struct kafka_api *api = kafka_api_find(key);
+
+    buf_clear(out);
+    buf_put_be32(out, 0);
+    buf_put_be16(out, (uint16_t)key);
+    buf_put_be16(out, (uint16_t)version);
+    buf_put_be32(out, (uint32_t)++c->next);
+    kafka_put_string(out, SLICE_LIT("test-client"), false);
+    if (kafka_is_flexible(api->request, version))
+        buf_put_u8(out, 0);
+    if (o != NULL)
+        kout_init(o, api->request, version, out);
+}
+
+void client_send_raw(struct client *c, const void *data, size_t n)
+{
+    const char *p = data;
+
+    while (n > 0) {
+        ssize_t sent = send(c->fd, p, n, MSG_NOSIGNAL);
+
+        CHECK(sent > 0);
+        p += sent;
+        n -= (size_t)sent;
+    }
+}
+
+void client_send(struct client *c, struct buf *out)
+{
+    be32_put(out->data, (uint32_t)(out->len - 4));
+    client_send_raw(c, out->data, out->len);
+}
+
+static int read_all(int fd, void *data, size_t n)
+{
+    char *p = data;
+
+    while (n > 0) {
+        ssize_t got = recv(fd, p, n, 0);
+
+        if (got <= 0)
+            return -1;
+        p += got;
+        n -= (size_t)got;
+    }
+    return 0;
+}
+
+int client_read_raw(struct client *c)
+{
+    uint8_t size[4];
+
+    if (read_all(c->fd, size, 4) != 0)
+        return 0;
+    buf_clear(&c->frame);
+    CHECK(read_all(c->fd, buf_reserve(&c->frame, be32_get(size)), be32_get(size)) == 0);
+    buf_advance(&c->frame, be32_get(size));
+    c->body = reader_of(buf_slice(&c->frame));
+    return 1;
+}
+
+void client_read(struct client *c, int key, int version)
+{
+    const struct kafka_api *api = kafka_api_find(key);
+    struct slice body;
+
+    CHECK(client_read_raw(c));
+    CHECK((int32_t)reader_be32(&c->body) == c->next);
+    if (kafka_is_flexible(api->request, version) && key != KAFKA_API_API_VERSIONS)
+        CHECK(reader_u8(&c->body) == 0);
+    body = slice_of(c->body.p, reader_left(&c->body));
+    CHECK(kafka_check(api->response, version, body) == 0);
+    kin_init(&c->in, api->response, version, body);
+}
