@@ -1,7 +1,8 @@
 /* The Kafka front end: one object a node, made after recovery; its connections come through kafka_front_ops.
  *
- *   main:      kafka_front_new -> listener_open(ops = kafka_front_ops, arg = front) -> workers run -> listeners closed, workers stopped -> kafka_front_free
- *   metadata:  kafka_front_topology_changed, from topology_options.changed
+ *   kafka_front_new -> kafka_front_start -> listener_open(ops = kafka_front_ops, arg = front) -> workers run -> listeners closed, workers stopped -> kafka_front_free
+ *
+ * The data of a deleted topic is the server's to delete (stream_delete), on the metadata thread, before the deletion is answered.
  *
  * Any thread unless said otherwise. */
 #ifndef GM_KAFKA_FRONT_H
@@ -30,8 +31,6 @@ struct kafka_front *kafka_front_new(const struct kafka_front_options *options);
 const struct conn_ops *kafka_front_ops(const struct kafka_front *f);
 /* Starts the timers (sessions of groups, retention) on worker 0: before workers_start or on worker 0. */
 void kafka_front_start(struct kafka_front *f);
-/* A topic went or changed. On the metadata thread. */
-void kafka_front_topology_changed(struct kafka_front *f, const struct topology_change *change);
 /* No worker runs any more. */
 void kafka_front_free(struct kafka_front *f);
 

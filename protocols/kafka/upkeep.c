@@ -1,5 +1,5 @@
-/* What happens by itself: deadlines of groups ten times a second on worker 0; and on a background thread the producers' snapshots, retention, forgotten groups, and the data of
- * deleted topics. */
+/* What happens by itself: deadlines of groups ten times a second on worker 0; and on a background thread the producers' snapshots, retention and forgotten
+ * groups. */
 #include "protocols/kafka/session.h"
 
 #include "base/check.h"
@@ -194,47 +194,4 @@ void kafka_front_start(struct kafka_front *f)
     io_timer_init(&f->upkeep_timer, upkeep_tick);
     io_timer_start(w, &f->group_timer, GROUP_TICK_MS, GROUP_TICK_MS);
     io_timer_start(w, &f->upkeep_timer, UPKEEP_MS, UPKEEP_MS);
-}
-
-/* ---- deleted topics -------------------------------------------------------------------------------------------------------------------------------------------------- */
-
-struct deletion {
-    struct bg_job job;
-    struct kafka_front *front;
-    uint64_t topic_id;
-    char *name;
-    uint32_t partitions;
-};
-
-static void delete_run(struct bg_job *job)
-{
-    struct deletion *d = CONTAINER_OF(job, struct deletion, job);
-
-    for (uint32_t i = 0; i < d->partitions; i++) {
-        struct stream_place place = {
-            .topic_id = d->topic_id,
-            .topic = slice_str(d->name),
-            .index = i,
-            .partition = placement_of_topic(slice_str(d->name), i, d->front->partition_count),
-        };
-
-        stream_delete(d->front->options.streams, &place);
-    }
-    mem_free(d->name);
-    mem_free(d);
-}
-
-void kafka_front_topology_changed(struct kafka_front *f, const struct topology_change *change)
-{
-    struct deletion *d;
-
-    if (change->kind != TOPO_TOPIC_DELETED)
-        return;
-    d = mem_zalloc(sizeof(*d));
-    d->front = f;
-    d->topic_id = change->id;
-    d->name = mem_strdup_slice(change->name);
-    d->partitions = change->partitions;
-    d->job.run = delete_run;
-    bg_submit(f->options.workers, BG_FREE, &d->job);
 }

@@ -3,7 +3,6 @@
 #include "base/diag.h"
 #include "base/mem.h"
 #include "cluster/topology/commands.h"
-#include "protocols/kafka/front.h"
 #include "queue/queue.h"
 #include "server/internal.h"
 
@@ -25,15 +24,12 @@ void server_topology_changed(void *arg, const struct topology_change *c)
             place.partition = placement_of_topic(c->name, i, partitions_count(s->partitions));
             stream_delete(s->streams, &place);
         }
-        kafka_front_topology_changed(s->kafka, c);
         break;
     case TOPO_VHOST_DELETED:
         diag_info("virtual host deleted", "name=\"%.*s\"", (int)c->name.len, (const char *)c->name.data);
         break;
     case TOPO_TOPIC_CREATED:
     case TOPO_TOPIC_CHANGED:
-        kafka_front_topology_changed(s->kafka, c);
-        break;
     case TOPO_USER_CHANGED:
     case TOPO_CONFIG_CHANGED:
         break; /* read from the view where they are used */
