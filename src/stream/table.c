@@ -126,9 +126,8 @@ static void stream_destroy(struct stream *s)
     mem_free(s);
 }
 
-static int make_stream(struct stream_table *t, const struct stream_place *place, struct stream **ret)
+static int open_log(struct stream_table *t, const struct stream_place *place, struct log **ret)
 {
-    struct stream *s = mem_zalloc(sizeof(*s));
     char *dir = mem_printf("p-%04u/topic/%.*s-%u", place->partition, (int)place->topic.len, (const char *)place->topic.data, place->index);
     struct log_options lo = {
         .kind = LOG_TOPIC,
@@ -136,6 +135,17 @@ static int make_stream(struct stream_table *t, const struct stream_place *place,
         .log_id = place->topic_id << 20 | place->index,
         .segment_bytes = place->segment_bytes,
     };
+    int err;
+
+    *ret = NULL;
+    err = log_open(t->store, &lo, ret);
+    mem_free(dir);
+    return err;
+}
+
+static int make_stream(struct stream_table *t, const struct stream_place *place, struct stream **ret)
+{
+    struct stream *s = mem_zalloc(sizeof(*s));
     int err;
 
     MAGIC_INIT(s, STREAM_MAGIC);
@@ -147,12 +157,11 @@ static int make_stream(struct stream_table *t, const struct stream_place *place,
     s->partition = place->partition;
     s->topic = mem_strdup_slice(place->topic);
     list_init(&s->waiters);
-    err = log_open(t->store, &lo, &s->log);
+    err = open_log(t, place, &s->log);
     if (err == 0)
         err = log_recover(s->log);
     if (err == 0)
         err = stream_load_producers(s);
-    mem_free(dir);
     if (err != 0) {
         if (s->log != NULL)
             log_close(s->log);
@@ -183,7 +192,7 @@ static void note_topic_gone(struct stream_table *t, uint64_t topic_id)
     mutex_unlock(&t->gone_mu);
 }
 
-static int open_stream(struct stream_table *t, const struct stream_place *place, bool even_gone, struct stream **ret)
+int stream_open(struct stream_table *t, const struct stream_place *place, struct stream **ret)
 {
     uint64_t hash = hash_of(place->topic_id, place->index);
     struct stripe *st = stripe_of(t, hash);
@@ -193,7 +202,7 @@ static int open_stream(struct stream_table *t, const struct stream_place *place,
     mutex_lock(&st->opening);
     s = stream_find(t, place->topic_id, place->index);
     if (s == NULL) {
-        if (!even_gone && topic_is_gone(t, place->topic_id))
+        if (topic_is_gone(t, place->topic_id))
             err = ERR_NOT_FOUND;
         else if (directory_in_use(t, place))
             err = ERR_BUSY;
@@ -217,11 +226,6 @@ static int open_stream(struct stream_table *t, const struct stream_place *place,
     if (err == 0)
         *ret = s;
     return err;
-}
-
-int stream_open(struct stream_table *t, const struct stream_place *place, struct stream **ret)
-{
-    return open_stream(t, place, false, ret);
 }
 
 void stream_ref(struct stream *s)
@@ -253,15 +257,9 @@ void stream_unref(struct stream *s)
     stream_destroy(s);
 }
 
-void stream_delete(struct stream_table *t, const struct stream_place *place)
+/* Takes an open stream out of the table; its directory goes with the last reference. */
+static void bury(struct stripe *st, uint64_t hash, struct stream *s)
 {
-    uint64_t hash = hash_of(place->topic_id, place->index);
-    struct stripe *st = stripe_of(t, hash);
-    struct stream *s;
-
-    note_topic_gone(t, place->topic_id);
-    if (open_stream(t, place, true, &s) != 0)
-        return; /* what cannot be opened is moved away when its directory is next claimed (rule 9) */
     mutex_lock(&st->mu);
     for (struct stream **at = slot_of(st, hash); *at != NULL; at = &(*at)->next)
         if (*at == s) {
@@ -273,19 +271,35 @@ void stream_delete(struct stream_table *t, const struct stream_place *place)
         }
     mutex_unlock(&st->mu);
     mutex_lock(&s->mu);
-    if (!s->deleted) {
-        s->deleted = true;
-        LIST_FOREACH_SAFE(n, &s->waiters)
-        {
-            struct stream_waiter *w = LIST_ENTRY(n, struct stream_waiter, node);
+    s->deleted = true;
+    LIST_FOREACH_SAFE(n, &s->waiters)
+    {
+        struct stream_waiter *w = LIST_ENTRY(n, struct stream_waiter, node);
 
-            w->notify(w);
-        }
-        mutex_unlock(&s->mu);
-        stream_unref(s); /* the table's */
-    } else {
-        mutex_unlock(&s->mu);
+        w->notify(w);
     }
+    mutex_unlock(&s->mu);
+    stream_unref(s); /* the table's */
+}
+
+void stream_delete(struct stream_table *t, const struct stream_place *place)
+{
+    uint64_t hash = hash_of(place->topic_id, place->index);
+    struct stripe *st = stripe_of(t, hash);
+    struct stream *s;
+    struct log *l;
+
+    note_topic_gone(t, place->topic_id);
+    mutex_lock(&st->opening); /* nobody opens it meanwhile, nor after: the id is noted */
+    s = stream_find(t, place->topic_id, place->index);
+    if (s != NULL) {
+        bury(st, hash, s);
+    } else if (!directory_in_use(t, place)) {
+        (void)open_log(t, place, &l); /* a damaged log can be deleted as well */
+        if (l != NULL)
+            log_delete(l);
+    }
+    mutex_unlock(&st->opening);
     stream_unref(s);
 }
 

@@ -21,8 +21,11 @@ static void changed(void *arg, const struct topology_change *change)
 {
     struct node *n = arg;
 
-    if (n->front != NULL)
-        kafka_front_topology_changed(n->front, change);
+    for (uint32_t i = 0; change->kind == TOPO_TOPIC_DELETED && i < change->partitions; i++)
+        stream_delete(n->streams, &(struct stream_place){.topic_id = change->id,
+                                                         .topic = change->name,
+                                                         .index = i,
+                                                         .partition = placement_of_topic(change->name, i, partitions_count(n->partitions))});
 }
 
 static _Atomic int recovered;
