@@ -237,6 +237,7 @@ struct log_store {
     unsigned queue_count;
 
     bool may_grow; /* atomic */
+    uint64_t unchecked_bytes; /* atomic: written since the free space was looked at */
     uint64_t disk_free; /* atomic */
     uint64_t sync_rounds, sync_last_us, sync_max_us, unprefaulted; /* atomics */
     struct failpoint fp_append_kill, fp_mappend_kill, fp_sync_eio, fp_append_enospc;

@@ -285,6 +285,7 @@ static int open_engines(struct server *s)
         .fsync = (enum log_fsync)CONFIG_GET(s->config, log_fsync),
         .sync_interval_ms = (uint32_t)CONFIG_GET(s->config, log_fsync_interval_ms),
         .segment_bytes = (uint64_t)s->config->log_segment_bytes,
+        .disk_reserve_bytes = (uint64_t)s->config->log_disk_reserve,
         .hot_max = (uint32_t)s->config->log_hot_max,
         .failpoint = getenv("GOMSG_FAILPOINT"),
     };
@@ -293,6 +294,7 @@ static int open_engines(struct server *s)
         .workers = s->workers,
         .data_dir = s->config->node_data_dir,
         .snapshot_log_bytes = (uint64_t)CONFIG_GET(s->config, kv_snapshot_log_bytes),
+        .never_synced = logs.fsync == LOG_FSYNC_NEVER,
         .queue_ended = server_queue_ended,
         .queue_ended_arg = s,
     };

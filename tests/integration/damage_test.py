@@ -204,7 +204,7 @@ def snapshots_at_random_moments_agree_with_replay():
         node.start()
         c = Resp(node.ports["resp"])
         ctl = Resp(node.ports["resp"])
-        for round_ in range(3 if SHORT else 8):
+        for round_ in range(3 if SHORT else 5):
             for _ in range(20):
                 commands = []
                 for _ in range(200):
@@ -213,7 +213,7 @@ def snapshots_at_random_moments_agree_with_replay():
                                                 ("HDEL", "h" + k, rng.randrange(50)), ("RPUSH", "l" + k, rng.random()), ("LPOP", "l" + k), ("LPUSH", "l" + k, 1),
                                                 ("SADD", "e" + k, rng.randrange(100)), ("SREM", "e" + k, rng.randrange(100)), ("EXPIRE", "s" + k, 10000)]))
                 c.send(b"".join(c.encode(*x) for x in commands))
-                if rng.random() < 0.2:
+                if rng.random() < 0.1:
                     ctl.send(ctl.encode("GOMSG", "snapshot"))
                     for _ in commands:
                         c.reply()
@@ -256,7 +256,7 @@ def a_full_disk_refuses_growth_and_serves_the_rest():
     import tempfile
     root = tempfile.mkdtemp(prefix="gomsg-it-")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", root], check=True)
-    with Node("--log.segment_bytes=1MiB", data=root) as node:
+    with Node("--log.segment_bytes=1MiB", "--log.disk_reserve=16MiB", data=root) as node:
         node.start()
         c, k, a = Resp(node.ports["resp"]), Kafka(node.ports["kafka"]), Amqp(node.ports["amqp"])
         assert k.create_topic("t", 1) == 0
