@@ -164,6 +164,8 @@ struct worker {
 struct bg;
 
 struct workers {
+    uint32_t sockets_max;
+    _Atomic uint32_t sockets; /* accepted and not closed */
     unsigned count;
     unsigned coalesce_us;
     uint64_t coalesce_ticks;

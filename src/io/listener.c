@@ -52,6 +52,7 @@ static void listener_unref(struct listener *l)
 void listener_conn_closed(struct listener *l)
 {
     atomic_fetch_sub_explicit(&l->connections, 1, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&l->ws->sockets, 1, memory_order_relaxed);
     listener_unref(l);
 }
 
@@ -97,6 +98,7 @@ static void hand_out(struct listener *l, int fd, const struct sockaddr_storage *
     struct worker *to = choose_worker(l->ws, l->options.ops->protocol);
 
     atomic_fetch_add_explicit(&l->connections, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&l->ws->sockets, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&l->refs, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&to->conn_count[l->options.ops->protocol], 1, memory_order_relaxed);
     if (to->index == 0) {
@@ -137,6 +139,13 @@ static void resume_accept(struct worker *w, struct io_timer *t)
     ev_io_start(w->loop, &l->accept);
 }
 
+/* The pending connections stay in the backlog; without a pause their readiness would spin. */
+static void pause_accept(struct listener *l, struct ev_loop *loop)
+{
+    ev_io_stop(loop, &l->accept);
+    io_timer_start(workers_get(l->ws, 0), &l->pause, EMFILE_PAUSE_MS, 0);
+}
+
 static void accept_ready(struct ev_loop *loop, ev_io *watcher, int revents)
 {
     struct listener *l = watcher->data;
@@ -147,6 +156,13 @@ static void accept_ready(struct ev_loop *loop, ev_io *watcher, int revents)
         socklen_t len = sizeof(peer);
         int fd;
 
+        if (l->ws->sockets_max != 0 && l->options.ops->protocol != CONN_CTL &&
+            atomic_load_explicit(&l->ws->sockets, memory_order_relaxed) >= l->ws->sockets_max) {
+            DIAG_EVERY(DIAG_ERROR, "cannot accept: the other file descriptors are kept for files", "listener=%s connections=%u", l->text,
+                       l->ws->sockets_max);
+            pause_accept(l, loop);
+            return;
+        }
         memset(&peer, 0, sizeof(peer));
         fd = accept4(l->fd, (struct sockaddr *)&peer, &len, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
@@ -162,11 +178,9 @@ static void accept_ready(struct ev_loop *loop, ev_io *watcher, int revents)
         case ENFILE:
         case ENOBUFS:
         case ENOMEM:
-            /* The pending connection stays readable: without a pause this would spin. */
             DIAG_EVERY(DIAG_ERROR, "cannot accept: out of file descriptors or memory", "listener=%s errno=%d",
                        l->text, errno);
-            ev_io_stop(loop, &l->accept);
-            io_timer_start(workers_get(l->ws, 0), &l->pause, EMFILE_PAUSE_MS, 0);
+            pause_accept(l, loop);
             return;
         case EAGAIN:
             return;

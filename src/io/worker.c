@@ -342,6 +342,7 @@ int workers_new(const struct workers_options *options, struct workers **ret)
     ws = mem_zalloc(sizeof(*ws));
     ws->count = options->count;
     ws->coalesce_us = options->coalesce_us;
+    ws->sockets_max = options->sockets_max;
     if (ws->coalesce_us != 0) {
         /* ticks of coalesce_us, from what a large number of ticks is */
         uint64_t ns = clock_ticks_to_ns(1ull << 30);

@@ -39,6 +39,7 @@ struct workers_options {
     unsigned count;          /* 1..256 */
     unsigned coalesce_us;    /* P5: sleep before polling when traffic is one-way and dense; 0 = off */
     size_t read_buffer_size; /* default 64 KiB, one a worker */
+    uint32_t sockets_max;    /* accepting pauses at so many connections, so that files can still be opened; 0 = no bound. CONN_CTL is exempt */
 };
 
 /* Creates the workers without starting their threads: listeners, timers and hooks may be added before

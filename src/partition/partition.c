@@ -364,13 +364,13 @@ static void run_rebuild(struct bg_job *job)
     partitions_job_end(p->ps);
 }
 
-/* A command's effects could not be appended, but its changes are in memory. With a full disk the log is whole, so the memory is thrown away and rebuilt from
+/* A command's effects could not be appended, but its changes are in memory. With a full disk, or without a file descriptor left, the log is whole, so the memory is thrown away and rebuilt from
  * it (rule 2), and meanwhile commands are told to try again; after an I/O error the partition has failed. */
 void partition_rebuild(struct partition *p, int err)
 {
     struct rebuild_job *r;
 
-    if (err != ERR_NOSPACE) {
+    if (err != ERR_NOSPACE && err != ERR_NOFILE) {
         partition_fail(p, err, "the main log cannot be appended to");
         return;
     }

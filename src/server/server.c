@@ -48,6 +48,16 @@ static void raise_file_limit(void)
     }
 }
 
+/* Connections at most: a quarter of the descriptors is for segment files (P11), some for everything else. */
+static uint32_t sockets_limit(void)
+{
+    struct rlimit r;
+
+    if (getrlimit(RLIMIT_NOFILE, &r) < 0 || r.rlim_cur == RLIM_INFINITY)
+        return 0;
+    return (uint32_t)MAX_OF((int64_t)(r.rlim_cur - r.rlim_cur / 4) - 48, 16);
+}
+
 static int open_signals(void)
 {
     sigset_t set;
@@ -209,7 +219,8 @@ static int close_listeners(struct server *s)
 
 static int open_workers(struct server *s)
 {
-    struct workers_options o = {.count = (unsigned)s->config->node_threads, .coalesce_us = (unsigned)s->config->amqp_coalesce_us};
+    struct workers_options o = {.count = (unsigned)s->config->node_threads, .coalesce_us = (unsigned)s->config->amqp_coalesce_us,
+                                .sockets_max = sockets_limit()};
     int err;
 
     if (o.count == 0) {

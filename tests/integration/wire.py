@@ -215,7 +215,7 @@ class Kafka(Stream):
         _, error, offset = struct.unpack(">ihq", d[at:at + 14])
         return error, offset
 
-    def fetch(self, topic, partition, offset, wait_ms=100, max_bytes=8 << 20):
+    def fetch(self, topic, partition, offset, wait_ms=1, max_bytes=8 << 20):
         """Fetch v4 of one partition: (error, high watermark, record bytes)."""
         body = struct.pack(">iiiibi", -1, wait_ms, 1, max_bytes, 0, 1) + self.string(topic) + struct.pack(">iiqi", 1, partition, offset, max_bytes)
         self.request(1, 4, body)
