@@ -12,7 +12,7 @@ static bool stays_compact(const struct kv *kv, const struct compact *c, struct s
 
 static void account(struct kv *kv, size_t before, const struct compact *c)
 {
-    kv->entry_bytes += size_class(compact_bytes(c)) - before;
+    *kv->bytes += size_class(compact_bytes(c)) - before;
 }
 
 /* From compact to table. */
@@ -44,7 +44,7 @@ bool kv_hash_put(struct kv_ref *r, struct slice field, struct slice value)
         struct kv_entry *e = entry_new(KV_HASH, ENC_COMPACT, r->key, 0, 0);
 
         c = compact_new();
-        kv->entry_bytes += size_class(compact_bytes(c));
+        *kv->bytes += size_class(compact_bytes(c));
         entry_object_set(e, c);
         kv_ref_insert(r, e);
     }
@@ -141,21 +141,21 @@ void kv_hash_walk(const struct kv_entry *e, void (*fn)(struct slice field, struc
 int kv_hash_set(struct kv_ctx *c, struct slice key, const struct slice *pairs, size_t n, uint64_t *ret_added)
 {
     struct kv_ref r;
-    struct buf b = {0};
+    struct buf *b = kv_value_begin(c->kv);
 
     *ret_added = 0;
     if (kv_ref_write(c, key, &r) && entry_type(r.e) != KV_HASH)
         return ERR_WRONG_TYPE;
     for (size_t i = 0; i < n; i++) {
-        buf_put_lslice(&b, pairs[2 * i]);
-        buf_put_lslice(&b, pairs[2 * i + 1]);
+        buf_put_lslice(b, pairs[2 * i]);
+        buf_put_lslice(b, pairs[2 * i + 1]);
         *ret_added += kv_hash_put(&r, pairs[2 * i], pairs[2 * i + 1]);
     }
     if (n != 0) {
-        effect_add(c->fx, EFFECT_KV_HASH_SET, c->db, key, buf_slice(&b));
+        effect_add(c->fx, EFFECT_KV_HASH_SET, c->db, key, buf_slice(b));
         kv_ref_touch(&r);
     }
-    buf_fini(&b);
+    kv_value_done(c->kv);
     return 0;
 }
 
@@ -173,7 +173,7 @@ int kv_hash_get(struct kv_ctx *c, struct slice key, struct slice field, struct s
 int kv_hash_del(struct kv_ctx *c, struct slice key, const struct slice *fields, size_t n, uint64_t *ret_removed)
 {
     struct kv_ref r;
-    struct buf b = {0};
+    struct buf *b = kv_value_begin(c->kv);
 
     *ret_removed = 0;
     if (!kv_ref_write(c, key, &r))
@@ -182,7 +182,7 @@ int kv_hash_del(struct kv_ctx *c, struct slice key, const struct slice *fields, 
         return ERR_WRONG_TYPE;
     for (size_t i = 0; i < n; i++) {
         if (kv_hash_drop(&r, fields[i])) {
-            buf_put_lslice(&b, fields[i]);
+            buf_put_lslice(b, fields[i]);
             ++*ret_removed;
         }
     }
@@ -192,10 +192,10 @@ int kv_hash_del(struct kv_ctx *c, struct slice key, const struct slice *fields, 
             effect_add(c->fx, EFFECT_KV_DEL, c->db, key, SLICE_NONE);
             kv_ref_remove(&r);
         } else {
-            effect_add(c->fx, EFFECT_KV_HASH_DEL, c->db, key, buf_slice(&b));
+            effect_add(c->fx, EFFECT_KV_HASH_DEL, c->db, key, buf_slice(b));
         }
     }
-    buf_fini(&b);
+    kv_value_done(c->kv);
     return 0;
 }
 

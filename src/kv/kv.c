@@ -49,6 +49,7 @@ struct kv *kv_new(const struct kv_options *options)
         kv->o.set_intset_max_entries = 512;
     if (kv->o.list_chunk_bytes == 0)
         kv->o.list_chunk_bytes = 8192;
+    kv->bytes = &kv->dbs[0].bytes;
     for (int i = 0; i < KV_DB_COUNT; i++) {
         table_init(&kv->dbs[i].keys, entry_hash);
         table_init(&kv->dbs[i].expires, entry_hash);
@@ -106,7 +107,7 @@ void kv_entry_release_object(struct kv *kv, struct kv_entry *e)
 
     if (release == NULL)
         return;
-    kv->entry_bytes -= bytes;
+    *kv->bytes -= bytes;
     if (count > KV_FREE_LATER && kv->o.free_later != NULL)
         kv->o.free_later(kv->o.free_arg, release, entry_object(e));
     else
@@ -124,14 +125,6 @@ static void entry_free_whole(void *entry, void *arg)
     mem_free(entry);
 }
 
-static void entry_sum_bytes(void *entry, void *arg)
-{
-    uint64_t bytes, count;
-
-    object_free(entry, &bytes, &count);
-    *(uint64_t *)arg += bytes + size_class(entry_size_of(entry));
-}
-
 void kv_free(struct kv *kv)
 {
     if (kv == NULL)
@@ -143,6 +136,7 @@ void kv_free(struct kv *kv)
         table_fini(&kv->dbs[i].keys, entry_free_whole, NULL);
     }
     buf_fini(&kv->scratch);
+    buf_fini(&kv->value);
     mem_free(kv);
 }
 
@@ -160,6 +154,7 @@ void kv_ref_find_hashed(struct kv *kv, uint32_t db, struct slice key, uint64_t h
 
     CHECK(db < KV_DB_COUNT);
     slot = table_find(&d->keys, hash, entry_matches, &key);
+    kv->bytes = &d->bytes;
     *ret = (struct kv_ref){kv, d, db, hash, key, slot, slot == NULL ? NULL : table_slot_entry(*slot)};
 }
 
@@ -180,7 +175,7 @@ static void count_entry(const struct kv_ref *r, const struct kv_entry *e, int si
     size_t n = size_class(entry_size_of(e));
     struct kv *kv = r->kv;
 
-    kv->entry_bytes += sign > 0 ? n : -n;
+    *kv->bytes += sign > 0 ? n : -n;
     if (r->db_index != KV_DB_INTERNAL) {
         kv->keys += (uint64_t)sign;
         kv->expires += (uint64_t)(e->flags & ENTRY_TTL ? sign : 0);
@@ -389,28 +384,11 @@ void kv_db_clear(struct kv *kv, uint32_t db)
     table_init(&d->keys, entry_hash);
     table_init(&d->expires, entry_hash);
     d->expire_cursor = 0;
-    if (old->keys.count > KV_FREE_LATER && kv->o.free_later != NULL) {
-        uint64_t total = 0;
-        bool only = true;
-
-        /* With one database in use, as nearly always, what it took is known without a walk. */
-        for (int i = 0; i < KV_DB_COUNT; i++)
-            only = only && kv->dbs[i].keys.count == 0;
-        if (!only) {
-            for (int i = 0; i < KV_DB_COUNT; i++)
-                table_each(&kv->dbs[i].keys, entry_sum_bytes, &total);
-        }
-        kv->entry_bytes = total;
+    d->bytes = 0;
+    if ((old->keys.count > KV_FREE_LATER || old->bytes > 1 << 20) && kv->o.free_later != NULL)
         kv->o.free_later(kv->o.free_arg, tables_free, old);
-        return;
-    }
-    {
-        uint64_t gone = 0;
-
-        table_each(&old->keys, entry_sum_bytes, &gone);
-        kv->entry_bytes -= gone;
+    else
         tables_free(old);
-    }
 }
 
 void kv_db_flush(struct kv_ctx *c)
@@ -493,12 +471,14 @@ void kv_clear(struct kv *kv)
 void kv_stats_counts(const struct kv *kv, struct kv_stats *ret)
 {
     *ret = (struct kv_stats){
-        .keys = kv->keys, .expires = kv->expires, .entry_bytes = kv->entry_bytes, .expired_total = kv->expired_total};
+        .keys = kv->keys, .expires = kv->expires, .expired_total = kv->expired_total};
 }
 
 void kv_stats(const struct kv *kv, struct kv_stats *ret)
 {
     kv_stats_counts(kv, ret);
-    for (int i = 0; i < KV_DB_COUNT; i++)
+    for (int i = 0; i < KV_DB_COUNT; i++) {
+        ret->entry_bytes += kv->dbs[i].bytes;
         ret->table_bytes += table_bytes(&kv->dbs[i].keys) + table_bytes(&kv->dbs[i].expires);
+    }
 }

@@ -162,7 +162,7 @@ struct kv_stats {
     uint64_t keys, expires, table_bytes, entry_bytes, expired_total;
 };
 void kv_stats(const struct kv *kv, struct kv_stats *ret);
-/* Keys and TTLs only: cheap enough for every command. */
+/* Keys, TTLs and the expired only: cheap enough for every command. */
 void kv_stats_counts(const struct kv *kv, struct kv_stats *ret);
 /* Forgets all content without effects, to be rebuilt from a log. Watchers are told, blocked clients stay. */
 void kv_clear(struct kv *kv);

@@ -43,7 +43,7 @@ static struct chunk *at(const struct kv_list *l, uint32_t i)
 static void count(struct kv *kv, struct kv_list *l, size_t add, size_t sub)
 {
     l->bytes += add - sub;
-    kv->entry_bytes += add - sub;
+    *kv->bytes += add - sub;
 }
 
 static size_t back_put(uint8_t *p, uint64_t v)
@@ -386,7 +386,7 @@ int kv_list_push(struct kv_ctx *c, struct slice key, enum kv_end end, const stru
 {
     struct kv_ref r;
     struct kv_list *l;
-    struct buf b = {0};
+    struct buf *b = kv_value_begin(c->kv);
     int64_t first;
 
     *ret_len = 0;
@@ -404,13 +404,13 @@ int kv_list_push(struct kv_ctx *c, struct slice key, enum kv_end end, const stru
     l = entry_object(kv_list_entry(&r));
     /* LPUSH a b c leaves c b a: the first index is that of the last value. */
     first = end == KV_TAIL ? list_tail(l) : list_head(l) - (int64_t)n;
-    buf_put_varint(&b, first);
+    buf_put_varint(b, first);
     for (size_t i = 0; i < n; i++) {
-        buf_put_lslice(&b, end == KV_TAIL ? values[i] : values[n - 1 - i]);
+        buf_put_lslice(b, end == KV_TAIL ? values[i] : values[n - 1 - i]);
         list_put(c->kv, l, end == KV_TAIL ? first + (int64_t)i : first + (int64_t)(n - 1 - i), values[i]);
     }
-    effect_add(c->fx, EFFECT_KV_LIST_PUT, c->db, key, buf_slice(&b));
-    buf_fini(&b);
+    effect_add(c->fx, EFFECT_KV_LIST_PUT, c->db, key, buf_slice(b));
+    kv_value_done(c->kv);
     *ret_len = (uint64_t)(list_tail(l) - list_head(l));
     kv_ref_touch(&r);
     kv_blocked_ready(c->kv, c->db, key);

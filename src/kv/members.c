@@ -93,7 +93,7 @@ static void count(struct kv *kv, struct members *m, size_t add, size_t sub)
     add = add == 0 ? 0 : size_class(add);
     sub = sub == 0 ? 0 : size_class(sub);
     m->bytes += add - sub;
-    kv->entry_bytes += add - sub;
+    *kv->bytes += add - sub;
 }
 
 bool members_put(struct kv *kv, struct members *m, struct slice name, struct slice value)

@@ -42,7 +42,7 @@ bool kv_set_put(struct kv_ref *r, struct slice member)
         struct kv_entry *e = entry_new(KV_SET, ENC_COMPACT, r->key, 0, 0);
 
         c = compact_new();
-        kv->entry_bytes += size_class(compact_bytes(c));
+        *kv->bytes += size_class(compact_bytes(c));
         entry_object_set(e, c);
         kv_ref_insert(r, e);
     }
@@ -57,7 +57,7 @@ bool kv_set_put(struct kv_ref *r, struct slice member)
     c = compact_append(c, member);
     c->other |= !is_integer(member);
     entry_object_set(r->e, c);
-    kv->entry_bytes += size_class(compact_bytes(c)) - before;
+    *kv->bytes += size_class(compact_bytes(c)) - before;
     return true;
 }
 
@@ -126,29 +126,29 @@ void kv_set_walk(const struct kv_entry *e, void (*fn)(struct slice member, void 
 int kv_set_add(struct kv_ctx *c, struct slice key, const struct slice *members, size_t n, uint64_t *ret_added)
 {
     struct kv_ref r;
-    struct buf b = {0};
+    struct buf *b = kv_value_begin(c->kv);
 
     *ret_added = 0;
     if (kv_ref_write(c, key, &r) && entry_type(r.e) != KV_SET)
         return ERR_WRONG_TYPE;
     for (size_t i = 0; i < n; i++) {
         if (kv_set_put(&r, members[i])) {
-            buf_put_lslice(&b, members[i]);
+            buf_put_lslice(b, members[i]);
             ++*ret_added;
         }
     }
     if (*ret_added != 0) {
-        effect_add(c->fx, EFFECT_KV_SET_ADD, c->db, key, buf_slice(&b));
+        effect_add(c->fx, EFFECT_KV_SET_ADD, c->db, key, buf_slice(b));
         kv_ref_touch(&r);
     }
-    buf_fini(&b);
+    kv_value_done(c->kv);
     return 0;
 }
 
 int kv_set_rem(struct kv_ctx *c, struct slice key, const struct slice *members, size_t n, uint64_t *ret_removed)
 {
     struct kv_ref r;
-    struct buf b = {0};
+    struct buf *b = kv_value_begin(c->kv);
 
     *ret_removed = 0;
     if (!kv_ref_write(c, key, &r))
@@ -157,7 +157,7 @@ int kv_set_rem(struct kv_ctx *c, struct slice key, const struct slice *members, 
         return ERR_WRONG_TYPE;
     for (size_t i = 0; i < n; i++) {
         if (kv_set_drop(&r, members[i])) {
-            buf_put_lslice(&b, members[i]);
+            buf_put_lslice(b, members[i]);
             ++*ret_removed;
         }
     }
@@ -167,10 +167,10 @@ int kv_set_rem(struct kv_ctx *c, struct slice key, const struct slice *members, 
             effect_add(c->fx, EFFECT_KV_DEL, c->db, key, SLICE_NONE);
             kv_ref_remove(&r);
         } else {
-            effect_add(c->fx, EFFECT_KV_SET_REM, c->db, key, buf_slice(&b));
+            effect_add(c->fx, EFFECT_KV_SET_REM, c->db, key, buf_slice(b));
         }
     }
-    buf_fini(&b);
+    kv_value_done(c->kv);
     return 0;
 }
 

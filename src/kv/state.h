@@ -19,13 +19,16 @@ struct kv_db {
     struct table keys;    /* struct kv_entry, owned */
     struct table expires; /* those of them with a TTL, borrowed */
     uint64_t expire_cursor;
+    uint64_t bytes; /* what the entries take */
 };
 
 struct kv {
     struct kv_options o;
     struct kv_db dbs[KV_DB_COUNT];
-    struct buf scratch; /* integers rendered, values gathered */
-    uint64_t entry_bytes, expired_total;
+    struct buf scratch; /* integers rendered, names gathered */
+    struct buf value;   /* an effect's, while a command makes it */
+    uint64_t *bytes; /* of the database looked into last: every change begins with a look-up */
+    uint64_t expired_total;
     uint64_t keys, expires; /* of the databases that SELECT reaches */
     bool walking;      /* a snapshot walk runs: tables do not shrink (P18) */
     bool walk_restart; /* asks it to begin anew */
@@ -49,6 +52,18 @@ uint64_t kv_name_hash_of(const void *name);
 table_slot *kv_name_find(const struct table *t, uint32_t db, struct slice key);
 struct kv_name *kv_name_get(struct table *t, uint32_t db, struct slice key); /* made when missing */
 void kv_name_drop(struct table *t, struct kv_name *n);
+
+/* The buffer for an effect's value, empty; kv_value_done when the effect was added. */
+static inline struct buf *kv_value_begin(struct kv *kv)
+{
+    buf_clear(&kv->value);
+    return &kv->value;
+}
+static inline void kv_value_done(struct kv *kv)
+{
+    if (GM_UNLIKELY(kv->value.cap > 64 << 10))
+        buf_fini(&kv->value);
+}
 
 /* ---- look-up: kv.c -------------------------------------------------------------------------------------------------- */
 struct kv_ref {

@@ -42,7 +42,7 @@ static struct blob *blob_new(struct kv *kv, size_t len)
 
     b->len = len;
     b->cap = n - sizeof(*b);
-    kv->entry_bytes += n;
+    *kv->bytes += n;
     return b;
 }
 
@@ -122,7 +122,7 @@ static struct blob *make_blob(struct kv_ref *r, size_t room)
         if (b->cap >= room)
             return b;
         n = size_class(sizeof(*b) + MAX_OF(room, MIN_OF(b->cap * 2, b->cap + (1u << 20))));
-        r->kv->entry_bytes += n - (sizeof(*b) + b->cap);
+        *r->kv->bytes += n - (sizeof(*b) + b->cap);
         b = mem_realloc(b, n);
         b->cap = n - sizeof(*b);
         entry_object_set(r->e, b);

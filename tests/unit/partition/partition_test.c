@@ -1,5 +1,6 @@
 #include <criterion/criterion.h>
 #include <dirent.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -319,6 +320,46 @@ Test(partition, an_unknown_kind_stops_its_partition_and_no_other)
     cr_assert_str_eq(rig_get(&r, rig_key_in(&r, 2)), "v");
     partition_info(partitions_get(r.ps, 1), &info);
     cr_assert_eq(info.error, ERR_LEVEL);
+    rig_close(&r);
+    rig_fini(&r);
+}
+
+Test(partition, a_flipped_byte_stops_its_partition_and_no_other)
+{
+    struct rig r;
+    char path[512], *dir;
+    struct dirent *de;
+    DIR *d;
+    int fd = -1;
+    char byte;
+
+    rig_init(&r, 3);
+    rig_open(&r);
+    for (uint32_t p = 0; p < 3; p++)
+        cr_assert_eq(rig_set(&r, rig_key_in(&r, p), "a value of some length"), 0);
+    rig_close(&r);
+    dir = mem_printf("%s/p-0001/main", r.dir);
+    d = opendir(dir);
+    cr_assert_not_null(d);
+    while ((de = readdir(d)) != NULL && fd < 0) {
+        if (strstr(de->d_name, ".log") == NULL)
+            continue;
+        snprintf(path, sizeof(path), "%s/%s", dir, de->d_name);
+        fd = open(path, O_RDWR);
+    }
+    closedir(d);
+    mem_free(dir);
+    cr_assert_geq(fd, 0);
+    cr_assert_eq(pread(fd, &byte, 1, 80), 1);
+    byte ^= 4;
+    cr_assert_eq(pwrite(fd, &byte, 1, 80), 1);
+    close(fd);
+    rig_open(&r);
+    cr_assert_eq(partition_state(partitions_get(r.ps, 1)), PARTITION_FAILED);
+    cr_assert_eq(partition_error(partitions_get(r.ps, 1)), ERR_CORRUPT);
+    cr_assert_eq(rig_set(&r, rig_key_in(&r, 1), "v"), ERR_CORRUPT);
+    cr_assert_str_eq(rig_get(&r, rig_key_in(&r, 0)), "a value of some length");
+    cr_assert_eq(rig_set(&r, rig_key_in(&r, 2), "v"), 0);
     rig_close(&r);
     rig_fini(&r);
 }
