@@ -421,6 +421,98 @@ Test(snapshot, a_node_starts_from_it_and_the_log_behind_it_goes, .timeout = 60)
     rig_fini(&r);
 }
 
+enum { COUNTERS = 40 };
+
+struct told {
+    uint32_t counter;
+    int64_t value;
+};
+
+static void *snapshot_on_and_on(void *arg)
+{
+    struct rig *r = arg;
+
+    for (;;) {
+        struct waited w = {0, false};
+
+        partitions_snapshot(r->ps, UINT32_MAX, snapshot_done, &w);
+        while (!__atomic_load_n(&w.done, __ATOMIC_ACQUIRE))
+            usleep(100);
+    }
+    return NULL;
+}
+
+static void count_until_killed(struct rig *r, int out)
+{
+    pthread_t thread;
+    struct rand rand;
+
+    rand_seed(&rand, clock_mono_ns());
+    fill(r, 3000, "ballast");
+    CHECK(pthread_create(&thread, NULL, snapshot_on_and_on, r) == 0);
+    for (;;) {
+        struct partition_guard g;
+        struct told told = {(uint32_t)rand_below(&rand, COUNTERS), 0};
+        char key[20];
+        struct slice k = slice_of(key, (size_t)snprintf(key, sizeof(key), "counter:%u", told.counter));
+        int err;
+
+        err = partition_enter(partitions_get(r->ps, placement_of_key(k, r->po.count)), 0, NULL, &g);
+        if (err == ERR_BUSY)
+            continue;
+        CHECK(err == 0);
+        CHECK(kv_string_incr(&g.kv, k, 1, &told.value) == 0);
+        CHECK(partition_leave(&g) == 0);
+        CHECK(write(out, &told, sizeof(told)) == sizeof(told));
+    }
+}
+
+Test(snapshot, a_kill_beside_snapshots_loses_nothing_that_was_answered, .timeout = 120)
+{
+    enum { TOLD_MAX = 100000 };
+    struct told *told = mem_alloc(TOLD_MAX * sizeof(*told));
+    int from_snapshot = 0;
+
+    for (int round = 0; round < 8; round++) {
+        struct rig r;
+        int64_t last[COUNTERS] = {0};
+        char failpoint[40];
+        size_t n;
+
+        rig_init(&r, 3);
+        r.so.segment_bytes = 16 << 10;
+        r.so.sync_interval_ms = 2;
+        r.po.snapshot_keep_bytes = 1;
+        snprintf(failpoint, sizeof(failpoint), "append:%d:kill", 6000 + round * 3001);
+        r.so.failpoint = failpoint;
+        n = rig_crash(&r, count_until_killed, told, TOLD_MAX * sizeof(*told)) / sizeof(*told);
+        for (size_t i = 0; i < n; i++)
+            last[told[i].counter] = told[i].value;
+        r.so.failpoint = NULL;
+        rig_open(&r);
+        for (uint32_t i = 0; i < COUNTERS; i++) {
+            char key[20];
+            int64_t value;
+
+            snprintf(key, sizeof(key), "counter:%u", i);
+            value = atoll(rig_get(&r, key));
+            cr_assert(value == last[i] || value == last[i] + 1, "round %d: %s is %lld, told %lld", round, key, (long long)value,
+                      (long long)last[i]);
+        }
+        cr_assert_str_eq(rig_get(&r, "ballast:77"), "value of ballast 77");
+        for (uint32_t p = 0; p < 3; p++) {
+            struct partition_info info;
+
+            partition_info(partitions_get(r.ps, p), &info);
+            from_snapshot += info.snapshot_start > 0;
+        }
+        rig_close(&r);
+        rig_fini(&r);
+    }
+    mem_free(told);
+    cr_assert_gt(from_snapshot, 0, "no start used a snapshot: nothing was tested");
+}
+
 Test(snapshot, starts_by_itself_when_the_log_has_grown, .timeout = 60)
 {
     struct rig r;
