@@ -266,6 +266,7 @@ static bool serve(struct amqp_consumer *c, int64_t now_ms)
     struct amqp_channel *ch = c->channel;
     struct amqp_session *s = ch->session;
     struct queue_take take = {.deliver = deliver_one, .arg = c, .commit = c->committing ? NULL : &c->commit, .read_cold = c->read_cold};
+    size_t out;
     int err;
 
     if (c->qc.cancelled) {
@@ -294,8 +295,11 @@ static bool serve(struct amqp_consumer *c, int64_t now_ms)
         queue_consumer_resume(&c->qc);
     }
     c->read_cold = false;
+    out = conn_output_pending(s->conn);
     err = queue_take(&c->qc, &take, now_ms);
     s->aw->count.delivered += take.count;
+    if (conn_output_pending(s->conn) > out)
+        amqp_stats_delivered(conn_output_pending(s->conn) - out);
     if (err == ERR_AGAIN) {
         warm_start(c, &take.cold);
     } else if (err < 0) {

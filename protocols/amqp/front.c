@@ -47,6 +47,7 @@ int amqp_front_new(const struct amqp_front_options *options, struct amqp_front *
         mem_free(f);
         return ERR_INVALID;
     }
+    amqp_stats_register();
     f->ops = (struct conn_ops){
         .protocol = CONN_AMQP,
         .name = "amqp",

@@ -1,6 +1,7 @@
 /* A connection from its first byte to its end: header, frames, waiting, heartbeats, teardown. What methods do stands in the handlers' files. */
 #include "protocols/amqp/session.h"
 
+#include "base/clock.h"
 #include "base/diag.h"
 #include "base/mem.h"
 #include "protocols/amqp/batch.h"
@@ -181,6 +182,7 @@ static void connection_close(struct amqp_session *s, unsigned code, const char *
     if (s->conn == NULL || s->state >= AMQP_CLOSING)
         return;
     s->aw->count.connection_errors++;
+    amqp_stats_error(code);
     amqp_put_connection_close(conn_out(s->conn), 0, &m);
     s->state = AMQP_CLOSING;
     s->closing_since_us = worker_now_us(s->aw->worker);
@@ -220,6 +222,7 @@ int amqp_fail(struct amqp_channel *ch, unsigned code, const char *fmt, ...)
     if (s->conn == NULL || ch->state != AMQP_CHANNEL_OPEN)
         return 0;
     s->aw->count.channel_errors++;
+    amqp_stats_error(code);
     m.reply_text = slice_of(text, n);
     ch->state = AMQP_CHANNEL_CLOSING;
     amqp_content_drop(ch);
@@ -359,7 +362,8 @@ static void broken_stream(struct amqp_session *s, const struct amqp_frame *f, in
 ssize_t amqp_session_input(struct conn *c, const uint8_t *data, size_t len)
 {
     struct amqp_session *s = c->session;
-    size_t at = 0;
+    uint64_t began = clock_ticks();
+    size_t at = 0, out = conn_output_pending(c), pending;
 
     MAGIC_CHECK(s, AMQP_SESSION_MAGIC);
     if (s->state == AMQP_HEADER) {
@@ -380,10 +384,14 @@ ssize_t amqp_session_input(struct conn *c, const uint8_t *data, size_t len)
         if (handle_frame(s, &f) == AMQP_AGAIN)
             break;
         at += (size_t)n;
+        pending = conn_output_pending(c); /* none when the connection was ended meanwhile */
+        amqp_stats_frame(&s->aw->tally, &f, (size_t)n, pending > out ? pending - out : 0);
+        out = pending;
     }
     if (s->broken || s->state == AMQP_CLOSED)
         at = len;
     amqp_batch_flush(s);
+    amqp_stats_flush(&s->aw->tally, began);
     if (s->borrowing != NULL)
         amqp_content_own(s->borrowing);
     return (ssize_t)at;

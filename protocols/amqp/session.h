@@ -22,6 +22,7 @@
 #include "base/mutex.h"
 #include "protocols/amqp/amqp.h"
 #include "protocols/amqp/codec.h"
+#include "protocols/amqp/stats.h"
 #include "queue/queue.h"
 
 #define AMQP_AGAIN 1 /* a handler's answer: handle this frame again later */
@@ -56,6 +57,7 @@ struct amqp_worker {
     struct regex_cache *regexes;
     uint64_t serial;         /* of channels */
     struct amqp_counters count;
+    struct amqp_tally tally; /* of this read event */
 };
 
 struct amqp_front {

@@ -65,6 +65,19 @@ static void set_base(struct resp_front *f, unsigned i, uint64_t v)
     __atomic_store_n(&f->reset_base[i], v, __ATOMIC_RELAXED);
 }
 
+static uint64_t keys_expired(struct resp_front *f)
+{
+    uint64_t n = 0;
+
+    for (uint32_t i = 0; i < partitions_count(f->o.partitions); i++) {
+        struct partition_info info;
+
+        partition_info(partitions_get(f->o.partitions, i), &info);
+        n += info.expired_total;
+    }
+    return n;
+}
+
 void cmd_config_resetstat(struct exec *x)
 {
     struct resp_front *f = x->w->front;
@@ -74,7 +87,7 @@ void cmd_config_resetstat(struct exec *x)
     set_base(f, BASE_ERRORS, SUM(f, error_replies));
     set_base(f, BASE_HITS, metrics_read(METRIC_KEYSPACE_HITS));
     set_base(f, BASE_MISSES, metrics_read(METRIC_KEYSPACE_MISSES));
-    set_base(f, BASE_EXPIRED, metrics_read(METRIC_KEYS_EXPIRED));
+    set_base(f, BASE_EXPIRED, keys_expired(f));
     for (int i = 0; i < COMMANDS; i++) {
         uint64_t n[PER_COMMAND];
 
@@ -175,7 +188,7 @@ static void section_stats(struct exec *x, struct buf *b)
                (unsigned long long)since_reset(f, BASE_COMMANDS, SUM(f, commands)));
     buf_printf(b, "expired_keys:%llu\r\nevicted_keys:0\r\nkeyspace_hits:%llu\r\nkeyspace_misses:%llu\r\npubsub_channels:%llu\r\npubsub_patterns:%llu\r\n"
                   "total_error_replies:%llu\r\n",
-               (unsigned long long)since_reset(f, BASE_EXPIRED, metrics_read(METRIC_KEYS_EXPIRED)),
+               (unsigned long long)since_reset(f, BASE_EXPIRED, keys_expired(f)),
                (unsigned long long)since_reset(f, BASE_HITS, metrics_read(METRIC_KEYSPACE_HITS)),
                (unsigned long long)since_reset(f, BASE_MISSES, metrics_read(METRIC_KEYSPACE_MISSES)),
                (unsigned long long)pubsub_channel_count(f), (unsigned long long)pubsub_pattern_count(f),

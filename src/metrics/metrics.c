@@ -69,7 +69,7 @@ void metrics_count_shared(const struct metrics_family *f, unsigned index, uint64
 }
 
 /* First observation of this index in this slot, or a thread without one. */
-void metrics_observe_slow(const struct metrics_family *f, unsigned index, uint64_t ns)
+void metrics_observe_slow(const struct metrics_family *f, unsigned index, uint64_t ns, uint64_t n)
 {
     struct metrics_slot *s = metrics_here != NULL ? metrics_here : &shared_slot;
     struct hist **at = &s->cells[f->id].hists[index], *h, *none = NULL;
@@ -84,8 +84,8 @@ void metrics_observe_slow(const struct metrics_family *f, unsigned index, uint64
             h = none;
         }
     }
-    __atomic_fetch_add(&h->buckets[hist_bucket(ns)], 1, __ATOMIC_RELAXED);
-    __atomic_fetch_add(&h->sum_ns, ns, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&h->buckets[hist_bucket(ns)], n, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&h->sum_ns, ns * n, __ATOMIC_RELAXED);
     max_ns = __atomic_load_n(&h->max_ns, __ATOMIC_RELAXED);
     while (ns > max_ns &&
            !__atomic_compare_exchange_n(&h->max_ns, &max_ns, ns, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
@@ -162,6 +162,8 @@ void metrics_gauge_register(const char *name, const char *help, const char *labe
     struct metrics_gauge g = {name, help, labels, counter, read, arg};
     unsigned i;
 
+    for (i = 0; i < METRICS_COUNT; i++)
+        CHECK(strcmp(metrics_name((enum metric)i), name) != 0); /* shown twice, Prometheus refuses the whole page */
     mutex_lock(&registry_lock);
     for (i = 0; i < gauge_count; i++) {
         if (strcmp(gauges[i].name, name) == 0 &&

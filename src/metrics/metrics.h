@@ -88,7 +88,7 @@ void metrics_thread_init(unsigned index);
 
 void metrics_add_shared(enum metric id, uint64_t n);
 void metrics_count_shared(const struct metrics_family *f, unsigned index, uint64_t n);
-void metrics_observe_slow(const struct metrics_family *f, unsigned index, uint64_t ns);
+void metrics_observe_slow(const struct metrics_family *f, unsigned index, uint64_t ns, uint64_t n);
 
 static inline void metrics_own_add(uint64_t *p, uint64_t n)
 {
@@ -112,19 +112,24 @@ static inline void metrics_count(const struct metrics_family *f, unsigned index,
         metrics_count_shared(f, index, n);
 }
 
-/* Notes a latency under one label value of a histogram family. */
-static inline void metrics_observe(const struct metrics_family *f, unsigned index, uint64_t ns)
+/* Notes n equal latencies under one label value of a histogram family. */
+static inline void metrics_observe_n(const struct metrics_family *f, unsigned index, uint64_t ns, uint64_t n)
 {
     struct hist *h;
 
     if (metrics_here == NULL || (h = metrics_here->cells[f->id].hists[index]) == NULL) {
-        metrics_observe_slow(f, index, ns);
+        metrics_observe_slow(f, index, ns, n);
         return;
     }
-    metrics_own_add(&h->buckets[hist_bucket(ns)], 1);
-    metrics_own_add(&h->sum_ns, ns);
+    metrics_own_add(&h->buckets[hist_bucket(ns)], n);
+    metrics_own_add(&h->sum_ns, ns * n);
     if (ns > h->max_ns)
         __atomic_store_n(&h->max_ns, ns, __ATOMIC_RELAXED);
+}
+
+static inline void metrics_observe(const struct metrics_family *f, unsigned index, uint64_t ns)
+{
+    metrics_observe_n(f, index, ns, 1);
 }
 
 /* ---- registering, at start ---- */

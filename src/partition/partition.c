@@ -305,6 +305,7 @@ void partition_note_counts(struct partition *p)
 
     kv_stats_counts(p->kv, &s);
     ASTOREX(&p->keys, s.keys);
+    ASTOREX(&p->expired_total, s.expired_total);
     ASTOREX(&p->expires, s.expires);
 }
 
@@ -392,6 +393,7 @@ void partition_info(struct partition *p, struct partition_info *ret)
         .state = partition_state(p),
         .error = partition_error(p),
         .keys = ALOADX(&p->keys),
+        .expired_total = ALOADX(&p->expired_total),
         .snapshot_start = ALOADX(&p->snapshot_start),
         .snapshot_hold_max_us = ALOADX(&p->snapshot_hold_max_us),
         .parked_total = ALOADX(&p->parking.total),

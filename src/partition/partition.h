@@ -114,7 +114,7 @@ void partitions_snapshot(struct partitions *ps, uint32_t index, void (*done)(voi
 struct partition_info {
     enum partition_state state;
     int error;
-    uint64_t keys;
+    uint64_t keys, expired_total;
     int64_t log_start, log_end, log_durable, snapshot_start;
     uint64_t log_bytes, snapshot_hold_max_us, parked_total;
 };

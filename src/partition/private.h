@@ -42,6 +42,7 @@ struct partition {
     uint64_t snapshot_hold_max_us; /* atomic */
     uint64_t snapshot_retry_us; /* atomic: maintenance starts none before */
     uint64_t keys;              /* atomic: as last seen under the lock */
+    uint64_t expired_total;     /* the same */
     uint64_t expires;           /* atomic: maintenance looks only where there are some */
     uint64_t replayed_bytes;
     bool rebuilding;            /* atomic */

@@ -2,6 +2,7 @@
 #include "base/mem.h"
 #include "base/clock.h"
 #include "metrics/metrics.h"
+#include "protocols/amqp/amqp.h"
 #include "server/internal.h"
 
 static double up(void *arg)
@@ -74,6 +75,20 @@ static double parked(void *arg)
     return (double)n;
 }
 
+static double expired(void *arg)
+{
+    struct server *s = arg;
+    uint64_t n = 0;
+
+    for (uint32_t i = 0; i < partitions_count(s->partitions); i++) {
+        struct partition_info info;
+
+        partition_info(partitions_get(s->partitions, i), &info);
+        n += info.expired_total;
+    }
+    return (double)n;
+}
+
 static double partitions_failed(void *arg)
 {
     struct server *s = arg;
@@ -102,6 +117,59 @@ LOG_GAUGE(sync_max_us, 1e-6)
 LOG_GAUGE(unprefaulted, 1)
 LOG_GAUGE(bytes_appended, 1)
 LOG_GAUGE(disk_free, 1)
+
+#define WORKER_GAUGE(field)                                                                                  \
+    static double worker_##field(void *arg)                                                                  \
+    {                                                                                                        \
+        struct server *s = arg;                                                                              \
+        uint64_t n = 0;                                                                                      \
+        for (unsigned i = 0; i < workers_count(s->workers); i++) {                                           \
+            struct worker_stats stats;                                                                       \
+            worker_get_stats(workers_get(s->workers, i), &stats);                                            \
+            n += stats.field;                                                                                \
+        }                                                                                                    \
+        return (double)n;                                                                                    \
+    }
+
+WORKER_GAUGE(turns)
+WORKER_GAUGE(naps)
+WORKER_GAUGE(mails)
+WORKER_GAUGE(bytes_in)
+WORKER_GAUGE(bytes_out)
+WORKER_GAUGE(opened)
+
+static double refused(void *arg)
+{
+    struct server *s = arg;
+    unsigned n = __atomic_load_n(&s->listener_count, __ATOMIC_ACQUIRE);
+    uint64_t sum = 0;
+
+    for (unsigned i = 0; i < n; i++)
+        sum += listener_refused(s->listeners[i].listener);
+    return (double)sum;
+}
+
+#define AMQP_GAUGE(field)                                                                                    \
+    static double amqp_##field(void *arg)                                                                    \
+    {                                                                                                        \
+        struct server *s = arg;                                                                              \
+        struct amqp_front *front = __atomic_load_n(&s->amqp, __ATOMIC_ACQUIRE);                              \
+        struct amqp_front_stats stats = {0};                                                                 \
+        if (front != NULL)                                                                                   \
+            amqp_front_stats(front, &stats);                                                                 \
+        return (double)stats.field;                                                                          \
+    }
+
+AMQP_GAUGE(channels)
+AMQP_GAUGE(consumers)
+AMQP_GAUGE(published)
+AMQP_GAUGE(unroutable)
+AMQP_GAUGE(confirmed)
+AMQP_GAUGE(nacked)
+AMQP_GAUGE(delivered)
+AMQP_GAUGE(got)
+AMQP_GAUGE(acked)
+AMQP_GAUGE(redelivered)
 
 static double topics(void *arg)
 {
@@ -154,6 +222,7 @@ void server_register_gauges(struct server *s)
         {"gomsg_memory_allocated_bytes", "Memory handed out by the allocator", 0, allocated},
         {"gomsg_kv_keys", "Keys of all databases", 0, keys},
         {"gomsg_kv_snapshot_hold_max_seconds", "Longest hold of a partition's lock by a snapshot", 0, snapshot_hold},
+        {"gomsg_keys_expired_total", "Keys removed because their time had come", 1, expired},
         {"gomsg_partition_parked_total", "Commands that waited for a partition", 1, parked},
         {"gomsg_partitions_failed", "Partitions that refuse to work", 0, partitions_failed},
         {"gomsg_topics", "Topics", 0, topics},
@@ -166,6 +235,23 @@ void server_register_gauges(struct server *s)
         {"gomsg_log_sync_max_seconds", "Longest sync round", 0, log_sync_max_us},
         {"gomsg_log_append_unprefaulted_total", "Appends that met a page not faulted in before", 1, log_unprefaulted},
         {"gomsg_log_appended_bytes_total", "Bytes appended to all logs", 1, log_bytes_appended},
+        {"gomsg_worker_turns_total", "Turns of the workers' loops", 1, worker_turns},
+        {"gomsg_worker_naps_total", "Turns that waited to gather one-way messages (amqp.coalesce)", 1, worker_naps},
+        {"gomsg_worker_mails_total", "Messages between workers", 1, worker_mails},
+        {"gomsg_connections_opened_total", "Connections accepted", 1, worker_opened},
+        {"gomsg_connections_refused_total", "Connections refused because of a limit", 1, refused},
+        {"gomsg_net_input_bytes_total", "Bytes read from connections", 1, worker_bytes_in},
+        {"gomsg_net_output_bytes_total", "Bytes written to connections", 1, worker_bytes_out},
+        {"gomsg_amqp_channels", "Open channels", 0, amqp_channels},
+        {"gomsg_amqp_consumers", "Consumers of queues", 0, amqp_consumers},
+        {"gomsg_amqp_messages_published_total", "Messages published", 1, amqp_published},
+        {"gomsg_amqp_messages_unroutable_total", "Messages no queue wanted", 1, amqp_unroutable},
+        {"gomsg_amqp_messages_confirmed_total", "Messages confirmed to publishers", 1, amqp_confirmed},
+        {"gomsg_amqp_messages_nacked_total", "Messages refused to publishers", 1, amqp_nacked},
+        {"gomsg_amqp_messages_delivered_total", "Messages delivered to consumers", 1, amqp_delivered},
+        {"gomsg_amqp_messages_got_total", "Messages fetched by basic.get", 1, amqp_got},
+        {"gomsg_amqp_messages_acknowledged_total", "Messages acknowledged", 1, amqp_acked},
+        {"gomsg_amqp_messages_redelivered_total", "Deliveries that were not a message's first", 1, amqp_redelivered},
         {"gomsg_disk_free_bytes", "Free space where the data directory lies", 0, log_disk_free},
     };
 

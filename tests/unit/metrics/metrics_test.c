@@ -40,7 +40,7 @@ static void *count_a_lot(void *arg)
     if (arg != NULL)
         metrics_thread_init((unsigned)(uintptr_t)arg);
     for (unsigned i = 0; i < 100000; i++) {
-        metrics_add(METRIC_LOG_SYNCS, 1);
+        metrics_add(METRIC_COMMANDS_PARKED, 1);
         metrics_count(calls, i % 2, 2);
         metrics_observe(latency, 0, 1000 + i % 100);
     }
@@ -60,7 +60,7 @@ Test(metrics, threads_with_and_without_a_slot_add_up)
     pthread_create(&t[3], NULL, count_a_lot, NULL);
     for (unsigned i = 0; i < 4; i++)
         pthread_join(t[i], NULL);
-    cr_assert_eq(metrics_read(METRIC_LOG_SYNCS), 400000);
+    cr_assert_eq(metrics_read(METRIC_COMMANDS_PARKED), 400000);
     cr_assert_eq(metrics_family_read(calls, 0), 400000);
     cr_assert_eq(metrics_family_read(calls, 1), 400000);
     cr_assert_eq(metrics_family_read(calls, 2), 0);
@@ -112,7 +112,7 @@ Test(metrics, the_text_is_what_prometheus_reads)
     must_have(&b, "gomsg_request_errors_total{protocol=\"resp\",code=\"WRONGTYPE\"} 1\n");
     must_have(&b, "gomsg_connections{protocol=\"resp\"} 42\n");
     must_have(&b, "gomsg_up_seconds 42\n");
-    must_have(&b, "# TYPE gomsg_log_syncs_total counter\ngomsg_log_syncs_total 0\n");
+    must_have(&b, "# TYPE gomsg_commands_parked_total counter\ngomsg_commands_parked_total 0\n");
     help = strstr((char *)b.data, "# HELP gomsg_request_duration_seconds ");
     cr_assert_not_null(help);
     cr_assert_null(strstr(help + 1, "# HELP gomsg_request_duration_seconds "), "one HELP a name");
