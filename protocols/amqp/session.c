@@ -391,7 +391,7 @@ ssize_t amqp_session_input(struct conn *c, const uint8_t *data, size_t len)
     if (s->broken || s->state == AMQP_CLOSED)
         at = len;
     amqp_batch_flush(s);
-    amqp_stats_flush(&s->aw->tally, began);
+    amqp_stats_flush(&s->aw->tally, began, s->aw->count.published);
     if (s->borrowing != NULL)
         amqp_content_own(s->borrowing);
     return (ssize_t)at;

@@ -32,8 +32,8 @@ void amqp_stats_register(void)
 static int stat_of(uint32_t id)
 {
     switch (id) {
-#define CLIENT(c, cid, m, mid, sync, fields)                                                                           \
-    case (uint32_t)(cid) << 16 | (mid):                                                                                \
+#define CLIENT(c, cid, m, mid, sync, fields)                                                                 \
+    case (uint32_t)(cid) << 16 | (mid):                                                                      \
         return AMQP_STAT_##c##_##m;
 #define SERVER CLIENT
 #define BOTH CLIENT
@@ -54,7 +54,8 @@ void amqp_stats_frame(struct amqp_tally *t, const struct amqp_frame *f, size_t i
         i = f->payload.len < 4 ? -1 : stat_of(be32_get(f->payload.data));
         if (i < 0)
             return; /* answered as an error, counted as one */
-        t->calls[i]++;
+        if (i != AMQP_STAT_basic_publish)
+            t->calls[i]++;
         t->bytes_out[i] += out;
     } else if (f->type != AMQP_FRAME_CONTENT_HEADER && f->type != AMQP_FRAME_BODY) {
         return;
@@ -63,9 +64,12 @@ void amqp_stats_frame(struct amqp_tally *t, const struct amqp_frame *f, size_t i
     t->bytes_in[i] += in;
 }
 
-void amqp_stats_flush(struct amqp_tally *t, uint64_t began)
+void amqp_stats_flush(struct amqp_tally *t, uint64_t began, uint64_t published)
 {
     uint64_t ns = 0;
+
+    t->calls[AMQP_STAT_basic_publish] += (uint32_t)(published - t->published);
+    t->published = published;
 
     for (unsigned w = 0; w < ARRAY_LEN(t->touched); w++) {
         if (t->touched[w] != 0 && ns == 0)

@@ -163,7 +163,8 @@ void metrics_gauge_register(const char *name, const char *help, const char *labe
     unsigned i;
 
     for (i = 0; i < METRICS_COUNT; i++)
-        CHECK(strcmp(metrics_name((enum metric)i), name) != 0); /* shown twice, Prometheus refuses the whole page */
+        CHECK(strcmp(metrics_name((enum metric)i), name) !=
+              0); /* shown twice, Prometheus refuses the whole page */
     mutex_lock(&registry_lock);
     for (i = 0; i < gauge_count; i++) {
         if (strcmp(gauges[i].name, name) == 0 &&
