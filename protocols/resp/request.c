@@ -76,6 +76,9 @@ enum request_stranger request_stranger(const uint8_t *data, size_t len)
         return STRANGER_TLS;
     if (len >= 8 && memcmp(data, "AMQP", 4) == 0 && data[4] < ' ')
         return STRANGER_AMQP;
+    /* Kafka: the size of a first request, well under 16 MiB, and the key of an API below 256. */
+    if (len >= 6 && data[0] == 0 && data[4] == 0)
+        return STRANGER_KAFKA;
     return STRANGER_NONE;
 }
 

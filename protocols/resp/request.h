@@ -69,7 +69,7 @@ void request_parser_trim(struct request_parser *p, uint32_t last_size);
 const char *request_error(const struct request_parser *p);
 
 /* What a client that does not speak RESP seems to speak, by its first bytes. */
-enum request_stranger { STRANGER_NONE, STRANGER_TLS, STRANGER_AMQP };
+enum request_stranger { STRANGER_NONE, STRANGER_TLS, STRANGER_AMQP, STRANGER_KAFKA };
 enum request_stranger request_stranger(const uint8_t *data, size_t len);
 
 /* The quoting rules of an inline command: blanks separate, "…" with \n \r \t \b \a \xHH, '…' with \'. Appends the

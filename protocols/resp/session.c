@@ -143,6 +143,10 @@ static bool refuse_stranger(struct session *s, const uint8_t *data, size_t len)
         log_protocol_error(s->c, "AMQP on the port of RESP");
         reply_error(&r, "ERR Protocol error: this port speaks RESP, not AMQP; see amqp.listen");
         break;
+    case STRANGER_KAFKA:
+        log_protocol_error(s->c, "Kafka on the port of RESP");
+        reply_error(&r, "ERR Protocol error: this port speaks RESP, not Kafka; see kafka.listen");
+        break;
     }
     conn_close_soon(s->c, ERR_MALFORMED);
     return true;

@@ -166,5 +166,6 @@ Test(request, strangers_are_known_by_their_first_bytes)
 {
     cr_assert_eq(request_stranger((const uint8_t *)"\x16\x03\x01\x02\x00", 5), STRANGER_TLS);
     cr_assert_eq(request_stranger((const uint8_t *)"AMQP\x00\x00\x09\x01", 8), STRANGER_AMQP);
+    cr_assert_eq(request_stranger((const uint8_t *)"\0\0\0\x0e\0\x12\0\0", 8), STRANGER_KAFKA);
     cr_assert_eq(request_stranger((const uint8_t *)"APPEND a", 8), STRANGER_NONE);
 }
