@@ -2,6 +2,14 @@
 #include "protocols/amqp/batch.h"
 #include "protocols/amqp/session.h"
 
+static void settle_one(struct amqp_channel *ch, enum queue_settle how, uint64_t tag, const struct queue_handle *h)
+{
+    if (GM_LIKELY(ch->tx == NULL))
+        amqp_batch_settle(ch, how, h);
+    else
+        amqp_tx_settle(ch, how, tag, h);
+}
+
 /* Section 1.8.3.13: tag 0 with `multiple` means all; RabbitMQ accepts it even when nothing is outstanding. */
 static int settle(struct amqp_channel *ch, enum queue_settle how, uint64_t tag, bool multiple)
 {
@@ -13,13 +21,13 @@ static int settle(struct amqp_channel *ch, enum queue_settle how, uint64_t tag, 
     if (!multiple) {
         if (!amqp_unacked_take(&ch->unacked, tag, &h))
             return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "unknown delivery tag %llu", (unsigned long long)tag);
-        amqp_batch_settle(ch, how, &h);
+        settle_one(ch, how, tag, &h);
         n = 1;
     } else {
         if (tag != 0 && !amqp_unacked_known(&ch->unacked, tag))
             return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "unknown delivery tag %llu", (unsigned long long)tag);
         while (amqp_unacked_pop(&ch->unacked, tag == 0 ? UINT64_MAX : tag, &at, &h)) {
-            amqp_batch_settle(ch, how, &h);
+            settle_one(ch, how, at, &h);
             n++;
         }
     }

@@ -54,7 +54,7 @@ static void batch_retire(struct amqp_session *s)
         return;
     }
     b->publish_count = b->op_count = b->handle_count = b->part_count = b->done_parts = b->last_part = b->body_count = 0;
-    b->confirming = false;
+    b->confirming = b->transaction = false;
     b->round = NULL;
     s->aw->spare = b;
 }
@@ -112,7 +112,7 @@ void amqp_batch_publish(struct amqp_session *s, const struct amqp_publish *p, co
         struct amqp_batch_part *part = part_of(b, route->targets[i].partition);
         struct amqp_op *op = add_op(b, part);
 
-        part->commit |= p->confirm != 0 && p->persistent && route->targets[i].durable;
+        part->commit |= (p->confirm != 0 || b->transaction) && p->persistent && route->targets[i].durable;
         op->kind = AMQP_OP_PUBLISH;
         op->queue_id = route->targets[i].queue_id;
         op->item = item;
@@ -334,6 +334,14 @@ int amqp_batch_flush(struct amqp_session *s)
         if (round == NULL)
             round = amqp_round_new(s);
         round_fill(round, b);
+        amqp_round_submit(round, waits);
+    } else if (round != NULL && s->conn != NULL) {
+        bool waits = !log_commit_arm(&round->commit);
+
+        if (waits) {
+            round->hold = conn_hold(s->conn);
+            round->held = true;
+        }
         amqp_round_submit(round, waits);
     } else if (round != NULL) {
         mem_free(round); /* the connection is gone, nobody waits */

@@ -54,6 +54,7 @@ struct amqp_batch {
     uint32_t done_parts;     /* after a park: those before this are through */
     uint32_t last_part;      /* hint */
     bool confirming;
+    bool transaction;         /* of tx.commit: output waits for what is persistent */
     struct amqp_round *round; /* of confirms, while the batch runs */
     struct buf owned;         /* what borrowed slices were copied to */
     struct buf *bodies;       /* assembled bodies that publishes point into; owned */

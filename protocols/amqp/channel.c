@@ -1,4 +1,4 @@
-/* Channels: finding, dispatching methods, ending. Class channel, access and confirm.select, tx. */
+/* Channels: finding, dispatching methods, ending. Class channel, access and confirm. */
 #include "protocols/amqp/batch.h"
 #include "protocols/amqp/content.h"
 #include "protocols/amqp/session.h"
@@ -67,6 +67,7 @@ void amqp_channel_free(struct amqp_channel *ch)
         s->last = NULL;
     s->aw->count.channels--;
     amqp_content_drop(ch);
+    amqp_tx_free(ch);
     amqp_unacked_fini(&ch->unacked);
     for (size_t k = 0; k < ARRAY_LEN(ch->routes); k++)
         amqp_route_free(ch->routes[k]);
@@ -120,6 +121,7 @@ int amqp_channel_drain(struct amqp_channel *ch)
     struct amqp_session *s = ch->session;
 
     ch->state = AMQP_CHANNEL_CLOSING;
+    amqp_tx_rollback(ch);
     while (!list_empty(&ch->consumers)) {
         struct amqp_consumer *c = LIST_ENTRY(ch->consumers.next, struct amqp_consumer, node);
         struct partition_guard g;
@@ -382,32 +384,14 @@ int amqp_on_access_request(struct amqp_channel *ch, const struct amqp_access_req
     return 0;
 }
 
-/* ---- confirm and tx -------------------------------------------------------------------------------------------------------------------- */
+/* ---- confirm --------------------------------------------------------------------------------------------------------------------------- */
 
 int amqp_on_confirm_select(struct amqp_channel *ch, const struct amqp_confirm_select *m)
 {
+    if (ch->tx != NULL)
+        return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "cannot switch from tx to confirm mode");
     ch->confirming = true;
     if (!m->nowait)
         amqp_put_confirm_select_ok(conn_out(ch->session->conn), ch->number, &(struct amqp_confirm_select_ok){});
     return 0;
-}
-
-int amqp_on_tx_select(struct amqp_channel *ch, const struct amqp_tx_select *m)
-{
-    (void)m;
-    if (ch->confirming)
-        return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "cannot switch from confirm to tx mode");
-    return amqp_fail(ch, AMQP_NOT_IMPLEMENTED, "transactions are not supported, use publisher confirms");
-}
-
-int amqp_on_tx_commit(struct amqp_channel *ch, const struct amqp_tx_commit *m)
-{
-    (void)m;
-    return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "channel is not transactional");
-}
-
-int amqp_on_tx_rollback(struct amqp_channel *ch, const struct amqp_tx_rollback *m)
-{
-    (void)m;
-    return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "channel is not transactional");
 }

@@ -186,22 +186,13 @@ int amqp_on_connection_close_ok(struct amqp_session *s, const struct amqp_connec
     return wrong_state(s);
 }
 
-/* RabbitMQ's renewal of a credential. A password is checked again; a wrong one is refused as it does. */
+/* RabbitMQ's renewal of a credential. Its internal users have none that expires, so any secret will do, as there; access to the vhost is asked again. */
 int amqp_on_connection_update_secret(struct amqp_session *s, const struct amqp_connection_update_secret *m)
 {
-    struct buf plain = {0};
-    int err = 0;
-    bool ok;
-
+    (void)m;
     if (s->state != AMQP_RUNNING)
         return wrong_state(s);
-    buf_put_u8(&plain, 0);
-    buf_put_slice(&plain, s->user);
-    buf_put_u8(&plain, 0);
-    buf_put_slice(&plain, m->new_secret);
-    ok = amqp_authenticate(s, SLICE_LIT("PLAIN"), buf_slice(&plain), &err);
-    buf_fini(&plain);
-    if (!ok)
+    if (topo_user_find(amqp_session_view(s), s->user) == NULL)
         return amqp_connection_fail(s, AMQP_NOT_ALLOWED, "New secret was refused by one of the backends");
     if (!vhost_allowed(s, s->vhost))
         return 0;

@@ -191,8 +191,7 @@ static void return_message(struct amqp_channel *ch, const struct amqp_content *c
     amqp_put_content(out, ch->number, s->frame_max, c->properties, c->body);
 }
 
-/* The message is complete. */
-static int publish(struct amqp_channel *ch)
+int amqp_content_publish(struct amqp_channel *ch)
 {
     struct amqp_session *s = ch->session;
     struct amqp_content *c = &ch->content;
@@ -288,6 +287,22 @@ int amqp_on_basic_publish(struct amqp_channel *ch, const struct amqp_basic_publi
     return 0;
 }
 
+/* The message is complete. A transaction keeps it, after the checks that do not wait for the commit. */
+static int complete(struct amqp_channel *ch)
+{
+    struct amqp_content *c = &ch->content;
+    struct amqp_route *temporary;
+
+    if (GM_LIKELY(ch->tx == NULL))
+        return amqp_content_publish(ch);
+    if (!c->borrowed)
+        content_resolve(c);
+    if (route_find(ch, c, SLICE_NONE, &temporary) == NULL)
+        return 0;
+    amqp_route_free(temporary);
+    return amqp_tx_publish(ch);
+}
+
 static int content_header(struct amqp_channel *ch, const struct amqp_frame *f)
 {
     struct amqp_session *s = ch->session;
@@ -311,7 +326,7 @@ static int content_header(struct amqp_channel *ch, const struct amqp_frame *f)
         s->content_bytes += properties.len;
     }
     c->stage = AMQP_CONTENT_BODY;
-    return c->body_size == 0 ? publish(ch) : 0;
+    return c->body_size == 0 ? complete(ch) : 0;
 }
 
 static int content_body(struct amqp_channel *ch, const struct amqp_frame *f)
@@ -327,7 +342,7 @@ static int content_body(struct amqp_channel *ch, const struct amqp_frame *f)
     }
     if (c->borrowed && c->body.len == 0 && c->body_got == c->body_size) {
         c->body = f->payload;
-        return publish(ch);
+        return complete(ch);
     }
     amqp_content_own(ch);
     if (s->content_bytes + f->payload.len > s->front->o.max_content_bytes && s->content_bytes > c->held.len)
@@ -335,7 +350,7 @@ static int content_body(struct amqp_channel *ch, const struct amqp_frame *f)
                                     (unsigned long long)s->front->o.max_content_bytes);
     buf_put_slice(&c->held, f->payload);
     s->content_bytes += f->payload.len;
-    return c->body_got == c->body_size ? publish(ch) : 0;
+    return c->body_got == c->body_size ? complete(ch) : 0;
 }
 
 int amqp_content_frame(struct amqp_channel *ch, const struct amqp_frame *f)

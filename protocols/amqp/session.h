@@ -34,6 +34,7 @@ struct amqp_channel;
 struct amqp_consumer;
 struct amqp_route;
 struct amqp_session;
+struct amqp_tx;
 
 /* ---- the front and its workers --------------------------------------------------------------------------------------------- */
 
@@ -189,13 +190,14 @@ struct amqp_channel {
     uint64_t serial;       /* tells it from a later one of the same number */
     uint16_t number;
     enum amqp_channel_state state : 8;
-    bool confirming, transactional;
+    bool confirming;
     bool drained;          /* closing: everything was given back */
     uint16_t prefetch;        /* for consumers to come */
     uint16_t prefetch_global; /* over all consumers; 0: none */
     uint32_t global_outstanding; /* deliveries to consumers that count against it */
     uint64_t published;    /* publishes since confirm.select */
     struct amqp_content content;
+    struct amqp_tx *tx;    /* owned; NULL: not transactional */
     struct amqp_unacked unacked;
     struct amqp_source *sources;
     uint32_t source_cap;
@@ -270,6 +272,15 @@ bool amqp_unacked_pop(struct amqp_unacked *u, uint64_t tag, uint64_t *ret_tag, s
 bool amqp_unacked_known(const struct amqp_unacked *u, uint64_t tag);
 uint32_t amqp_unacked_count(const struct amqp_unacked *u);
 void amqp_unacked_fini(struct amqp_unacked *u);
+
+/* Puts back what was taken. */
+void amqp_unacked_restore(struct amqp_unacked *u, uint64_t tag, const struct queue_handle *h);
+
+/* Transactions (tx.c). */
+int amqp_tx_publish(struct amqp_channel *ch); /* keeps the content that is complete */
+int amqp_tx_settle(struct amqp_channel *ch, enum queue_settle how, uint64_t tag, const struct queue_handle *h);
+void amqp_tx_rollback(struct amqp_channel *ch); /* also of a channel without one */
+void amqp_tx_free(struct amqp_channel *ch);
 
 /* Sources (consume.c). */
 uint16_t amqp_source_new(struct amqp_channel *ch, const struct topo_queue *q, struct amqp_consumer *consumer); /* consumer NULL: basic.get's */

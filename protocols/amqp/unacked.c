@@ -141,6 +141,22 @@ bool amqp_unacked_pop(struct amqp_unacked *u, uint64_t tag, uint64_t *ret_tag, s
     return amqp_unacked_take(u, *ret_tag, ret);
 }
 
+void amqp_unacked_restore(struct amqp_unacked *u, uint64_t tag, const struct queue_handle *h)
+{
+    uint32_t i;
+
+    CHECK(tag < u->next && !amqp_unacked_known(u, tag));
+    if (tag >= u->base) {
+        *slot(u, tag) = *h;
+        u->live++;
+        return;
+    }
+    old_push(u, tag, h); /* for the room */
+    for (i = u->old_count - 1; i > u->old_first && u->old[i - 1].tag > tag; i--)
+        u->old[i] = u->old[i - 1];
+    u->old[i] = (struct amqp_old_delivery){tag, *h};
+}
+
 uint32_t amqp_unacked_count(const struct amqp_unacked *u)
 {
     return u->live + u->old_count - u->old_first;

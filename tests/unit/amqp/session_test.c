@@ -74,8 +74,11 @@ Test(amqp_session, exceptions_have_rabbitmqs_codes_and_words, .timeout = 60)
     client_expect_error(&c, 406, "PRECONDITION_FAILED - invalid expiration 'abc': no_integer");
     client_publish(&c, 1, "", "q", "\x00\x10\x03" "eve", 6, SLICE_LIT("x"));
     client_expect_error(&c, 406, "PRECONDITION_FAILED - user_id property set to 'eve' but authenticated user was 'guest'");
-    amqp_put_tx_select(&c.out, 1, &(struct amqp_tx_select){});
-    client_expect_error(&c, 540, "NOT_IMPLEMENTED - transactions are not supported, use publisher confirms");
+    amqp_put_tx_commit(&c.out, 1, &(struct amqp_tx_commit){});
+    client_expect_error(&c, 406, "PRECONDITION_FAILED - channel is not transactional");
+    client_publish(&c, 1, "", "q", NULL, 0, SLICE_LIT("x"));
+    amqp_put_basic_publish(&c.out, 1, &(struct amqp_basic_publish){.immediate = true});
+    client_expect_error(&c, 540, "NOT_IMPLEMENTED - immediate=true");
     client_close(&c);
     client_close(&other);
     buf_fini(&args);
@@ -406,5 +409,52 @@ Test(amqp_session, bad_bytes_cost_one_connection, .timeout = 60)
     client_login(&c, rig_port(r));
     client_declare(&c, 1, "still-there", false);
     client_close(&c);
+    rig_stop(r);
+}
+
+Test(amqp_session, a_transaction_shows_nothing_before_its_commit, .timeout = 60)
+{
+    struct rig *r = start();
+    struct client c;
+    struct buf body = {0};
+    bool redelivered;
+    uint64_t tags[3];
+
+    client_login(&c, rig_port(r));
+    client_open_channel(&c, 2);
+    client_declare(&c, 1, "q", true);
+    for (int i = 0; i < 3; i++)
+        client_publish(&c, 1, "", "q", "\x10\x00\x02", 3, slice_of(&i, sizeof(i)));
+    amqp_put_tx_select(&c.out, 1, &(struct amqp_tx_select){});
+    client_expect(&c, 1, AMQP_ID_tx_select_ok);
+    for (int i = 0; i < 3; i++) {
+        amqp_put_basic_get(&c.out, 1, &(struct amqp_basic_get){.queue = SLICE_LIT("q")});
+        tags[i] = client_read_content(&c, AMQP_ID_basic_get_ok, &body, &redelivered);
+    }
+    /* Rolled back: the publish is gone, both tags can be settled again. */
+    client_publish(&c, 1, "", "q", NULL, 0, SLICE_LIT("never"));
+    amqp_put_basic_ack(&c.out, 1, &(struct amqp_basic_ack){tags[1], true});
+    amqp_put_tx_rollback(&c.out, 1, &(struct amqp_tx_rollback){});
+    client_expect(&c, 1, AMQP_ID_tx_rollback_ok);
+    client_publish(&c, 1, "", "q", "\x10\x00\x02", 3, SLICE_LIT("kept"));
+    amqp_put_basic_ack(&c.out, 1, &(struct amqp_basic_ack){tags[1], true});
+    amqp_put_basic_get(&c.out, 2, &(struct amqp_basic_get){.queue = SLICE_LIT("q"), .no_ack = true});
+    client_expect(&c, 2, AMQP_ID_basic_get_empty);
+    amqp_put_tx_commit(&c.out, 1, &(struct amqp_tx_commit){});
+    client_expect(&c, 1, AMQP_ID_tx_commit_ok);
+    amqp_put_basic_get(&c.out, 2, &(struct amqp_basic_get){.queue = SLICE_LIT("q"), .no_ack = true});
+    client_read_content(&c, AMQP_ID_basic_get_ok, &body, &redelivered);
+    cr_assert(slice_eq(buf_slice(&body), SLICE_LIT("kept")));
+    /* Acknowledged but not committed: the end of the channel brings it back. */
+    amqp_put_basic_ack(&c.out, 1, &(struct amqp_basic_ack){tags[2], false});
+    amqp_put_channel_close(&c.out, 1, &(struct amqp_channel_close){.reply_code = 200});
+    client_expect(&c, 1, AMQP_ID_channel_close_ok);
+    amqp_put_basic_get(&c.out, 2, &(struct amqp_basic_get){.queue = SLICE_LIT("q"), .no_ack = true});
+    client_read_content(&c, AMQP_ID_basic_get_ok, &body, &redelivered);
+    cr_assert(redelivered && body.data[0] == 2);
+    amqp_put_basic_get(&c.out, 2, &(struct amqp_basic_get){.queue = SLICE_LIT("q"), .no_ack = true});
+    client_expect(&c, 2, AMQP_ID_basic_get_empty);
+    client_close(&c);
+    buf_fini(&body);
     rig_stop(r);
 }
