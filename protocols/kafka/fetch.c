@@ -417,23 +417,39 @@ struct wanted {
     int64_t offset;
 };
 
+/* Neither may be null here. */
+static int64_t read_count(struct reader *r, bool flexible)
+{
+    int64_t count = kafka_read_len(r, flexible);
+
+    if (count < 0)
+        r->bad = 1;
+    return count;
+}
+
+static struct slice read_name(struct reader *r, bool flexible)
+{
+    struct slice s = kafka_read_string(r, flexible);
+
+    if (s.data == NULL)
+        r->bad = 1;
+    return s;
+}
+
 /* Walks the topics at `r` and calls fn for each partition; NULL only checks. */
 static void each_wanted(const struct kafka_request *rq, struct reader *r, void (*fn)(const struct wanted *w, void *arg), void *arg)
 {
-    int64_t topics = kafka_read_len(r, rq->flexible);
+    int64_t topics = read_count(r, rq->flexible);
 
     for (; topics > 0 && !r->bad; topics--) {
         struct wanted w = {0};
         int64_t parts;
 
-        if (rq->version >= 13) {
+        if (rq->version >= 13)
             w.topic.uuid = reader_take(r, 16);
-        } else {
-            w.topic.name = kafka_read_string(r, rq->flexible);
-            if (w.topic.name.data == NULL)
-                r->bad = 1;
-        }
-        for (parts = kafka_read_len(r, rq->flexible); parts > 0 && !r->bad; parts--) {
+        else
+            w.topic.name = read_name(r, rq->flexible);
+        for (parts = read_count(r, rq->flexible); parts > 0 && !r->bad; parts--) {
             w.index = (int32_t)reader_be32(r);
             w.leader_epoch = rq->version >= 9 ? (int32_t)reader_be32(r) : -1;
             w.offset = (int64_t)reader_be64(r);
@@ -454,7 +470,7 @@ static void each_wanted(const struct kafka_request *rq, struct reader *r, void (
 
 static void each_forgotten(const struct kafka_request *rq, struct reader *r, void (*fn)(const struct kafka_topic_ref *t, int32_t index, void *arg), void *arg)
 {
-    int64_t topics = kafka_read_len(r, rq->flexible);
+    int64_t topics = read_count(r, rq->flexible);
 
     for (; topics > 0 && !r->bad; topics--) {
         struct kafka_topic_ref t = {0};
@@ -463,8 +479,8 @@ static void each_forgotten(const struct kafka_request *rq, struct reader *r, voi
         if (rq->version >= 13)
             t.uuid = reader_take(r, 16);
         else
-            t.name = kafka_read_string(r, rq->flexible);
-        for (parts = kafka_read_len(r, rq->flexible); parts > 0 && !r->bad; parts--) {
+            t.name = read_name(r, rq->flexible);
+        for (parts = read_count(r, rq->flexible); parts > 0 && !r->bad; parts--) {
             int32_t index = (int32_t)reader_be32(r);
 
             if (fn != NULL && !r->bad && (t.uuid != NULL || t.name.data != NULL))
@@ -497,10 +513,17 @@ static int parse(const struct kafka_request *rq, struct fetch_request *q)
         each_forgotten(rq, &r, NULL, NULL);
     }
     if (rq->version >= 11)
-        (void)kafka_read_string(&r, rq->flexible); /* rack */
+        (void)read_name(&r, rq->flexible); /* rack */
     if (rq->flexible)
         kafka_skip_tags(&r);
     return r.bad || reader_left(&r) != 0 ? ERR_MALFORMED : 0;
+}
+
+int kafka_fetch_check(const struct kafka_request *rq)
+{
+    struct fetch_request q = {0};
+
+    return parse(rq, &q);
 }
 
 /* What has to be opened before the request can be served; nothing is changed by looking. */

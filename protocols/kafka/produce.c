@@ -99,6 +99,13 @@ static int parse(const struct kafka_request *rq, struct produce *p)
     return r.bad || reader_left(&r) != 0 ? ERR_MALFORMED : 0;
 }
 
+int kafka_produce_check(const struct kafka_request *rq)
+{
+    struct produce p = {0};
+
+    return parse(rq, &p);
+}
+
 /* Finds every stream; those not open yet are gathered in *open. */
 static void resolve(struct kafka_session *s, struct produce *p, struct kafka_open **open)
 {

@@ -177,6 +177,10 @@ extern const struct group_ops kafka_group_ops;
 /* Runs due deadlines of groups; on worker 0. */
 void kafka_groups_tick(struct kafka_front *f, struct worker *w);
 
+/* Whether the hand-written parsers take a body: 0 or ERR_MALFORMED, as kafka_check says by the table. The fuzz target holds one against the other. */
+int kafka_produce_check(const struct kafka_request *rq);
+int kafka_fetch_check(const struct kafka_request *rq);
+
 /* ---- fetch ------------------------------------------------------------------------------------------------------------------------------------------ */
 void kafka_fetch_session_free(struct fetch_session *fs);
 

@@ -87,3 +87,20 @@ fuzz_ledger_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_NAME=\"ledger\" -I$(srcdir)/tests/u
 fuzz_ledger_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
 fuzz_ledger_LDADD = liblog.a libbase.a $(LOG_LIBS) $(JEMALLOC_LIBS)
 EXTRA_DIST += %D%/corpus/ledger/delete %D%/corpus/ledger/log %D%/corpus/ledger/marks %D%/corpus/ledger/segments
+
+check_PROGRAMS += fuzz-kafka_request
+if !FUZZ
+TESTS += fuzz-kafka_request
+endif
+fuzz_kafka_request_SOURCES = %D%/fuzz_kafka_request.c $(FUZZ_MAIN)
+fuzz_kafka_request_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_NAME=\"kafka_request\"
+fuzz_kafka_request_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+fuzz_kafka_request_LDADD = libkafka.a libpartition.a libstream.a libqueue.a libkv.a libtopology.a libraft.a liblog.a libio.a \
+	libmetrics.a libconfig.a libbase.a $(LOG_LIBS) $(EV_LIBS) $(YAML_LIBS) $(CRYPTO_LIBS) $(JEMALLOC_LIBS) -lpthread -lm
+EXTRA_DIST += \
+	%D%/corpus/kafka_request/alter-1 %D%/corpus/kafka_request/api-versions %D%/corpus/kafka_request/commit-7 \
+	%D%/corpus/kafka_request/create-topics-5 %D%/corpus/kafka_request/fetch-11 %D%/corpus/kafka_request/fetch-13 \
+	%D%/corpus/kafka_request/fetch-4 %D%/corpus/kafka_request/hostile-count %D%/corpus/kafka_request/join-5 \
+	%D%/corpus/kafka_request/list-offsets-4 %D%/corpus/kafka_request/metadata-12 %D%/corpus/kafka_request/metadata-null \
+	%D%/corpus/kafka_request/offset-fetch-8 %D%/corpus/kafka_request/produce-7 %D%/corpus/kafka_request/produce-9 \
+	%D%/corpus/kafka_request/sync-3
