@@ -120,7 +120,7 @@ static void reply_info(struct reply *r, const struct command *c)
     reply_int(r, c->last);
     reply_int(r, c->step);
     reply_acl(r, c);
-    reply_array(r, each_word(c->tips, NULL, NULL));
+    reply_set(r, each_word(c->tips, NULL, NULL));
     each_word(c->tips, put_bulk, r);
     reply_key_specs(r, c);
     reply_array(r, count_subs(c));

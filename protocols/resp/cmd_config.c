@@ -304,7 +304,8 @@ static bool set_one(struct exec *x, struct slice name, struct slice value, bool 
     if (p->set != NULL) {
         if (p->set(x, value, apply))
             return true;
-        reply_errorf(&x->r, "ERR CONFIG SET failed (possibly related to argument '%s') - argument couldn't be parsed or is out of range", p->name);
+        reply_errorf(&x->r, "ERR CONFIG SET failed (possibly related to argument '%s') - %s", p->name,
+                     p->set == set_maxmemory || p->set == set_bulk_max ? "argument must be a memory value" : "argument couldn't be parsed or is out of range");
         return false;
     }
     parameter_text(x, p, text, sizeof(text));

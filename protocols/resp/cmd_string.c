@@ -225,12 +225,12 @@ void cmd_getex(struct exec *x)
             return;
         }
     }
-    if (at != 0 && !expiry_parse(x, at, unit, true, &expire_at))
-        return;
     if (kv_key_type(kv, x->argv[1]) == KV_NONE) {
         reply_null(&x->r);
         return;
     }
+    if (at != 0 && !expiry_parse(x, at, unit, true, &expire_at))
+        return;
     if (!reply_string(x, kv, x->argv[1]))
         return;
     if (persist)

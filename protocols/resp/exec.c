@@ -342,8 +342,22 @@ void exec_syntax_error(struct exec *x)
 
 /* ---- one command, and runs of commands ---- */
 
+/* An EXEC that is refused ends its transaction and says so (execCommandAbort in Redis' multi.c). */
+static void abort_exec(struct exec *x, size_t mark)
+{
+    char why[256];
+    size_t skip = x->r.out->len - mark > 5 && memcmp(x->r.out->data + mark, "-ERR ", 5) == 0 ? 5 : 1;
+
+    snprintf(why, sizeof(why), "%.*s", (int)(x->r.out->len - mark - skip - 2), (const char *)x->r.out->data + mark + skip);
+    x->r.out->len = mark;
+    reply_errorf(&x->r, "EXECABORT Transaction discarded because of: %s", why);
+    transaction_drop(x->s);
+}
+
 static void after_refusal(struct exec *x, size_t mark)
 {
+    if (x->cmd != NULL && x->cmd->id == COMMAND_EXEC)
+        abort_exec(x, mark);
     session_count_error(x->w, x->r.out->data + mark + 1, x->r.out->len - mark - 1);
     if (x->cmd != NULL)
         metrics_count(x->w->front->rejected, x->cmd->id, 1);
