@@ -20,6 +20,8 @@ static _Thread_local unsigned piece_count, piece_cap;
 static void add_piece(size_t at, struct fetch_part *p)
 {
     if (piece_count == piece_cap) {
+        if (piece_cap == 0)
+            mem_free_at_thread_exit((void **)&pieces);
         piece_cap = piece_cap == 0 ? 16 : piece_cap * 2;
         pieces = mem_realloc(pieces, piece_cap * sizeof(*pieces));
     }
@@ -76,6 +78,8 @@ static _Thread_local unsigned chosen_count, chosen_cap;
 static void choose(struct fetch_part *p)
 {
     if (chosen_count == chosen_cap) {
+        if (chosen_cap == 0)
+            mem_free_at_thread_exit((void **)&chosen);
         chosen_cap = chosen_cap == 0 ? 16 : chosen_cap * 2;
         chosen = mem_realloc(chosen, chosen_cap * sizeof(*chosen));
     }
@@ -129,6 +133,12 @@ static void put_topics(const struct kafka_request *rq, struct fetch *f)
 
 static void put_head(const struct kafka_request *rq, int16_t code, int32_t session_id)
 {
+    static _Thread_local bool owned;
+
+    if (!owned) {
+        mem_free_at_thread_exit((void **)&text.data);
+        owned = true;
+    }
     buf_clear(&text);
     piece_count = 0;
     buf_put_be32(&text, 0);

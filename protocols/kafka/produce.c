@@ -38,6 +38,8 @@ static _Thread_local unsigned scratch_cap;
 static struct produce_part *add_part(struct produce *p)
 {
     if (p->count == scratch_cap) {
+        if (scratch_cap == 0)
+            mem_free_at_thread_exit((void **)&scratch);
         scratch_cap = scratch_cap == 0 ? 16 : scratch_cap * 2;
         scratch = mem_realloc(scratch, scratch_cap * sizeof(*scratch));
     }

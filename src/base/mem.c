@@ -1,6 +1,7 @@
 #include "base/mem.h"
 
 #include <malloc.h>
+#include <pthread.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -28,6 +29,43 @@ void mem_thread_own_arena(void)
     if (mallctl("arenas.create", &arena, &len, NULL, 0) == 0)
         mallctl("thread.arena", NULL, NULL, &arena, sizeof(arena));
 #endif
+}
+
+struct at_exit {
+    struct at_exit *next;
+    void **slot;
+};
+
+static pthread_key_t at_exit_key;
+static pthread_once_t at_exit_once = PTHREAD_ONCE_INIT;
+
+static void run_at_exit(void *arg)
+{
+    struct at_exit *a = arg;
+
+    while (a != NULL) {
+        struct at_exit *next = a->next;
+
+        free(*a->slot);
+        *a->slot = NULL;
+        free(a);
+        a = next;
+    }
+}
+
+static void make_at_exit_key(void)
+{
+    CHECK(pthread_key_create(&at_exit_key, run_at_exit) == 0);
+}
+
+void mem_free_at_thread_exit(void **slot)
+{
+    struct at_exit *a = mem_alloc(sizeof(*a));
+
+    CHECK(pthread_once(&at_exit_once, make_at_exit_key) == 0);
+    a->slot = slot;
+    a->next = pthread_getspecific(at_exit_key);
+    CHECK(pthread_setspecific(at_exit_key, a) == 0);
 }
 
 void *mem_alloc(size_t n)

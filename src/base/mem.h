@@ -22,6 +22,8 @@ size_t mem_usable(const void *p);
 size_t mem_allocated(void);
 /* Gives the calling thread an arena of its own: workers do not share one, all other threads share one more (P22: arenas = workers + 1). Nothing without jemalloc. */
 void mem_thread_own_arena(void);
+/* Frees *slot (and sets it to NULL) when the calling thread ends: for scratch memory a thread keeps and grows. Call it once a thread and slot; the slot is thread-local. */
+void mem_free_at_thread_exit(void **slot);
 /* VmRSS of this process in bytes. */
 size_t mem_rss(void);
 
