@@ -93,6 +93,8 @@ static int unsnappy_block(struct slice in, size_t max_bytes, struct buf *out)
     /* A snappy copy of 3 bytes makes at most 64: what claims more than that cannot be honest, and is not allocated. */
     if (n / 64 > in.len)
         return ERR_CORRUPT;
+    if (n == 0) /* an empty buffer may have no memory to point at */
+        return in.len == 1 ? 0 : ERR_CORRUPT;
     got = n;
     if (snappy_uncompress((const char *)in.data, in.len, (char *)buf_reserve(out, n), &got) != SNAPPY_OK || got != n)
         return ERR_CORRUPT;

@@ -278,15 +278,53 @@ int ledger_append(struct log_store *s, const struct buf *entries)
 
 struct loading {
     struct log_store *s;
-    struct log **by_number; /* growing */
-    uint32_t cap;
+    struct log **by_number; /* open addressing; GONE where one was deleted */
+    uint32_t cap, used;
     bool clean;
     uint8_t boot_id[16];
 };
 
+#define GONE ((struct log *)1)
+
+static struct log **number_slot(struct loading *ld, uint64_t number)
+{
+    for (uint64_t at = number * 0x9e3779b97f4a7c15ull >> 20;; at++) {
+        struct log **slot = &ld->by_number[at & (ld->cap - 1)];
+
+        if (*slot == NULL || (*slot != GONE && (*slot)->number == number))
+            return slot;
+    }
+}
+
 static struct log *by_number(struct loading *ld, uint64_t number)
 {
-    return number < ld->cap ? ld->by_number[number] : NULL;
+    return ld->cap == 0 ? NULL : *number_slot(ld, number);
+}
+
+static void number_add(struct loading *ld, struct log *l)
+{
+    if (ld->used + 1 > ld->cap / 2) {
+        struct log **old = ld->by_number;
+        uint32_t n = ld->cap;
+
+        ld->cap = n == 0 ? 64 : n * 2;
+        ld->used = 0;
+        ld->by_number = mem_calloc(ld->cap, sizeof(*ld->by_number));
+        for (uint32_t i = 0; i < n; i++) {
+            if (old[i] != NULL && old[i] != GONE) {
+                *number_slot(ld, old[i]->number) = old[i];
+                ld->used++;
+            }
+        }
+        mem_free(old);
+    }
+    *number_slot(ld, l->number) = l;
+    ld->used++;
+}
+
+static void number_remove(struct loading *ld, struct log *l)
+{
+    *number_slot(ld, l->number) = GONE;
 }
 
 static int read_segment(struct reader *r, struct segment *seg)
@@ -310,30 +348,23 @@ static int add_log(struct loading *ld, struct reader *r, uint64_t number, struct
     struct log *l;
     char *name;
 
-    if (r->bad || dir.len == 0 || dir.len > 300 || number == 0 || number > UINT32_MAX / 2 || by_number(ld, number) != NULL)
+    if (r->bad || dir.len == 0 || dir.len > 300 || number == 0 || number == UINT64_MAX || by_number(ld, number) != NULL)
         return ERR_CORRUPT;
-    if (number >= ld->cap) {
-        uint32_t cap = MAX_OF(ld->cap * 2, (uint32_t)number + 64);
-
-        ld->by_number = mem_realloc(ld->by_number, cap * sizeof(*ld->by_number));
-        memset(ld->by_number + ld->cap, 0, (cap - ld->cap) * sizeof(*ld->by_number));
-        ld->cap = cap;
-    }
     name = mem_strdup_slice(dir);
     l = log_table_find(ld->s, name);
     if (l != NULL) { /* deleted and made anew; the DELETE came later in the same round's frame than the NAME */
-        ld->by_number[l->number] = NULL;
+        number_remove(ld, l);
         log_table_remove(ld->s, l);
     }
     l = log_alloc(ld->s, name);
     mem_free(name);
     l->kind = (uint8_t)kind;
     l->log_id = id;
-    l->number = (uint32_t)number;
+    l->number = number;
     l->created = true;
     log_table_add(ld->s, l);
     log_unref(l);
-    ld->by_number[number] = l;
+    number_add(ld, l);
     *ret = l;
     return 0;
 }
@@ -462,7 +493,7 @@ static int read_entry(struct loading *ld, struct reader *r)
     }
     case L_DELETE:
         if (l != NULL) {
-            ld->by_number[number] = NULL;
+            number_remove(ld, l);
             log_table_remove(ld->s, l);
         }
         break;
@@ -487,7 +518,7 @@ static int read_head(struct loading *ld, struct reader *r)
     cluster = reader_take(r, 16);
     boot = reader_take(r, 16);
     ld->clean = reader_u8(r) != 0;
-    ld->s->next_number = (uint32_t)reader_uvarint(r);
+    ld->s->next_number = reader_uvarint(r);
     if (r->bad)
         return ERR_CORRUPT;
     memcpy(ld->boot_id, boot, 16);

@@ -134,7 +134,7 @@ struct log {
     uint64_t mark_pos;
     int64_t tail_from; /* a hole in front of the segment that begins at tail_next; -1: none */
     int64_t tail_next;
-    uint32_t number; /* in the ledger; 0: not yet */
+    uint64_t number; /* in the ledger, never reused; 0: not yet */
 
     int refs; /* atomic: table, dirty stack, janitor */
     struct log *dirty_next;
@@ -192,7 +192,7 @@ struct log_store {
     struct mutex table_mutex;
     struct log **table;
     uint32_t table_size, table_count;
-    uint32_t next_number; /* under mutex */
+    uint64_t next_number; /* under mutex */
 
     struct mutex files_mutex;
     struct list lru; /* most recent first */

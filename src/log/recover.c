@@ -52,7 +52,7 @@ static int scan_file(struct scan *s, struct segment *seg, int fd)
 
         if (s->cut && s->expected >= l->mark_off)
             break;
-        rc = batch_header_read(b.data + used, left, &h);
+        rc = left == 0 ? ERR_MORE : batch_header_read(b.data + used, left, &h);
         if (rc == 0 && h.length > left) {
             need = h.length;
             /* Not past the file: a length nobody wrote must not make us allocate. */
