@@ -32,7 +32,7 @@ static int settle(struct amqp_channel *ch, enum queue_settle how, uint64_t tag, 
         }
     }
     if (how == QUEUE_ACK)
-        s->aw->count.acked += n;
+        amqp_count(&s->aw->count.acked, n);
     worker_note_oneway(s->aw->worker, 1);
     return 0;
 }

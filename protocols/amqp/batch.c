@@ -394,7 +394,7 @@ static void round_answer_part(struct amqp_session *s, const struct amqp_round *r
 
     if (r->err < 0) {
         put_nack(s, part->channel, part->last, part->last != part->first);
-        s->aw->count.nacked += part->last - part->first + 1;
+        amqp_count(&s->aw->count.nacked, part->last - part->first + 1);
         return;
     }
     while (from <= part->last) {
@@ -402,11 +402,11 @@ static void round_answer_part(struct amqp_session *s, const struct amqp_round *r
 
         if (nack > from) {
             put_ack(s, part->channel, nack - 1, nack - 1 != from);
-            s->aw->count.confirmed += nack - from;
+            amqp_count(&s->aw->count.confirmed, nack - from);
         }
         if (nack <= part->last) {
             put_nack(s, part->channel, nack, false);
-            s->aw->count.nacked++;
+            amqp_count(&s->aw->count.nacked, 1);
         }
         from = nack + 1;
     }

@@ -51,7 +51,7 @@ struct amqp_channel *amqp_channel_new(struct amqp_session *s, uint16_t number)
     memmove(&s->channels[i + 1], &s->channels[i], (s->channel_count - i) * sizeof(*s->channels));
     s->channels[i] = ch;
     s->channel_count++;
-    s->aw->count.channels++;
+    amqp_count(&s->aw->count.channels, 1);
     return ch;
 }
 
@@ -65,7 +65,7 @@ void amqp_channel_free(struct amqp_channel *ch)
     s->channel_count--;
     if (s->last == ch)
         s->last = NULL;
-    s->aw->count.channels--;
+    amqp_count(&s->aw->count.channels, (uint64_t)-1);
     amqp_content_drop(ch);
     amqp_tx_free(ch);
     amqp_unacked_fini(&ch->unacked);

@@ -65,7 +65,7 @@ static void read_capabilities(struct amqp_session *s, struct slice client_proper
 /* A client that declared it wants to know is told; others just lose the connection, as they expect from RabbitMQ. */
 static int login_refused(struct amqp_session *s, struct slice mechanism)
 {
-    s->aw->count.login_failures++;
+    amqp_count(&s->aw->count.login_failures, 1);
     s->method = 0;
     if (s->capabilities & AMQP_CAP_AUTH_FAILURE_CLOSE) {
         amqp_connection_fail(s, AMQP_ACCESS_REFUSED,
@@ -91,7 +91,7 @@ int amqp_on_connection_start_ok(struct amqp_session *s, const struct amqp_connec
             return amqp_connection_fail(s, AMQP_SYNTAX_ERROR, "response of %zu octets invalid", m->response.len);
         return login_refused(s, m->mechanism);
     }
-    s->aw->count.logins++;
+    amqp_count(&s->aw->count.logins, 1);
     s->state = AMQP_TUNING;
     amqp_put_connection_tune(conn_out(s->conn), 0,
                              &(struct amqp_connection_tune){s->front->o.channel_max, s->front->o.frame_max, s->front->o.heartbeat_s});

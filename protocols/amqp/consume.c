@@ -163,7 +163,7 @@ int amqp_on_basic_consume(struct amqp_channel *ch, const struct amqp_basic_consu
             c->source = amqp_source_new(ch, tq, c);
             list_push_back(&ch->consumers, &c->node);
             ch->consumer_count++;
-            s->aw->count.consumers++;
+            amqp_count(&s->aw->count.consumers, 1);
         }
     }
     (void)partition_leave(&g);

@@ -82,7 +82,7 @@ void amqp_consumer_detach(struct amqp_consumer *c, int64_t now_ms)
     list_remove(&c->ready);
     list_remove(&c->node);
     ch->consumer_count--;
-    c->aw->count.consumers--;
+    amqp_count(&c->aw->count.consumers, (uint64_t)-1);
     c->channel = NULL;
     ch->sources[c->source].consumer = NULL;
     amqp_source_release(ch, c->source);
@@ -100,7 +100,7 @@ void amqp_consumer_abandon(struct amqp_consumer *c)
     list_remove(&c->ready);
     list_remove(&c->node);
     ch->consumer_count--;
-    c->aw->count.consumers--;
+    amqp_count(&c->aw->count.consumers, (uint64_t)-1);
     ch->sources[c->source].consumer = NULL;
     amqp_source_release(ch, c->source);
     c->channel = NULL;
@@ -180,7 +180,7 @@ static bool deliver_one(void *arg, const struct queue_delivery *d)
         ch->global_outstanding++;
     }
     put_deliver(conn_out(s->conn), c, s->frame_max, tag, d);
-    s->aw->count.redelivered += d->redelivered;
+    amqp_count(&s->aw->count.redelivered, d->redelivered);
     return true;
 }
 
@@ -297,7 +297,7 @@ static bool serve(struct amqp_consumer *c, int64_t now_ms)
     c->read_cold = false;
     out = conn_output_pending(s->conn);
     err = queue_take(&c->qc, &take, now_ms);
-    s->aw->count.delivered += take.count;
+    amqp_count(&s->aw->count.delivered, take.count);
     if (conn_output_pending(s->conn) > out)
         amqp_stats_delivered(conn_output_pending(s->conn) - out);
     if (err == ERR_AGAIN) {

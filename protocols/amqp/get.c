@@ -31,7 +31,7 @@ static bool deliver_get(void *arg, const struct queue_delivery *d)
     amqp_put_basic_get_ok(out, ch->number, &m);
     get->count_at = out->len - 5;
     amqp_put_content(out, ch->number, s->frame_max, d->properties, d->body);
-    s->aw->count.redelivered += d->redelivered;
+    amqp_count(&s->aw->count.redelivered, d->redelivered);
     return true;
 }
 
@@ -119,7 +119,7 @@ int amqp_on_basic_get(struct amqp_channel *ch, const struct amqp_basic_get *m)
     if (take.count != 0) {
         be32_put(s->aw->scratch.data + get.count_at, (uint32_t)MIN_OF(take.ready, UINT32_MAX));
         conn_write(s->conn, s->aw->scratch.data, s->aw->scratch.len);
-        s->aw->count.got++;
+        amqp_count(&s->aw->count.got, 1);
         return 0;
     }
     if (err == ERR_AGAIN)
@@ -135,7 +135,7 @@ int amqp_on_basic_get(struct amqp_channel *ch, const struct amqp_basic_get *m)
         }
         return amqp_on_basic_get(ch, m); /* committed meanwhile */
     }
-    s->aw->count.get_empty++;
+    amqp_count(&s->aw->count.get_empty, 1);
     amqp_put_basic_get_empty(conn_out(s->conn), ch->number, &(struct amqp_basic_get_empty){});
     return 0;
 }

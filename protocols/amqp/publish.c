@@ -186,7 +186,7 @@ static void return_message(struct amqp_channel *ch, const struct amqp_content *c
     struct amqp_session *s = ch->session;
     struct buf *out = conn_out(s->conn);
 
-    s->aw->count.returned++;
+    amqp_count(&s->aw->count.returned, 1);
     amqp_put_basic_return(out, ch->number, &(struct amqp_basic_return){AMQP_NO_ROUTE, SLICE_LIT("NO_ROUTE"), c->exchange, c->routing_key});
     amqp_put_content(out, ch->number, s->frame_max, c->properties, c->body);
 }
@@ -218,12 +218,12 @@ int amqp_content_publish(struct amqp_channel *ch)
     route = route_find(ch, c, properties.headers, &temporary);
     if (route == NULL)
         return 0;
-    s->aw->count.published++;
+    amqp_count(&s->aw->count.published, 1);
     s->published = true;
     if (ch->confirming)
         p.confirm = ++ch->published;
     if (route->count == 0) {
-        s->aw->count.unroutable++;
+        amqp_count(&s->aw->count.unroutable, 1);
         if (c->mandatory)
             return_message(ch, c);
     }

@@ -24,7 +24,7 @@ int amqp_session_open(struct conn *c)
     s->channel_max = f->o.channel_max;
     list_init(&s->rounds);
     c->session = s;
-    s->aw->count.connections++;
+    amqp_count(&s->aw->count.connections, 1);
     return 0;
 }
 
@@ -47,7 +47,7 @@ static void session_free(struct amqp_session *s)
     mem_free((void *)s->vhost.data);
     mem_free(s->channels);
     buf_fini(&s->exclusive);
-    s->aw->count.connections--;
+    amqp_count(&s->aw->count.connections, (uint64_t)-1);
     MAGIC_FINI(s, AMQP_SESSION_MAGIC);
     mem_free(s);
 }
@@ -181,7 +181,7 @@ static void connection_close(struct amqp_session *s, unsigned code, const char *
 
     if (s->conn == NULL || s->state >= AMQP_CLOSING)
         return;
-    s->aw->count.connection_errors++;
+    amqp_count(&s->aw->count.connection_errors, 1);
     amqp_stats_error(code);
     amqp_put_connection_close(conn_out(s->conn), 0, &m);
     s->state = AMQP_CLOSING;
@@ -221,7 +221,7 @@ int amqp_fail(struct amqp_channel *ch, unsigned code, const char *fmt, ...)
     }
     if (s->conn == NULL || ch->state != AMQP_CHANNEL_OPEN)
         return 0;
-    s->aw->count.channel_errors++;
+    amqp_count(&s->aw->count.channel_errors, 1);
     amqp_stats_error(code);
     m.reply_text = slice_of(text, n);
     ch->state = AMQP_CHANNEL_CLOSING;

@@ -46,6 +46,12 @@ struct amqp_counters {
     uint64_t logins, login_failures;
 };
 
+/* Adds to a number that this worker alone writes and other threads read. */
+static inline void amqp_count(uint64_t *number, uint64_t n)
+{
+    __atomic_store_n(number, *number + n, __ATOMIC_RELAXED);
+}
+
 /* What a worker keeps for all its sessions. Counters are written by it alone and read by anybody (torn reads are impossible, stale ones fine). */
 struct amqp_worker {
     struct amqp_front *front;

@@ -14,6 +14,8 @@
 
 __thread struct metrics_slot *metrics_here;
 
+/* Held while gauges are read, so that clearing them waits for a scrape under way. Before registry_lock. */
+static struct mutex reading_lock = {.m = PTHREAD_MUTEX_INITIALIZER};
 static struct mutex registry_lock = {.m = PTHREAD_MUTEX_INITIALIZER};
 static struct metrics_slot shared_slot;
 static struct metrics_slot *slots[METRICS_SLOTS_MAX] = {&shared_slot};
@@ -180,9 +182,11 @@ void metrics_gauge_register(const char *name, const char *help, const char *labe
 
 void metrics_gauges_clear(void)
 {
+    mutex_lock(&reading_lock);
     mutex_lock(&registry_lock);
     gauge_count = 0;
     mutex_unlock(&registry_lock);
+    mutex_unlock(&reading_lock);
 }
 
 /* ---- reading ---- */
@@ -249,10 +253,16 @@ unsigned metrics_families(const struct metrics_family **ret)
     return __atomic_load_n(&family_count, __ATOMIC_ACQUIRE);
 }
 
-unsigned metrics_gauges_copy(struct metrics_gauge *ret)
+void metrics_gauges_done(void) NO_THREAD_SAFETY_ANALYSIS
+{
+    mutex_unlock(&reading_lock);
+}
+
+unsigned metrics_gauges_begin(struct metrics_gauge *ret) NO_THREAD_SAFETY_ANALYSIS
 {
     unsigned n;
 
+    mutex_lock(&reading_lock);
     mutex_lock(&registry_lock);
     n = gauge_count;
     memcpy(ret, gauges, n * sizeof(gauges[0]));

@@ -173,7 +173,7 @@ static inline void metrics_error(const struct metrics_protocol *p, unsigned code
  */
 void metrics_gauge_register(const char *name, const char *help, const char *labels, int counter,
                             double (*read)(void *arg), void *arg);
-/* Forgets all gauges: before what their callbacks look at goes away. */
+/* Forgets all gauges, before what their callbacks look at goes away; waits for a scrape under way. */
 void metrics_gauges_clear(void);
 
 /* ---- reading ---- */

@@ -15,6 +15,8 @@ struct metrics_gauge {
 
 const char *metrics_help(enum metric id);
 unsigned metrics_families(const struct metrics_family **ret);
-unsigned metrics_gauges_copy(struct metrics_gauge *ret); /* room for METRICS_GAUGES_MAX */
+/* Copies the gauges, room for METRICS_GAUGES_MAX; what they look at stays until metrics_gauges_done. */
+unsigned metrics_gauges_begin(struct metrics_gauge *ret);
+void metrics_gauges_done(void);
 
 #endif

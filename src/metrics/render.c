@@ -155,7 +155,7 @@ static int by_name(const void *a, const void *b)
 static void render_gauges(struct buf *out)
 {
     struct metrics_gauge *g = mem_alloc(METRICS_GAUGES_MAX * sizeof(*g));
-    unsigned n = metrics_gauges_copy(g);
+    unsigned n = metrics_gauges_begin(g);
 
     qsort(g, n, sizeof(*g), by_name);
     for (unsigned i = 0; i < n; i++) {
@@ -167,6 +167,7 @@ static void render_gauges(struct buf *out)
             buf_printf(out, "%s ", g[i].name);
         put_value(out, g[i].read(g[i].arg));
     }
+    metrics_gauges_done();
     mem_free(g);
 }
 
