@@ -406,12 +406,14 @@ static void session_writable(struct conn *c)
     }
 }
 
-/* The client went while it waits for an answer: nothing is left to do for it. Answers on their way out are still sent. */
+/* The client went while it waits for an answer: nothing is left to do for it. Answers on their way out are still sent. A request that has not run yet, since its
+ * log is being opened or its partition is held, does run: a producer with acks=0 sends and leaves. The input's end is met behind it. */
 static void session_hangup(struct conn *c)
 {
     struct kafka_session *s = c->session;
+    bool runs_again = s->parked || (s->async != NULL && s->async->rq.api == NULL);
 
-    if (s->async != NULL || s->parked)
+    if (s->async != NULL && !runs_again)
         conn_abort(c, ERR_CLOSED);
 }
 
