@@ -510,6 +510,7 @@ static void stop(struct server *s)
     __atomic_store_n(&s->state, SERVER_STOPPING, __ATOMIC_RELEASE);
     notify_send("STOPPING=1");
     /* What looks at listeners and partitions from other threads goes first. */
+    http_stop(s->http);
     metrics_gauges_clear();
     admin_stop(s->admin);
     if (s->workers != NULL)
@@ -517,7 +518,6 @@ static void stop(struct server *s)
     if (s->workers != NULL)
         workers_stop(s->workers);
     admin_free(s->admin);
-    http_stop(s->http);
     topology_close(s->topology);
     amqp_front_free(s->amqp);
     if (s->kafka != NULL)

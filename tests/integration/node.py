@@ -45,6 +45,8 @@ class Node:
             # Nothing is wrong: end it in order, which also tells what a sanitizer has to say.
             if kind is None and self.alive():
                 self.stop()
+            for line in self.log().splitlines():
+                assert "Sanitizer" not in line and "runtime error:" not in line, line
         finally:
             self.kill()
             if kind is None and not self.keep:
