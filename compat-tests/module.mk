@@ -23,7 +23,8 @@ compat_kafka_CPPFLAGS = $(AM_CPPFLAGS) $(RDKAFKA_CFLAGS)
 compat_kafka_LDADD = $(RDKAFKA_LIBS)
 endif
 
-EXTRA_DIST += %D%/run %D%/requirements.txt %D%/lib/compat.py %D%/lib/node.py \
+TESTS += %D%/check
+EXTRA_DIST += %D%/check %D%/run %D%/requirements.txt %D%/lib/compat.py %D%/lib/node.py \
 	%D%/resp/redis_py.py %D%/resp/wire.py %D%/resp/redis_cli.py \
 	%D%/amqp/pika_client.py %D%/amqp/errors.py %D%/amqp/tools.py \
 	%D%/kafka/kcat.py %D%/kafka/wire.py %D%/cross/one_node.py
