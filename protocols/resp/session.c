@@ -91,8 +91,14 @@ static void session_closed(struct conn *c, int reason)
     mem_free(s);
 }
 
+/* The client went while its input is paused. Commands that only wait for a partition's lock are executed first, as those are that wait for nothing: who
+ * pipes commands and leaves finds them done. Who is blocked, or does not read its replies, ends. */
 static void session_hangup(struct conn *c)
 {
+    struct session *s = c->session;
+
+    if (s->parked && !s->waiting && !s->full)
+        return;
     conn_abort(c, ERR_CLOSED);
 }
 

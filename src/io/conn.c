@@ -349,8 +349,12 @@ void conn_run_resumes(struct worker *w)
             if (c->dead || c->closing)
                 continue;
             keep_input(c, data, len);
-            if (c->pauses > 0)
+            if (c->pauses > 0) {
+                /* Paused anew, behind the end of input: what it waits for now may be nothing without a client. */
+                if (c->eof && c->pub.ops->hangup != NULL)
+                    c->pub.ops->hangup(&c->pub);
                 continue;
+            }
         }
         if (c->eof)
             conn_close_soon(&c->pub, ERR_CLOSED);
