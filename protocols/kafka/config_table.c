@@ -41,7 +41,32 @@ bool kafka_config_is_list(const struct kafka_config_row *row)
     return row->type == TYPE_LIST;
 }
 
-/* The options of the node that are a topic's defaults. */
+/* The options of the node that are a topic's defaults, as the configuration names them. */
+static const char *node_option(const char *field)
+{
+    static const char *const names[][2] = {
+        {"kafka_message_max_bytes", "kafka.message_max_bytes"},
+        {"log_retention_bytes", "log.retention_bytes"},
+        {"log_retention_ms", "log.retention"},
+        {"log_segment_bytes", "log.segment_bytes"},
+    };
+
+    for (unsigned i = 0; i < ARRAY_LEN(names); i++)
+        if (strcmp(names[i][0], field) == 0)
+            return names[i][1];
+    UNREACHABLE();
+}
+
+/* Whether somebody set it; tools show what is not a default. */
+static bool node_option_is_set(const struct config *cfg, const char *field)
+{
+    struct buf source = {0};
+    bool set = config_get_source(cfg, node_option(field), &source) == 0 && !slice_eq(buf_slice(&source), SLICE_LIT("default"));
+
+    buf_fini(&source);
+    return set;
+}
+
 static int64_t node_default(const struct config *cfg, const char *field)
 {
     if (strcmp(field, "kafka_message_max_bytes") == 0)
@@ -59,7 +84,7 @@ enum kafka_config_source kafka_topic_config_default(const struct config *cfg, co
 {
     if (row->def[0] == '=') {
         snprintf(ret, KAFKA_CONFIG_TEXT, "%" PRId64, node_default(cfg, row->def + 1));
-        return KAFKA_SOURCE_STATIC;
+        return node_option_is_set(cfg, row->def + 1) ? KAFKA_SOURCE_STATIC : KAFKA_SOURCE_DEFAULT;
     }
     snprintf(ret, KAFKA_CONFIG_TEXT, "%s", row->def);
     return KAFKA_SOURCE_DEFAULT;

@@ -8,59 +8,66 @@
 
 #define SENDFILE_MIN_BYTES 16384
 
-/* The worker's: the headers, and where in them a file's bytes go. */
+/* Where in the headers a file's bytes go. */
 struct piece {
     size_t at;
     struct fetch_part *part;
 };
-static _Thread_local struct buf text;
-static _Thread_local struct piece *pieces;
-static _Thread_local unsigned piece_count, piece_cap;
 
-static void add_piece(size_t at, struct fetch_part *p)
+/* One answer being made, in the worker's scratch. */
+struct answer {
+    struct buf *text, *pieces, *chosen;
+    const struct kafka_request *rq;
+    struct fetch *f;
+};
+
+static void add_piece(struct answer *a, size_t at, struct fetch_part *p)
 {
-    if (piece_count == piece_cap) {
-        if (piece_cap == 0)
-            mem_free_at_thread_exit((void **)&pieces);
-        piece_cap = piece_cap == 0 ? 16 : piece_cap * 2;
-        pieces = mem_realloc(pieces, piece_cap * sizeof(*pieces));
-    }
-    pieces[piece_count++] = (struct piece){at, p};
+    buf_put(a->pieces, &(struct piece){at, p}, sizeof(struct piece));
 }
 
-static void put_part_head(const struct kafka_request *rq, const struct fetch *f, const struct fetch_part *p)
+static void choose(struct answer *a, struct fetch_part *p)
 {
+    buf_put(a->chosen, &p, sizeof(p));
+}
+
+static void put_part_head(struct answer *a, const struct fetch_part *p)
+{
+    const struct kafka_request *rq = a->rq;
+    struct buf *text = a->text;
     bool told = p->code == 0;
 
-    buf_put_be32(&text, (uint32_t)p->index);
-    buf_put_be16(&text, (uint16_t)p->code);
-    buf_put_be64(&text, (uint64_t)(told ? p->high_watermark : -1));
-    buf_put_be64(&text, (uint64_t)(told ? p->high_watermark : -1)); /* last stable offset: there are no open transactions */
+    buf_put_be32(text, (uint32_t)p->index);
+    buf_put_be16(text, (uint16_t)p->code);
+    buf_put_be64(text, (uint64_t)(told ? p->high_watermark : -1));
+    buf_put_be64(text, (uint64_t)(told ? p->high_watermark : -1)); /* last stable offset: there are no open transactions */
     if (rq->version >= 5)
-        buf_put_be64(&text, (uint64_t)(told ? p->start : -1));
-    kafka_put_len(&text, f->isolation == 1 && told ? 0 : -1, rq->flexible); /* aborted transactions */
+        buf_put_be64(text, (uint64_t)(told ? p->start : -1));
+    kafka_put_len(text, a->f->isolation == 1 && told ? 0 : -1, rq->flexible); /* aborted transactions */
     if (rq->version >= 11)
-        buf_put_be32(&text, UINT32_MAX); /* preferred read replica */
+        buf_put_be32(text, UINT32_MAX); /* preferred read replica */
 }
 
-static void put_part(const struct kafka_request *rq, const struct fetch *f, struct fetch_part *p)
+static void put_part(struct answer *a, struct fetch_part *p)
 {
-    size_t from = text.len;
+    const struct kafka_request *rq = a->rq;
+    struct buf *text = a->text;
+    size_t from = text->len;
     size_t len = p->has_span ? p->span.len : 0;
 
-    put_part_head(rq, f, p);
-    kafka_put_len(&text, (int64_t)len, rq->flexible);
+    put_part_head(a, p);
+    kafka_put_len(text, (int64_t)len, rq->flexible);
     if (len >= SENDFILE_MIN_BYTES && p->span.fd >= 0) {
-        add_piece(text.len, p);
-    } else if (len != 0 && log_span_copy(&p->span, &text) != 0) {
-        text.len = from; /* the disk fails under a read: say so for this partition */
+        add_piece(a, text->len, p);
+    } else if (len != 0 && log_span_copy(&p->span, text) != 0) {
+        text->len = from; /* the disk fails under a read: say so for this partition */
         p->code = KAFKA_ERR_KAFKA_STORAGE_ERROR;
-        put_part_head(rq, f, p);
-        kafka_put_len(&text, 0, rq->flexible);
+        put_part_head(a, p);
+        kafka_put_len(text, 0, rq->flexible);
         len = 0;
     }
     if (rq->flexible)
-        buf_put_u8(&text, 0);
+        buf_put_u8(text, 0);
     metrics_add(METRIC_STREAM_BYTES_OUT, len);
 }
 
@@ -72,26 +79,14 @@ static bool same_topic(const struct fetch_part *a, const struct fetch_part *b)
 }
 
 /* What goes into the answer, gathered so that counts can stand first. */
-static _Thread_local struct fetch_part **chosen;
-static _Thread_local unsigned chosen_count, chosen_cap;
-
-static void choose(struct fetch_part *p)
+static void choose_parts(struct answer *a)
 {
-    if (chosen_count == chosen_cap) {
-        if (chosen_cap == 0)
-            mem_free_at_thread_exit((void **)&chosen);
-        chosen_cap = chosen_cap == 0 ? 16 : chosen_cap * 2;
-        chosen = mem_realloc(chosen, chosen_cap * sizeof(*chosen));
-    }
-    chosen[chosen_count++] = p;
-}
+    struct fetch *f = a->f;
 
-static void choose_parts(struct fetch *f)
-{
-    chosen_count = 0;
+    buf_clear(a->chosen);
     if (!f->incremental) {
         LIST_FOREACH(n, &f->parts)
-        choose(LIST_ENTRY(n, struct fetch_part, order));
+        choose(a, LIST_ENTRY(n, struct fetch_part, order));
         return;
     }
     LIST_FOREACH(n, &f->answer)
@@ -99,56 +94,59 @@ static void choose_parts(struct fetch *f)
         struct fetch_part *p = LIST_ENTRY(n, struct fetch_part, answer);
 
         if (p->code != 0 || p->has_span || p->high_watermark != p->told_high_watermark || p->start != p->told_start)
-            choose(p);
+            choose(a, p);
     }
 }
 
-static void put_topics(const struct kafka_request *rq, struct fetch *f)
+static void put_topics(struct answer *a)
 {
+    const struct kafka_request *rq = a->rq;
+    struct buf *text = a->text;
+    struct fetch_part **chosen;
+    size_t chosen_count;
     unsigned topics = 0;
 
-    choose_parts(f);
-    for (unsigned i = 0; i < chosen_count; i++)
+    choose_parts(a);
+    chosen = (struct fetch_part **)(void *)a->chosen->data;
+    chosen_count = a->chosen->len / sizeof(*chosen);
+    for (size_t i = 0; i < chosen_count; i++)
         topics += i == 0 || !same_topic(chosen[i - 1], chosen[i]);
-    kafka_put_len(&text, topics, rq->flexible);
-    for (unsigned i = 0; i < chosen_count;) {
-        unsigned n = i + 1;
+    kafka_put_len(text, topics, rq->flexible);
+    for (size_t i = 0; i < chosen_count;) {
+        size_t n = i + 1;
 
         while (n < chosen_count && same_topic(chosen[i], chosen[n]))
             n++;
         if (rq->version >= 13)
-            buf_put(&text, chosen[i]->uuid, 16);
+            buf_put(text, chosen[i]->uuid, 16);
         else
-            kafka_put_string(&text, slice_str(chosen[i]->topic), rq->flexible);
-        kafka_put_len(&text, n - i, rq->flexible);
+            kafka_put_string(text, slice_str(chosen[i]->topic), rq->flexible);
+        kafka_put_len(text, (int64_t)(n - i), rq->flexible);
         for (; i < n; i++) {
-            put_part(rq, f, chosen[i]);
+            put_part(a, chosen[i]);
             chosen[i]->told_high_watermark = chosen[i]->code != 0 ? -1 : chosen[i]->high_watermark;
             chosen[i]->told_start = chosen[i]->code != 0 ? -1 : chosen[i]->start;
         }
         if (rq->flexible)
-            buf_put_u8(&text, 0);
+            buf_put_u8(text, 0);
     }
 }
 
-static void put_head(const struct kafka_request *rq, int16_t code, int32_t session_id)
+static void put_head(struct answer *a, int16_t code, int32_t session_id)
 {
-    static _Thread_local bool owned;
+    const struct kafka_request *rq = a->rq;
+    struct buf *text = a->text;
 
-    if (!owned) {
-        mem_free_at_thread_exit((void **)&text.data);
-        owned = true;
-    }
-    buf_clear(&text);
-    piece_count = 0;
-    buf_put_be32(&text, 0);
-    buf_put_be32(&text, (uint32_t)rq->correlation);
+    buf_clear(text);
+    buf_clear(a->pieces);
+    buf_put_be32(text, 0);
+    buf_put_be32(text, (uint32_t)rq->correlation);
     if (rq->flexible)
-        buf_put_u8(&text, 0);
-    buf_put_be32(&text, 0); /* throttle time */
+        buf_put_u8(text, 0);
+    buf_put_be32(text, 0); /* throttle time */
     if (rq->version >= 7) {
-        buf_put_be16(&text, (uint16_t)code);
-        buf_put_be32(&text, (uint32_t)session_id);
+        buf_put_be16(text, (uint16_t)code);
+        buf_put_be32(text, (uint32_t)session_id);
     }
 }
 
@@ -167,18 +165,21 @@ static void span_was_sent(void *arg)
     mem_free(sent);
 }
 
-static void send_pieces(struct kafka_session *s)
+static void send_pieces(struct kafka_session *s, struct answer *a)
 {
-    size_t total = text.len, from = 0;
+    struct buf *text = a->text;
+    struct piece *pieces = (struct piece *)(void *)a->pieces->data;
+    size_t piece_count = a->pieces->len / sizeof(*pieces);
+    size_t total = text->len, from = 0;
 
-    for (unsigned i = 0; i < piece_count; i++)
+    for (size_t i = 0; i < piece_count; i++)
         total += pieces[i].part->span.len;
-    be32_put(text.data, (uint32_t)(total - 4));
-    for (unsigned i = 0; i < piece_count; i++) {
+    be32_put(text->data, (uint32_t)(total - 4));
+    for (size_t i = 0; i < piece_count; i++) {
         struct fetch_part *p = pieces[i].part;
         struct sent_span *sent = mem_alloc(sizeof(*sent));
 
-        conn_write(s->conn, text.data + from, pieces[i].at - from);
+        conn_write(s->conn, text->data + from, pieces[i].at - from);
         from = pieces[i].at;
         sent->span = p->span;
         sent->stream = p->stream;
@@ -186,26 +187,37 @@ static void send_pieces(struct kafka_session *s)
         p->has_span = false; /* it is the connection's now */
         conn_write_file(s->conn, sent->span.fd, sent->span.pos, sent->span.len, span_was_sent, sent);
     }
-    conn_write(s->conn, text.data + from, text.len - from);
-    if (text.cap > 1u << 20)
-        buf_fini(&text);
+    conn_write(s->conn, text->data + from, text->len - from);
+    if (text->cap > 1u << 20)
+        buf_fini(text);
+}
+
+static struct answer begin_answer(struct kafka_session *s, const struct kafka_request *rq, struct fetch *f)
+{
+    struct kafka_scratch *scratch = kafka_scratch_of(s);
+
+    return (struct answer){&scratch->text, &scratch->pieces, &scratch->chosen, rq, f};
 }
 
 void fetch_answer(struct kafka_session *s, const struct kafka_request *rq, struct fetch *f)
 {
-    put_head(rq, 0, f->session_id);
-    put_topics(rq, f);
+    struct answer a = begin_answer(s, rq, f);
+
+    put_head(&a, 0, f->session_id);
+    put_topics(&a);
     if (rq->flexible)
-        buf_put_u8(&text, 0);
-    send_pieces(s);
+        buf_put_u8(a.text, 0);
+    send_pieces(s, &a);
     fetch_release_spans(f);
 }
 
 void fetch_answer_error(struct kafka_session *s, const struct kafka_request *rq, int16_t code)
 {
-    put_head(rq, code, 0);
-    kafka_put_len(&text, 0, rq->flexible);
+    struct answer a = begin_answer(s, rq, NULL);
+
+    put_head(&a, code, 0);
+    kafka_put_len(a.text, 0, rq->flexible);
     if (rq->flexible)
-        buf_put_u8(&text, 0);
-    send_pieces(s);
+        buf_put_u8(a.text, 0);
+    send_pieces(s, &a);
 }

@@ -26,26 +26,23 @@ struct produce_part {
 struct produce {
     int16_t acks;
     bool transactional;
-    struct produce_part *parts; /* the worker's, reused */
+    struct buf *store;          /* the worker's, reused */
+    struct produce_part *parts; /* in it */
     unsigned count;
     unsigned topics;
 };
 
-/* Grows with what was parsed; a part takes at least 8 bytes of the request. */
-static _Thread_local struct produce_part *scratch;
-static _Thread_local unsigned scratch_cap;
-
+/* A part takes at least 8 bytes of the request. */
 static struct produce_part *add_part(struct produce *p)
 {
-    if (p->count == scratch_cap) {
-        if (scratch_cap == 0)
-            mem_free_at_thread_exit((void **)&scratch);
-        scratch_cap = scratch_cap == 0 ? 16 : scratch_cap * 2;
-        scratch = mem_realloc(scratch, scratch_cap * sizeof(*scratch));
-    }
-    p->parts = scratch;
-    p->parts[p->count] = (struct produce_part){.done = {.base = -1, .append_time = -1, .start = -1}};
-    return &p->parts[p->count++];
+    struct produce_part *part;
+
+    (void)buf_reserve(p->store, sizeof(*part));
+    buf_advance(p->store, sizeof(*part));
+    p->parts = (struct produce_part *)(void *)p->store->data;
+    part = &p->parts[p->count++];
+    *part = (struct produce_part){.done = {.base = -1, .append_time = -1, .start = -1}};
+    return part;
 }
 
 static int parse(const struct kafka_request *rq, struct produce *p)
@@ -103,9 +100,12 @@ static int parse(const struct kafka_request *rq, struct produce *p)
 
 int kafka_produce_check(const struct kafka_request *rq)
 {
-    struct produce p = {0};
+    struct buf store = {0};
+    struct produce p = {.store = &store};
+    int err = parse(rq, &p);
 
-    return parse(rq, &p);
+    buf_fini(&store);
+    return err;
 }
 
 /* Finds every stream; those not open yet are gathered in *open. */
@@ -260,11 +260,12 @@ static void let_go(struct produce *p)
 
 int kafka_handle_produce(struct kafka_session *s, struct kafka_request *rq)
 {
-    struct produce p = {0};
+    struct produce p = {.store = &kafka_scratch_of(s)->parts};
     struct kafka_open *open = NULL;
     struct kafka_commit *commit = NULL;
     int16_t worst = 0;
 
+    buf_clear(p.store);
     if (parse(rq, &p) != 0)
         return ERR_MALFORMED;
     if (p.acks < -1 || p.acks > 1) {

@@ -496,6 +496,7 @@ struct kafka_front *kafka_front_new(const struct kafka_front_options *options)
         list_init(&f->parts[i].ready);
         f->parts[i].deadline_ms = UINT64_MAX;
     }
+    f->scratch = mem_calloc(workers_count(options->workers), sizeof(*f->scratch));
     rand_secure(&first_session, sizeof(first_session));
     f->next_fetch_session = first_session;
     register_metrics(f);
@@ -513,6 +514,13 @@ void kafka_front_free(struct kafka_front *f)
         return;
     for (uint32_t i = 0; i < f->partition_count; i++)
         groups_fini(&f->parts[i].groups);
+    for (unsigned i = 0; i < workers_count(f->options.workers); i++) {
+        buf_fini(&f->scratch[i].text);
+        buf_fini(&f->scratch[i].pieces);
+        buf_fini(&f->scratch[i].chosen);
+        buf_fini(&f->scratch[i].parts);
+    }
+    mem_free(f->scratch);
     mem_free(f->parts);
     mutex_fini(&f->ids_mu);
     MAGIC_FINI(f, KAFKA_FRONT_MAGIC);

@@ -59,12 +59,18 @@ struct kafka_group_part { /* of one partition; under its lock unless atomic */
     _Atomic uint64_t deadline_ms; /* when the tick has to look here; UINT64_MAX: never */
 };
 
+/* Arrays a worker uses within one call and keeps for the next. */
+struct kafka_scratch {
+    struct buf text, pieces, chosen, parts;
+};
+
 struct kafka_front {
     uint32_t magic;
     struct kafka_front_options options;
     struct conn_ops ops;
     uint32_t partition_count;
     struct kafka_group_part *parts;
+    struct kafka_scratch *scratch; /* one a worker */
     struct mutex ids_mu;
     int64_t ids_next GUARDED_BY(ids_mu), ids_end GUARDED_BY(ids_mu); /* of this node's block of producer ids */
     _Atomic int32_t next_fetch_session;
@@ -78,6 +84,10 @@ struct kafka_front {
 static inline struct kafka_front *kafka_front_of(const struct kafka_session *s)
 {
     return s->front;
+}
+static inline struct kafka_scratch *kafka_scratch_of(const struct kafka_session *s)
+{
+    return &s->front->scratch[worker_index(s->conn->worker)];
 }
 #define KAFKA_CONFIG(s, field) CONFIG_GET((s)->front->options.config, field)
 

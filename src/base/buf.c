@@ -7,6 +7,8 @@
 #include "base/check.h"
 #include "base/mem.h"
 
+const uint8_t reader_nothing[1] = {0};
+
 void buf_grow(struct buf *b, size_t room)
 {
     size_t cap = b->cap < 64 ? 64 : b->cap;

@@ -99,8 +99,12 @@ struct reader {
     int bad;
 };
 
+extern const uint8_t reader_nothing[]; /* what a reader over no memory points at */
+
 static inline struct reader reader_of(struct slice s)
 {
+    if (s.data == NULL) /* arithmetic on it, even of 0, is undefined */
+        s.data = reader_nothing;
     return (struct reader){s.data, s.data + s.len, 0};
 }
 static inline size_t reader_left(const struct reader *r)
