@@ -474,7 +474,7 @@ static void forget(struct log_store *s, struct log *l)
     mutex_lock(&s->mutex);
     if (l->number != 0)
         ledger_put_delete(&s->pending, l);
-    l->deleted = true;
+    ASTOREX(&l->deleted, true);
     mutex_unlock(&s->mutex);
     log_table_remove(s, l);
 }
