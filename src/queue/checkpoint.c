@@ -374,12 +374,14 @@ static struct queue_checkpoint_job *job_new(struct queue *q)
     return j;
 }
 
-/* An empty queue gives its disk back earlier. */
+/* When replaying would take long, or when about as much could be given back; an empty queue keeps little. */
 bool queue_checkpoint_due(const struct queue *q)
 {
     uint64_t limit = q->table->options.checkpoint_bytes;
 
-    return q->on_disk && q->bytes_since >= (q->acks.live == 0 ? limit / 4 : limit);
+    if (!q->on_disk || q->bytes_since == 0)
+        return false;
+    return q->bytes_since >= limit || q->settled_since * q->average_size >= limit || (q->acks.live == 0 && log_bytes(q->log) >= limit / 8);
 }
 
 void queue_checkpoint_tick(struct queue *q)
@@ -393,7 +395,7 @@ void queue_checkpoint_tick(struct queue *q)
         if (queue_flush(q) != 0 || q->pending != NULL)
             return;
         q->checkpoint = job_new(q);
-        q->bytes_since = 0;
+        q->bytes_since = q->settled_since = 0;
     }
     j = q->checkpoint;
     if (j != NULL && !j->submitted && (t->options.commit_at_end || log_durable(q->log) >= j->end)) { /* rule 7: S <= HW */

@@ -110,6 +110,7 @@ struct queue {
 
     int64_t checkpoint_end;     /* log end of the last checkpoint */
     uint64_t bytes_since;       /* appended since */
+    uint64_t settled_since;     /* messages settled since */
     struct queue_checkpoint_job *checkpoint; /* under way */
     struct queue_job *warm;     /* a warming for the expiry tick is under way */
     bool tick_cold;             /* what the tick wants was warmed */

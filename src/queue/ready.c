@@ -64,8 +64,10 @@ void queue_next_take(struct queue *q, const struct queue_next *n)
 
 void queue_settle_one(struct queue *q, int64_t offset)
 {
-    if (ackmap_settle(&q->acks, offset))
-        queue_note_settled(q, offset, 1);
+    if (!ackmap_settle(&q->acks, offset))
+        return;
+    q->settled_since++;
+    queue_note_settled(q, offset, 1);
 }
 
 static void lose_bytes(struct queue *q, uint64_t size)

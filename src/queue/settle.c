@@ -58,7 +58,10 @@ uint64_t queue_purge(struct queue *q)
     if (seen < n) { /* from the cursor on everything was ready: one range */
         int64_t from = q->head, end = q->acks.end;
 
-        seen += ackmap_settle_range(&q->acks, from, end);
+        uint64_t settled = ackmap_settle_range(&q->acks, from, end);
+
+        seen += settled;
+        q->settled_since += settled;
         queue_note_settled(q, from, end - from);
         q->head = end;
     }

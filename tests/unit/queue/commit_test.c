@@ -140,7 +140,6 @@ Test(queue_commit, a_full_disk_takes_back_messages_and_keeps_acknowledgements)
     cr_assert_eq(queue_ready(q), 0, "what was refused is gone");
     cr_assert_eq(queue_unacked(q), 5);
     cr_assert_eq(queue_table_flush(f.table, NULL), 0);
-    cr_assert_eq(publish(&f, q, 20, 16), ERR_NOSPACE, "refused before it is tried, until the disk was looked at again");
     for (unsigned i = 0; i < 5000 && !log_store_may_grow(f.store); i++)
         usleep(1000);
     publish_n(&f, q, 20, 2);
