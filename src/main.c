@@ -57,6 +57,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "%.*s", (int)errors.len, (const char *)errors.data);
         code = EXIT_USAGE;
     } else if (what == CHECK_CONFIG) {
+        config_notes(config, &errors);
+        printf("%.*s", (int)errors.len, (const char *)errors.data);
         printf("%s: the configuration is valid\n", file == NULL ? "gomsgd" : file);
         code = EXIT_GOOD;
     } else if (what == PRINT_CONFIG) {

@@ -20,3 +20,4 @@ endif
 include tests/integration/module.mk
 include tests/fuzz/module.mk
 include tests/bench/module.mk
+EXTRA_DIST += %D%/summary

@@ -225,6 +225,21 @@ static void check_order(struct check *c, const char *low, int64_t low_ms, const 
     config_error(c->errors, &c->count, where, "%s must be shorter than %s", low, high);
 }
 
+/* A file that shows the defaults, as conf/gomsg.yaml does, sets nothing. */
+static bool is_default(const struct config *cfg, unsigned index)
+{
+    const struct option *o = &options[index];
+    union value is = value_load(o, cfg), def;
+    struct buf why = {0};
+    bool same;
+
+    CHECK(value_parse(o, o->def, &def, &why) == 0);
+    same = value_equal(o, &is, &def);
+    value_fini(o, &def);
+    buf_fini(&why);
+    return same;
+}
+
 int config_check(const struct config *cfg, struct buf *errors)
 {
     struct check c = {cfg, errors, 0};
@@ -253,6 +268,21 @@ int config_check(const struct config *cfg, struct buf *errors)
         config_error(errors, &c.count, where, "cluster.seeds must be empty: this version runs a node alone");
     }
     return c.count == 0 ? 0 : ERR_INVALID;
+}
+
+void config_notes(const struct config *cfg, struct buf *out)
+{
+    char where[4200];
+
+    for (unsigned i = 0; i < option_count; i++) {
+        if (!options[i].cluster_only || cfg->sources[i].kind == SOURCE_DEFAULT ||
+            cfg->cluster_seeds.count > 0)
+            continue;
+        if (is_default(cfg, i))
+            continue;
+        where_of(cfg, options[i].full, where, sizeof(where));
+        buf_printf(out, "%s: %s has no effect on a node that runs alone\n", where, options[i].full);
+    }
 }
 
 /* ---- printing ---- */
@@ -324,7 +354,10 @@ void config_print(const struct config *cfg, bool defaults, struct buf *out)
             buf_printf(out, "%s%s:\n", i == 0 ? "" : "\n", o->section);
             section = o->section;
         }
-        buf_printf(out, "  # %s%s\n  %s%s: ", o->help, o->reloadable ? ". Reloadable" : "",
+        buf_printf(out, "  # %s%s\n  %s%s: ", o->help,
+                   o->reloadable     ? ". Reloadable"
+                   : o->cluster_only ? ". In a cluster"
+                                     : "",
                    hidden ? "# " : "", o->name);
         print_value(o, &v, out);
         buf_put_u8(out, '\n');

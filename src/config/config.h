@@ -64,6 +64,10 @@ void config_free(struct config *cfg);
  * already. */
 int config_check(const struct config *cfg, struct buf *errors);
 
+/* What is allowed but does nothing: options of a cluster set on a node that runs alone. A line each, "where:
+ * what". */
+void config_notes(const struct config *cfg, struct buf *out);
+
 /* The effective values as YAML that config_load reads back, each under its help; secrets are left out. With
  * `defaults`, the defaults instead: the text of conf/gomsg.yaml. */
 void config_print(const struct config *cfg, bool defaults, struct buf *out);
@@ -77,6 +81,7 @@ struct config_option {
     const char *words; /* of a word option: "none leader quorum" */
     const char *def, *help;
     bool reloadable;
+    bool cluster_only; /* without effect while the node runs alone */
 };
 unsigned config_option_count(void);
 /* The options in the order of the table. */

@@ -28,7 +28,7 @@ struct option {
     const char *words;
     const char *def;
     int64_t min, max;
-    bool reloadable;
+    bool reloadable, cluster_only;
     const char *help;
     size_t offset; /* of the field in struct config */
 };

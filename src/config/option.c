@@ -31,8 +31,9 @@
 #define FIELD_ENUM(words) FIELD_ENUM_
 #define FIELD_ENUM_(s, n) s##_##n
 
-#define WHEN_START false
-#define WHEN_RELOAD true
+#define WHEN_START false, false
+#define WHEN_RELOAD true, false
+#define WHEN_CLUSTER false, true
 
 const struct option options[] = {
 #define OPTION(section, name, type, def, min, max, when, help)                                               \
@@ -69,7 +70,7 @@ void config_option_at(unsigned index, struct config_option *ret)
 
     CHECK(index < option_count);
     *ret = (struct config_option){o->section, o->name, type_names[o->type], o->words,
-                                  o->def,     o->help, o->reloadable};
+                                  o->def,     o->help, o->reloadable,       o->cluster_only};
 }
 
 int option_find(const char *full)

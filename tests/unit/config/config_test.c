@@ -191,6 +191,18 @@ Test(config, options_are_checked_against_each_other)
     config_free(load("resp:\n  listen: 127.0.0.1:0\nkafka:\n  listen: 127.0.0.1:0\n"));
 }
 
+Test(config, options_without_effect_are_allowed_and_noted)
+{
+    struct config *cfg = load("cluster:\n  lease: 1200ms\n  min_insync: 2\nnode:\n  threads: 2\n");
+    struct buf notes = {0};
+
+    config_notes(cfg, &notes);
+    buf_put_u8(&notes, 0);
+    cr_assert_str_eq((char *)notes.data, "t.yaml:2: cluster.lease has no effect on a node that runs alone\n");
+    buf_fini(&notes);
+    config_free(cfg);
+}
+
 Test(config, what_is_printed_reads_back_as_the_same)
 {
     struct config *cfg =
@@ -346,6 +358,7 @@ Test(config, the_manual_describes_every_option_as_the_table_does)
         *end = '\0';
         cr_assert_not_null(strstr(at, def), "%s: %s", at, def);
         cr_assert_eq(strstr(at, "reloadable.") != NULL, o.reloadable, "%s", at);
+        cr_assert_eq(strstr(at, "in a cluster.") != NULL, o.cluster_only, "%s", at);
         *end = '.';
         mem_free(head);
         mem_free(def);
