@@ -52,7 +52,7 @@ void hot_promote(struct log *l)
     size_t len = (size_t)(l->segment_bytes + PAGE - 1) & ~(size_t)(PAGE - 1);
     uint8_t *map;
 
-    if (l->hot != NULL || l->pos + PREFAULT_STEP > len)
+    if (l->hot != NULL || l->pos + PREFAULT_STEP > len || !ALOADX(&s->may_grow))
         return;
     if (__atomic_add_fetch(&s->hot_count, 1, __ATOMIC_RELAXED) > s->opt.hot_max) {
         __atomic_sub_fetch(&s->hot_count, 1, __ATOMIC_RELAXED);
@@ -190,24 +190,25 @@ static bool prefault_step(struct hot *h)
 static struct hot *most_idle(struct log_store *s, struct log **ret_log)
 {
     struct hot *best = NULL;
-    unsigned least = ALOADX(&s->hot_wanted) ? 1 : s->opt.hot_idle_s;
+    unsigned least = !ALOADX(&s->may_grow) ? 0 : ALOADX(&s->hot_wanted) ? 1 : s->opt.hot_idle_s;
 
     LIST_FOREACH(n, &s->hot_list)
     {
         struct hot *h = LIST_ENTRY(n, struct hot, node);
 
-        if (h->idle_ticks >= least && (best == NULL || h->idle_ticks > best->idle_ticks))
+        if (!h->tried && h->idle_ticks >= least && (best == NULL || h->idle_ticks > best->idle_ticks))
             best = h;
     }
     if (best != NULL) {
         *ret_log = best->log;
         log_ref(best->log);
         hot_ref(best);
-        best->idle_ticks = 0;
+        best->tried = true;
     }
     return best;
 }
 
+/* A nearly full disk cools everything: file systems that write a page elsewhere each time could fail a store into a mapping, and that is no error but a SIGBUS. */
 static void tick(struct log_store *s)
 {
     struct hot *h;
@@ -217,6 +218,7 @@ static void tick(struct log_store *s)
     LIST_FOREACH(n, &s->hot_list)
     {
         h = LIST_ENTRY(n, struct hot, node);
+        h->tried = false;
         if (h->seen_end == ALOAD(&h->log->end)) {
             h->idle_ticks++;
         } else {
@@ -229,7 +231,7 @@ static void tick(struct log_store *s)
         mutex_unlock(&s->mutex);
         ASTOREX(&s->hot_wanted, false);
         if (__atomic_exchange_n(&l->append_lock, 1, __ATOMIC_ACQUIRE) == 0) {
-            if (l->hot == h && h->seen_end == l->end)
+            if (l->hot == h && (h->seen_end == l->end || !ALOADX(&s->may_grow)))
                 hot_demote(l, true);
             log_append_unlock(l);
         }

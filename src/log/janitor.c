@@ -83,7 +83,7 @@ static void seal(struct log_store *s, struct log *l, int64_t base)
         mutex_lock(log_stripe(l));
         seg = find_sealed(l, base);
         mutex_lock(&s->mutex);
-        if (seg != NULL && !l->deleted) {
+        if (seg != NULL && !ALOAD(&l->deleted)) {
             if (summed) {
                 seg->crc = crc;
                 seg->flags |= SEG_SUMMED;

@@ -85,6 +85,7 @@ struct hot {
     uint64_t asked_us;
     int64_t seen_end; /* the prefault thread's */
     unsigned idle_ticks;
+    bool tried; /* in this tick */
     struct list node;  /* store->hot_list, under store->mutex */
     struct list queue; /* store->prefault_queue, under store->mutex */
 };
@@ -102,7 +103,8 @@ struct log {
     bool ready;    /* atomic: recovered, or nothing to recover */
     bool memory;
     bool dirty;    /* atomic: stands in the store's dirty stack */
-    bool open, deleted, created, checked;
+    bool open, created, checked;
+    bool deleted; /* atomic */
     bool new_names; /* atomic: files were created since the last round */
     int32_t epoch; /* atomic */
     uint32_t seq;  /* atomic */

@@ -248,6 +248,10 @@ int log_read_at(struct log *l, int64_t offset, struct log_place hint, int64_t en
         return ERR_OFFSET_RANGE;
     if (err != 0)
         return err;
+    if (v.base >= end) { /* nothing but a hole in between */
+        segfile_unref(v.file);
+        return 0;
+    }
     err = locate(l, &v, MAX_OF(offset, v.base), hint, &pos, &first);
     if (err == 0)
         err = extend(l, &v, pos, &first, end, max_bytes, strict, ret);

@@ -210,7 +210,7 @@ int segment_open(struct log *l, int64_t base, struct segfile **ret)
         i = segment_find(l, base);
         found = i >= 0 && seg_at(l, (uint32_t)i)->base == base;
         mutex_unlock(log_stripe(l));
-        if (!found)
+        if (!found || ALOAD(&l->deleted))
             return ERR_NOT_FOUND;
         if (err == ERR_CORRUPT)
             log_fail(l, err, "a segment is missing", base);

@@ -424,11 +424,15 @@ static void wait_jobs(struct log_store *s)
 
 void log_store_close(struct log_store *s)
 {
+    bool clean;
+
     MAGIC_CHECK(s, STORE_MAGIC);
-    /* One round makes what was written durable and the janitor's deletions due; its checksums need a second. */
-    if (log_store_sync(s) == 0) {
+    /* One round makes what was written durable and the janitor's deletions due; its checksums need a second. Without them it is no clean stop: the
+     * next start scans. */
+    clean = log_store_sync(s) == 0;
+    if (clean) {
         wait_jobs(s);
-        log_store_sync(s);
+        clean = log_store_sync(s) == 0;
     }
     mutex_lock(&s->mutex);
     s->stopping = true;
@@ -439,7 +443,7 @@ void log_store_close(struct log_store *s)
     pthread_join(s->sync_thread, NULL);
     pthread_join(s->prefault_thread, NULL);
     pthread_join(s->janitor_thread, NULL);
-    if (log_store_health(s) == 0 && ALOAD(&s->dirty) == NULL && s->pending.len == 0 && ledger_snapshot(s, true) != 0)
+    if (clean && ledger_snapshot(s, true) != 0)
         diag_error("the clean mark could not be written", "path=\"%s/ledger\"", s->data_dir);
     free_store(s);
 }
@@ -474,7 +478,6 @@ static void forget(struct log_store *s, struct log *l)
     mutex_lock(&s->mutex);
     if (l->number != 0)
         ledger_put_delete(&s->pending, l);
-    ASTOREX(&l->deleted, true);
     mutex_unlock(&s->mutex);
     log_table_remove(s, l);
 }
@@ -506,6 +509,7 @@ int log_open(struct log_store *s, const struct log_options *o, struct log **ret)
         CHECK(!l->open);
         diag_warn("a log directory belongs to another object; moved to trash/", "log=\"%s\" id=%llu wanted=%llu", o->dir,
                   (unsigned long long)l->log_id, (unsigned long long)o->log_id);
+        ASTORE(&l->deleted, true);
         store_trash(s, o->dir);
         forget(s, l);
         l = NULL;
@@ -596,6 +600,7 @@ void log_delete(struct log *l)
     close_files(l);
     mutex_lock(&s->table_mutex);
     l->open = false;
+    ASTORE(&l->deleted, true); /* before its files move: whoever misses one then knows why */
     if (l->created)
         store_trash(s, l->dir);
     forget(s, l);
@@ -611,6 +616,7 @@ void log_store_sweep(struct log_store *s, bool (*keep)(void *arg, const char *di
             if (l->open || keep(arg, l->dir, l->log_id))
                 continue;
             diag_info("a log of nothing that exists; moved to trash/", "log=\"%s\"", l->dir);
+            ASTORE(&l->deleted, true);
             store_trash(s, l->dir);
             forget(s, l);
         }

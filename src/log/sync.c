@@ -117,7 +117,7 @@ static int sync_item(const struct item *it)
     struct segfile *f;
     int err = 0;
 
-    if (it->segment < 0 || ALOADX(&it->log->deleted))
+    if (it->segment < 0 || ALOAD(&it->log->deleted))
         return 0;
     if (h != NULL && h->file->base == it->segment) {
         uint64_t from = PAGE_FLOOR(h->synced);
@@ -128,7 +128,7 @@ static int sync_item(const struct item *it)
     }
     err = segment_open(it->log, it->segment, &f);
     if (err != 0)
-        return err == ERR_NOT_FOUND || ALOADX(&it->log->deleted) ? 0 : err;
+        return err == ERR_NOT_FOUND || ALOAD(&it->log->deleted) ? 0 : err;
     if (fdatasync(f->fd) < 0)
         err = err_from_errno(errno);
     segfile_unref(f);
@@ -165,7 +165,7 @@ static int mark(struct round *r)
         struct item *it = &r->items[i];
         struct log *l = it->log;
 
-        if (ALOADX(&l->deleted) || l->number == 0)
+        if (ALOAD(&l->deleted) || l->number == 0)
             continue;
         l->mark_off = it->end;
         l->mark_seg = it->segment;
@@ -184,7 +184,7 @@ static void postpone(struct round *r)
     DIAG_EVERY(DIAG_WARN, "no space left for the sync marks; acknowledgements wait", "path=\"%s/ledger\"", s->data_dir);
     ASTOREX(&s->may_grow, false);
     for (size_t i = 0; i < r->count; i++) {
-        if (!ALOADX(&r->items[i].log->deleted))
+        if (!ALOAD(&r->items[i].log->deleted))
             log_mark_dirty(r->items[i].log);
     }
     mutex_lock(&s->mutex);

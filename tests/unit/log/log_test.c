@@ -445,3 +445,72 @@ Test(log, truncation_and_start_survive_a_restart)
     log_close(l);
     rig_fini(&r);
 }
+
+Test(log, a_hole_in_front_of_an_empty_tail_reads_as_the_end)
+{
+    struct rig r;
+    struct log *l;
+    struct log_span span;
+    struct log_cursor c;
+    struct batch_header h;
+    struct slice batch;
+
+    rig_init(&r);
+    l = rig_log(&r, LOG_QUEUE, "p-0001/queue/q", 1);
+    rig_append(&r, l, 10, 100);
+    cr_assert_eq(log_seal(l), 0);
+    rig_append(&r, l, 10, 100);
+    cr_assert_eq(log_seal(l), 0);
+    cr_assert_eq(log_seal(l), 0, "an empty segment stays");
+    cr_assert_eq(log_drop_segment(l, 10), 0);
+    cr_assert_eq(log_read(l, 12, 20, 1000, false, &span), 0);
+    cr_assert_eq(span.len, 0);
+    log_cursor_init(&c, l, 5, 1000);
+    for (int i = 0; i < 5; i++)
+        cr_assert_eq(log_cursor_next(&c, &h, &batch), 1);
+    cr_assert_eq(log_cursor_next(&c, &h, &batch), 0);
+    rig_append(&r, l, 1, 100);
+    cr_assert_eq(log_cursor_next(&c, &h, &batch), 1);
+    cr_assert_eq(h.base_offset, 20);
+    log_cursor_fini(&c);
+    cr_assert_eq(log_failed(l), 0);
+    log_close(l);
+    rig_close(&r);
+    rig_open(&r);
+    l = rig_log(&r, LOG_QUEUE, "p-0001/queue/q", 1);
+    cr_assert_eq(rig_check(l, 0, 21), 11);
+    log_close(l);
+    rig_fini(&r);
+}
+
+static bool keep_even(void *arg, const char *dir, uint64_t id)
+{
+    (void)arg;
+    (void)dir;
+    return id % 2 == 0;
+}
+
+Test(log, logs_of_nothing_are_swept_but_open_ones_stay)
+{
+    struct rig r;
+    struct log *l[6];
+    struct log_store_stats st;
+    char dir[64];
+
+    rig_init(&r);
+    for (int i = 0; i < 6; i++) {
+        snprintf(dir, sizeof(dir), "p-0001/queue/%d", i);
+        l[i] = rig_log(&r, LOG_QUEUE, dir, (uint64_t)i);
+        rig_append(&r, l[i], 3, 100);
+        if (i != 1)
+            log_close(l[i]);
+    }
+    log_store_sweep(r.s, keep_even, NULL);
+    log_store_stats(r.s, &st);
+    cr_assert_eq(st.logs, 4);
+    log_close(l[1]);
+    rig_close(&r);
+    cr_assert_neq(access(rig_segment(&r, "p-0001/queue/3", 0), F_OK), 0);
+    cr_assert_eq(access(rig_segment(&r, "p-0001/queue/4", 0), F_OK), 0);
+    rig_fini(&r);
+}
