@@ -311,7 +311,7 @@ static void on_done(struct log_commit *c, int err)
 
 static void wait_mail(void)
 {
-    for (int i = 0; i < 2000 && done_count == 0; i++) {
+    for (int i = 0; i < 20000 && done_count == 0; i++) {
         fake_deliver();
         usleep(1000);
     }
