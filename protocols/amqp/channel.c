@@ -1,6 +1,7 @@
 /* Channels: finding, dispatching methods, ending. Class channel, access and confirm. */
 #include "protocols/amqp/batch.h"
 #include "protocols/amqp/content.h"
+#include "protocols/amqp/reply.h"
 #include "protocols/amqp/session.h"
 
 #include "base/mem.h"
@@ -122,6 +123,7 @@ int amqp_channel_drain(struct amqp_channel *ch)
 
     ch->state = AMQP_CHANNEL_CLOSING;
     amqp_tx_rollback(ch);
+    amqp_reply_free(ch);
     while (!list_empty(&ch->consumers)) {
         struct amqp_consumer *c = LIST_ENTRY(ch->consumers.next, struct amqp_consumer, node);
         struct partition_guard g;

@@ -3,6 +3,7 @@
 #include "cluster/topology/commands.h"
 #include "protocols/amqp/batch.h"
 #include "protocols/amqp/queues.h"
+#include "protocols/amqp/reply.h"
 #include "protocols/amqp/session.h"
 
 #define CONSUMERS_PER_CHANNEL_MAX 16384
@@ -141,6 +142,8 @@ int amqp_on_basic_consume(struct amqp_channel *ch, const struct amqp_basic_consu
         return amqp_fail(ch, AMQP_NOT_ALLOWED, "attempt to reuse consumer tag '%.*s'", SLICE_FMT(m->consumer_tag));
     if (ch->consumer_count >= CONSUMERS_PER_CHANNEL_MAX)
         return amqp_fail(ch, AMQP_NOT_ALLOWED, "reached maximum (%u) of consumers per channel", CONSUMERS_PER_CHANNEL_MAX);
+    if (slice_eq(name, SLICE_LIT(AMQP_REPLY_QUEUE)))
+        return amqp_reply_consume(ch, m);
     if (!amqp_queue_name(ch, &name) || !amqp_permitted(ch, AMQP_READ, AMQP_QUEUE, name))
         return 0;
     tq = amqp_queue_usable(ch, name);
@@ -185,6 +188,8 @@ int amqp_on_basic_cancel(struct amqp_channel *ch, const struct amqp_basic_cancel
     struct amqp_session *s = ch->session;
     struct amqp_consumer *c = consumer_find(ch, m->consumer_tag);
 
+    if (c == NULL)
+        (void)amqp_reply_cancel(ch, m->consumer_tag);
     if (c != NULL) {
         const struct topo_queue *tq;
         struct partition_guard g;

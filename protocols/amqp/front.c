@@ -14,7 +14,7 @@ static void put_server_properties(struct buf *out, const char *cluster_name)
 {
     static const char *const capabilities[] = {"publisher_confirms", "exchange_exchange_bindings", "basic.nack",
                                                "consumer_cancel_notify", "connection.blocked", "consumer_priorities",
-                                               "authentication_failure_close", "per_consumer_qos"};
+                                               "authentication_failure_close", "per_consumer_qos", "direct_reply_to"};
     struct buf table = {0};
 
     for (size_t i = 0; i < ARRAY_LEN(capabilities); i++)
@@ -59,7 +59,8 @@ int amqp_front_new(const struct amqp_front_options *options, struct amqp_front *
         .input_max = f->o.frame_max + AMQP_FRAME_OVERHEAD + ASSEMBLY_SLACK,
     };
     put_server_properties(&f->server_properties, f->o.cluster_name);
-    mutex_init(&f->exclusive_lock);
+    amqp_ids_init(&f->exclusive);
+    amqp_ids_init(&f->replies);
     f->workers = mem_calloc(workers_count(options->workers), sizeof(*f->workers));
     for (unsigned i = 0; i < workers_count(options->workers); i++)
         amqp_worker_init(&f->workers[i], f, workers_get(options->workers, i));
@@ -77,8 +78,8 @@ void amqp_front_free(struct amqp_front *f)
         buf_fini(&f->workers[i].scratch);
     }
     mem_free(f->workers);
-    mem_free(f->exclusive);
-    mutex_fini(&f->exclusive_lock);
+    amqp_ids_fini(&f->exclusive);
+    amqp_ids_fini(&f->replies);
     buf_fini(&f->server_properties);
     MAGIC_FINI(f, AMQP_FRONT_MAGIC);
     mem_free(f);
@@ -91,100 +92,22 @@ const struct conn_ops *amqp_front_ops(const struct amqp_front *f)
 
 /* ---- exclusive queues ------------------------------------------------------------------------------------------------------------------------- */
 
-struct amqp_exclusive {
-    uint64_t queue_id; /* 0: free, 1: deleted (no queue has these ids) */
+bool amqp_exclusive_claim(struct amqp_session *s, uint64_t queue_id)
+{
+    return amqp_ids_claim(&s->front->exclusive, queue_id, s->conn_id, worker_index(s->aw->worker));
+}
+
+bool amqp_exclusive_is_mine(struct amqp_session *s, uint64_t queue_id)
+{
     uint64_t conn_id;
-};
+    unsigned worker;
 
-#define FREE 0
-#define GONE UINT64_MAX
-
-static struct amqp_exclusive *exclusive_find(struct amqp_front *f, uint64_t queue_id) REQUIRES(f->exclusive_lock)
-{
-    for (size_t i = 0, at = queue_id * 0x9e3779b97f4a7c15ull >> 32; i < f->exclusive_cap; i++, at++) {
-        struct amqp_exclusive *e = &f->exclusive[at & (f->exclusive_cap - 1)];
-
-        if (e->queue_id == queue_id)
-            return e;
-        if (e->queue_id == FREE)
-            return NULL;
-    }
-    return NULL;
-}
-
-static void exclusive_put(struct amqp_front *f, struct amqp_exclusive entry) REQUIRES(f->exclusive_lock)
-{
-    for (size_t at = entry.queue_id * 0x9e3779b97f4a7c15ull >> 32;; at++) {
-        struct amqp_exclusive *e = &f->exclusive[at & (f->exclusive_cap - 1)];
-
-        if (e->queue_id == FREE) {
-            *e = entry;
-            f->exclusive_count++;
-            return;
-        }
-    }
-}
-
-/* Deleted entries go when the table is rebuilt. */
-static void exclusive_make_room(struct amqp_front *f) REQUIRES(f->exclusive_lock)
-{
-    struct amqp_exclusive *old = f->exclusive;
-    size_t old_cap = f->exclusive_cap, live = 0;
-
-    if ((f->exclusive_count + 1) * 4 <= f->exclusive_cap * 3)
-        return;
-    for (size_t i = 0; i < old_cap; i++)
-        live += old[i].queue_id != FREE && old[i].queue_id != GONE;
-    f->exclusive_cap = 16;
-    while (f->exclusive_cap < (live + 1) * 2)
-        f->exclusive_cap *= 2;
-    f->exclusive = mem_calloc(f->exclusive_cap, sizeof(*f->exclusive));
-    f->exclusive_count = 0;
-    for (size_t i = 0; i < old_cap; i++) {
-        if (old[i].queue_id != FREE && old[i].queue_id != GONE)
-            exclusive_put(f, old[i]);
-    }
-    mem_free(old);
-}
-
-bool amqp_exclusive_claim(struct amqp_front *f, uint64_t queue_id, uint64_t conn_id)
-{
-    struct amqp_exclusive *e;
-    bool ours = true;
-
-    mutex_lock(&f->exclusive_lock);
-    e = exclusive_find(f, queue_id);
-    if (e != NULL) {
-        ours = e->conn_id == conn_id;
-    } else {
-        exclusive_make_room(f);
-        exclusive_put(f, (struct amqp_exclusive){queue_id, conn_id});
-    }
-    mutex_unlock(&f->exclusive_lock);
-    return ours;
-}
-
-bool amqp_exclusive_is_mine(struct amqp_front *f, uint64_t queue_id, uint64_t conn_id)
-{
-    struct amqp_exclusive *e;
-    bool ours;
-
-    mutex_lock(&f->exclusive_lock);
-    e = exclusive_find(f, queue_id);
-    ours = e != NULL && e->conn_id == conn_id;
-    mutex_unlock(&f->exclusive_lock);
-    return ours;
+    return amqp_ids_find(&s->front->exclusive, queue_id, &conn_id, &worker) && conn_id == s->conn_id;
 }
 
 void amqp_exclusive_drop(struct amqp_front *f, uint64_t queue_id)
 {
-    struct amqp_exclusive *e;
-
-    mutex_lock(&f->exclusive_lock);
-    e = exclusive_find(f, queue_id);
-    if (e != NULL)
-        e->queue_id = GONE;
-    mutex_unlock(&f->exclusive_lock);
+    amqp_ids_drop(&f->exclusive, queue_id);
 }
 
 struct exclusive_end {
@@ -214,7 +137,7 @@ bool amqp_exclusive_delete_all(struct amqp_session *s, bool wait)
         struct exclusive_end *end;
         uint64_t id = reader_be64(&r);
 
-        if (!amqp_exclusive_is_mine(s->front, id, s->conn_id))
+        if (!amqp_exclusive_is_mine(s, id))
             continue; /* deleted by its owner */
         end = mem_zalloc(sizeof(*end));
         end->front = s->front;

@@ -2,6 +2,7 @@
 #include "base/mem.h"
 #include "protocols/amqp/batch.h"
 #include "protocols/amqp/content.h"
+#include "protocols/amqp/reply.h"
 #include "protocols/amqp/session.h"
 
 /* ---- content ------------------------------------------------------------------------------------------------------------------------------ */
@@ -159,6 +160,10 @@ static bool check_properties(struct amqp_channel *ch, const struct amqp_properti
     }
     if (p->flags & AMQP_HAS_expiration && !read_expiration(ch, p->expiration, ret_expiration))
         return false;
+    if (p->flags & AMQP_HAS_reply_to && ch->reply == NULL && slice_eq(p->reply_to, SLICE_LIT(AMQP_REPLY_QUEUE))) {
+        amqp_fail(ch, AMQP_PRECONDITION_FAILED, "fast reply consumer does not exist");
+        return false;
+    }
     if (p->headers.len != 0 && amqp_route_check_cc(p->headers, &name, &type) < 0) {
         amqp_fail(ch, AMQP_PRECONDITION_FAILED, "invalid message: {unacceptable_type_in_header,\"%s\",%s}", name, type);
         return false;
@@ -166,19 +171,31 @@ static bool check_properties(struct amqp_channel *ch, const struct amqp_properti
     return true;
 }
 
-/* BCC is removed before delivery (RabbitMQ's sender-selected distribution). Into the worker's scratch. */
-static struct slice without_bcc(struct amqp_session *s, const struct amqp_properties *p)
+/* What is stored differs from what was sent in two ways: BCC is removed (RabbitMQ's sender-selected distribution), and a direct reply-to gets the name of this
+ * channel. False: stored as it came; else the new properties are in the worker's scratch. */
+static bool rewrite_properties(struct amqp_channel *ch, const struct amqp_properties *p)
 {
     struct amqp_properties copy = *p;
-    struct buf headers = {0};
-    struct buf *out = &s->aw->scratch;
+    struct buf headers = {0}, *out = &ch->session->aw->scratch;
+    char name[AMQP_REPLY_NAME_LEN + 1];
+    struct amqp_value v;
+    bool changed = false;
 
-    amqp_table_copy_without(&headers, p->headers, "BCC");
-    copy.headers = buf_slice(&headers);
-    buf_clear(out);
-    amqp_properties_write(&copy, out);
+    if (p->headers.len != 0 && amqp_table_find(p->headers, "BCC", &v)) {
+        amqp_table_copy_without(&headers, p->headers, "BCC");
+        copy.headers = buf_slice(&headers);
+        changed = true;
+    }
+    if (ch->reply != NULL && slice_eq(p->reply_to, SLICE_LIT(AMQP_REPLY_QUEUE))) {
+        copy.reply_to = amqp_reply_queue_name(ch, name);
+        changed = true;
+    }
+    if (changed) {
+        buf_clear(out);
+        amqp_properties_write(&copy, out);
+    }
     buf_fini(&headers);
-    return buf_slice(out);
+    return changed;
 }
 
 static void return_message(struct amqp_channel *ch, const struct amqp_content *c)
@@ -201,7 +218,7 @@ int amqp_content_publish(struct amqp_channel *ch)
     struct amqp_publish p = {.channel = ch, .expiration_ms = -1};
     bool plain, owned = !c->borrowed;
     struct buf rewritten = {0};
-    struct amqp_value v;
+    bool replied = false;
 
     if (owned)
         content_resolve(c);
@@ -212,7 +229,7 @@ int amqp_content_publish(struct amqp_channel *ch)
             s->method = 0;
             return amqp_connection_fail(s, AMQP_FRAME_ERROR, "cannot decode the properties of a content header");
         }
-        if ((properties.flags & (AMQP_HAS_user_id | AMQP_HAS_expiration | AMQP_HAS_headers)) && !check_properties(ch, &properties, &p.expiration_ms))
+        if ((properties.flags & (AMQP_HAS_user_id | AMQP_HAS_expiration | AMQP_HAS_headers | AMQP_HAS_reply_to)) && !check_properties(ch, &properties, &p.expiration_ms))
             return 0;
     }
     route = route_find(ch, c, properties.headers, &temporary);
@@ -222,7 +239,9 @@ int amqp_content_publish(struct amqp_channel *ch)
     s->published = true;
     if (ch->confirming)
         p.confirm = ++ch->published;
-    if (route->count == 0) {
+    if (route->count == 0 && c->exchange.len == 0 && amqp_reply_is_name(c->routing_key))
+        replied = amqp_reply_send(s, c);
+    if (route->count == 0 && !replied) {
         amqp_count(&s->aw->count.unroutable, 1);
         if (c->mandatory)
             return_message(ch, c);
@@ -233,8 +252,8 @@ int amqp_content_publish(struct amqp_channel *ch)
     p.body = c->body;
     p.persistent = properties.delivery_mode == 2;
     p.priority = properties.flags & AMQP_HAS_priority ? properties.priority : 0;
-    if (properties.headers.len != 0 && amqp_table_find(properties.headers, "BCC", &v)) {
-        struct slice cut = without_bcc(s, &properties);
+    if (properties.flags & (AMQP_HAS_headers | AMQP_HAS_reply_to) && rewrite_properties(ch, &properties)) {
+        struct slice cut = buf_slice(&s->aw->scratch);
 
         /* The rewritten properties take the place of what was held. */
         buf_reserve(&rewritten, c->exchange.len + c->routing_key.len + cut.len + c->body.len + 1);

@@ -4,6 +4,7 @@
 #include "cluster/topology/commands.h"
 #include "protocols/amqp/batch.h"
 #include "protocols/amqp/queues.h"
+#include "protocols/amqp/reply.h"
 
 /* ---- helpers ---------------------------------------------------------------------------------------------------------------------------------- */
 
@@ -46,7 +47,7 @@ static bool locked(struct amqp_channel *ch, struct slice name)
 
 static bool mine(struct amqp_channel *ch, const struct topo_queue *q)
 {
-    return !q->exclusive || amqp_exclusive_is_mine(ch->session->front, q->id, ch->session->conn_id);
+    return !q->exclusive || amqp_exclusive_is_mine(ch->session, q->id);
 }
 
 const struct topo_queue *amqp_queue_usable(struct amqp_channel *ch, struct slice name)
@@ -194,6 +195,15 @@ int amqp_on_queue_declare(struct amqp_channel *ch, const struct amqp_queue_decla
     const struct topo_queue *q;
     struct slice name = m->queue;
 
+    if (amqp_reply_is_name(name)) { /* always passive: it is there with one consumer, or it is not */
+        char text[AMQP_RS_MAX];
+
+        if (!amqp_reply_lives(s->front, name))
+            return amqp_fail(ch, AMQP_NOT_FOUND, "no %s", amqp_rs(text, AMQP_QUEUE, name, s->vhost));
+        if (!m->nowait)
+            amqp_put_queue_declare_ok(conn_out(s->conn), ch->number, &(struct amqp_queue_declare_ok){name, 0, 1});
+        return 0;
+    }
     if (m->passive)
         return declare_passive(ch, m);
     if (name.len == 0) {
@@ -210,7 +220,7 @@ int amqp_on_queue_declare(struct amqp_channel *ch, const struct amqp_queue_decla
         if (err < 0 && err != ERR_MISMATCH && err != ERR_EXISTS && err != ERR_LOCKED)
             return proposal_failed(ch, err);
         /* Whoever comes first of two connections that declared it at once owns it. */
-        if (err == 0 && m->exclusive && amqp_exclusive_claim(s->front, w->proposal.id, s->conn_id))
+        if (err == 0 && m->exclusive && amqp_exclusive_claim(s, w->proposal.id))
             buf_put_be64(&s->exclusive, w->proposal.id);
     }
     if (q == NULL && m->queue.len >= 4 && memcmp(m->queue.data, "amq.", 4) == 0)
@@ -258,6 +268,8 @@ int amqp_bind(struct amqp_channel *ch, bool add, enum amqp_kind kind, struct sli
             return proposal_failed(ch, err);
         /* Something went away meanwhile: look again, and say what. */
     }
+    if (kind == AMQP_QUEUE && amqp_reply_is_name(destination))
+        return amqp_fail(ch, AMQP_ACCESS_REFUSED, "cannot bind or unbind to a volatile (direct reply-to) queue");
     if (!amqp_permitted(ch, AMQP_WRITE, kind, destination))
         return 0;
     if (source.len == 0 || (kind == AMQP_EXCHANGE && destination.len == 0))

@@ -19,9 +19,9 @@
 
 #include "base/check.h"
 #include "base/list.h"
-#include "base/mutex.h"
 #include "protocols/amqp/amqp.h"
 #include "protocols/amqp/codec.h"
+#include "protocols/amqp/ids.h"
 #include "protocols/amqp/stats.h"
 #include "queue/queue.h"
 
@@ -32,6 +32,7 @@
 struct amqp_batch;
 struct amqp_channel;
 struct amqp_consumer;
+struct amqp_reply_consumer;
 struct amqp_route;
 struct amqp_session;
 struct amqp_tx;
@@ -74,14 +75,12 @@ struct amqp_front {
     struct conn_ops ops;
     struct amqp_worker *workers; /* one a worker, by index */
     struct buf server_properties; /* encoded once */
-    struct mutex exclusive_lock;
-    struct amqp_exclusive *exclusive; /* under exclusive_lock; open hash table: queue id -> connection id */
-    size_t exclusive_cap, exclusive_count;
+    struct amqp_ids exclusive;    /* queue id -> the connection that owns it */
+    struct amqp_ids replies;      /* direct reply-to */
 };
 
-/* Which connection owns an exclusive queue. Any thread. */
-bool amqp_exclusive_claim(struct amqp_front *f, uint64_t queue_id, uint64_t conn_id); /* false: somebody else's */
-bool amqp_exclusive_is_mine(struct amqp_front *f, uint64_t queue_id, uint64_t conn_id);
+bool amqp_exclusive_claim(struct amqp_session *s, uint64_t queue_id); /* false: somebody else's */
+bool amqp_exclusive_is_mine(struct amqp_session *s, uint64_t queue_id);
 void amqp_exclusive_drop(struct amqp_front *f, uint64_t queue_id);
 /* Proposes the deletion of every exclusive queue of a session that ends. With `wait`, false: s->ending of them are under way and amqp_session_continue follows. */
 bool amqp_exclusive_delete_all(struct amqp_session *s, bool wait);
@@ -204,6 +203,7 @@ struct amqp_channel {
     uint64_t published;    /* publishes since confirm.select */
     struct amqp_content content;
     struct amqp_tx *tx;    /* owned; NULL: not transactional */
+    struct amqp_reply_consumer *reply; /* owned; the consumer of direct replies, NULL: none */
     struct amqp_unacked unacked;
     struct amqp_source *sources;
     uint32_t source_cap;

@@ -458,3 +458,59 @@ Test(amqp_session, a_transaction_shows_nothing_before_its_commit, .timeout = 60)
     buf_fini(&body);
     rig_stop(r);
 }
+
+Test(amqp_session, a_direct_reply_finds_its_channel_on_another_worker, .timeout = 60)
+{
+    struct rig *r = start();
+    struct client asks, answers;
+    struct amqp_properties p = {.flags = AMQP_HAS_reply_to | AMQP_HAS_correlation_id, .reply_to = SLICE_LIT("amq.rabbitmq.reply-to"), .correlation_id = SLICE_LIT("7")};
+    struct buf body = {0}, properties = {0};
+    struct amqp_properties got;
+    struct slice raw;
+    char name[64];
+    uint64_t size;
+    uint16_t class_id;
+    bool redelivered;
+
+    client_login(&asks, rig_port(r));
+    client_login(&answers, rig_port(r));
+    client_declare(&answers, 1, "rpc", false);
+    amqp_properties_write(&p, &properties);
+    client_publish(&asks, 1, "", "rpc", (const char *)properties.data, properties.len, SLICE_LIT("early"));
+    client_expect_error(&asks, 406, "PRECONDITION_FAILED - fast reply consumer does not exist");
+    amqp_put_basic_consume(&asks.out, 1, &(struct amqp_basic_consume){.queue = SLICE_LIT("amq.rabbitmq.reply-to")});
+    client_expect_error(&asks, 406, "PRECONDITION_FAILED - reply consumer cannot acknowledge");
+    amqp_put_basic_consume(&asks.out, 1, &(struct amqp_basic_consume){.queue = SLICE_LIT("amq.rabbitmq.reply-to"), .no_ack = true});
+    client_expect(&asks, 1, AMQP_ID_basic_consume_ok);
+    client_publish(&asks, 1, "", "rpc", (const char *)properties.data, properties.len, SLICE_LIT("question"));
+    client_flush(&asks);
+    struct frame f;
+    do {
+        amqp_put_basic_get(&answers.out, 1, &(struct amqp_basic_get){.queue = SLICE_LIT("rpc"), .no_ack = true});
+        f = client_read(&answers);
+    } while (f.id == AMQP_ID_basic_get_empty);
+    f = client_read(&answers);
+    cr_assert_eq(amqp_content_header_read(f.payload, &class_id, &size, &raw), 0);
+    cr_assert_eq(amqp_properties_read(raw, &got), 0);
+    cr_assert(slice_eq(got.correlation_id, SLICE_LIT("7")));
+    cr_assert_eq(got.reply_to.len, 38);
+    snprintf(name, sizeof(name), "%.*s", (int)got.reply_to.len, (const char *)got.reply_to.data);
+    client_read(&answers);
+    declare(&answers, name, "p", SLICE_NONE);
+    client_expect(&answers, 1, AMQP_ID_queue_declare_ok);
+    client_publish(&answers, 1, "", name, NULL, 0, SLICE_LIT("answer"));
+    client_flush(&answers);
+    client_read_content(&asks, AMQP_ID_basic_deliver, &body, &redelivered);
+    cr_assert(slice_eq(buf_slice(&body), SLICE_LIT("answer")));
+    /* Gone with its channel: unroutable, and not to be declared. */
+    amqp_put_channel_close(&asks.out, 1, &(struct amqp_channel_close){.reply_code = 200});
+    client_expect(&asks, 1, AMQP_ID_channel_close_ok);
+    declare(&answers, name, "p", SLICE_NONE);
+    f = client_read(&answers);
+    cr_assert_eq(f.id, AMQP_ID_channel_close);
+    client_close(&asks);
+    client_close(&answers);
+    buf_fini(&body);
+    buf_fini(&properties);
+    rig_stop(r);
+}
