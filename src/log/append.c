@@ -248,7 +248,8 @@ static int write_file(struct log *l, const uint8_t *data, size_t len)
             l->written_back = end;
         }
     }
-    if (err == 0 && __atomic_add_fetch(&l->store->unchecked_bytes, len, __ATOMIC_RELAXED) > l->store->opt.disk_reserve_bytes / 16) {
+    if (err == 0 && l->store->opt.disk_reserve_bytes != 0 &&
+        __atomic_add_fetch(&l->store->unchecked_bytes, len, __ATOMIC_RELAXED) > l->store->opt.disk_reserve_bytes / 16) {
         /* A second is long for a fast writer: the free space is looked at again after a part of the reserve, too. */
         ASTOREX(&l->store->unchecked_bytes, 0);
         store_refresh_disk(l->store);

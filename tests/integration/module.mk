@@ -1,8 +1,10 @@
-# Integration tests: real processes, real signals. `tests/integration/run` runs them all; `make check` through the same program.
-INTEGRATION = startup_test.py crash_test.py amqp_crash_test.py damage_test.py hostile_test.py many_test.py ctl_test.py
-TESTS += $(INTEGRATION:%=%D%/%)
+# Integration tests: real processes, real signals. `tests/integration/run` runs them by hand; `make check` as tests of its own.
 TEST_EXTENSIONS = .py
-PY_LOG_COMPILER = $(PYTHON3)
-PYTHON3 = python3
+PY_LOG_COMPILER = python3
 AM_TESTS_ENVIRONMENT = build='$(abs_top_builddir)'; export build; PYTHONDONTWRITEBYTECODE=1; export PYTHONDONTWRITEBYTECODE;
-EXTRA_DIST += %D%/node.py %D%/wire.py %D%/run $(INTEGRATION:%=%D%/%)
+TESTS += \
+	%D%/startup_test.py %D%/crash_test.py %D%/amqp_crash_test.py %D%/damage_test.py %D%/hostile_test.py %D%/many_test.py \
+	%D%/ctl_test.py
+EXTRA_DIST += \
+	%D%/startup_test.py %D%/crash_test.py %D%/amqp_crash_test.py %D%/damage_test.py %D%/hostile_test.py %D%/many_test.py \
+	%D%/ctl_test.py %D%/node.py %D%/run %D%/wire.py
