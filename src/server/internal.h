@@ -82,6 +82,8 @@ void server_topology_changed(void *arg, const struct topology_change *change); /
 
 /* A partitions_options.queue_ended: proposes the queue's deletion. Under the partition's lock. */
 void server_queue_ended(void *arg, uint64_t queue_id, uint32_t partition);
+/* Before AMQP opens. On the main thread. */
+void server_open_expiring_queues(struct server *s);
 
 /* ---- gauges.c ------------------------------------------------------------------------------------------------------------- */
 void server_register_gauges(struct server *s);

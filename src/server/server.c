@@ -405,6 +405,8 @@ static int become_ready(struct server *s)
     int err = topology_start(s->topology);
 
     if (err == 0)
+        server_open_expiring_queues(s);
+    if (err == 0)
         err = on_first_worker(s, open_kafka_and_amqp);
     if (err < 0)
         return err;

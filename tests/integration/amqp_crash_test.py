@@ -8,12 +8,13 @@ acknowledged, the disk is given back.
 """
 import os
 import random
+import struct
 import sys
 import threading
 import time
 
-from node import SHORT, Node, eventually, run_tests
-from wire import Amqp
+from node import PATIENCE, SHORT, Node, eventually, run_tests
+from wire import Amqp, AmqpClosed, longstr, shortstr
 
 QUEUES = {"small": 24, "middle": 1024, "large": 20000}
 
@@ -209,5 +210,27 @@ def queues_survive_kills_between_checkpoints():
         node.stop()
 
 
+def an_unused_queue_expires_after_a_restart_too():
+    expires = shortstr("x-expires") + b"I" + struct.pack(">i", 1500)
+    with Node() as node:
+        node.start()
+        c = Amqp(node.ports["amqp"])
+        c.declare("short-lived", arguments=expires)
+        c.declare("lasting")
+        for q in ("short-lived", "lasting"):
+            c.publish(q, b"x")
+        c.sync()
+        c.close()
+        node.restart()
+        time.sleep(4 * PATIENCE)  # nobody asks for it: a declare would be a use
+        try:
+            Amqp(node.ports["amqp"]).declare("short-lived", passive=True, arguments=expires)
+            raise AssertionError("it is still there")
+        except AmqpClosed as e:
+            assert e.code == 404, e
+        assert Amqp(node.ports["amqp"]).declare("lasting", passive=True)[1] == 1
+        node.stop()
+
+
 if __name__ == "__main__":
-    run_tests([queues_survive_kills_between_checkpoints])
+    run_tests([queues_survive_kills_between_checkpoints, an_unused_queue_expires_after_a_restart_too])
