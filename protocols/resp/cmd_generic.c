@@ -429,6 +429,28 @@ void cmd_object_refcount(struct exec *x)
         reply_int(&x->r, 1);
 }
 
+/* Exact, so SAMPLES, by which Redis bounds its estimate, is checked and changes nothing. */
+void cmd_memory_usage(struct exec *x)
+{
+    uint64_t bytes;
+    int64_t samples;
+
+    if (x->argc != 3 && (x->argc != 5 || !exec_arg_is(x, 3, "samples"))) {
+        exec_syntax_error(x);
+        return;
+    }
+    if (x->argc == 5 && !exec_arg_int(x, 4, &samples))
+        return;
+    if (x->argc == 5 && samples < 0) {
+        exec_syntax_error(x);
+        return;
+    }
+    if (kv_key_bytes(exec_kv(x, x->argv[2]), x->argv[2], &bytes) != 0)
+        reply_null(&x->r);
+    else
+        reply_int(&x->r, (int64_t)bytes);
+}
+
 /* No replica exists that could acknowledge: the answer is 0, at once when nothing was asked for, else when the time is over. */
 void cmd_wait(struct exec *x)
 {

@@ -120,6 +120,7 @@ void cmd_flushall(struct exec *x);
 void cmd_flushdb(struct exec *x);
 void cmd_info(struct exec *x);
 void cmd_latency_histogram(struct exec *x);
+void cmd_memory_usage(struct exec *x);
 void cmd_slowlog_get(struct exec *x);
 void cmd_slowlog_len(struct exec *x);
 void cmd_slowlog_reset(struct exec *x);

@@ -100,6 +100,20 @@ static void (*object_free(const struct kv_entry *e, uint64_t *ret_bytes, uint64_
     return NULL;
 }
 
+int kv_key_bytes(struct kv_ctx *c, struct slice key, uint64_t *ret)
+{
+    uint64_t bytes = 0, count = 0;
+    struct kv_ref r;
+
+    if (!kv_ref_read(c, key, &r))
+        return ERR_NOT_FOUND;
+    object_free(r.e, &bytes, &count);
+    if (entry_encoding(r.e) == ENC_TABLE)
+        bytes += table_bytes(&((const struct members *)entry_object(r.e))->table);
+    *ret = size_class(entry_size_of(r.e)) + bytes;
+    return 0;
+}
+
 void kv_entry_release_object(struct kv *kv, struct kv_entry *e)
 {
     uint64_t bytes, count;

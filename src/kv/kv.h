@@ -54,6 +54,8 @@ bool kv_key_persist(struct kv_ctx *c, struct slice key); /* true: it had a TTL *
 /* -2 no key, -1 no TTL, else the absolute ms. */
 int64_t kv_key_expire_time(struct kv_ctx *c, struct slice key);
 const char *kv_key_encoding(struct kv_ctx *c, struct slice key); /* OBJECT ENCODING's words; NULL: no key */
+/* The bytes a key and its value take, in the allocator's classes, its share of the keyspace's table left out; ERR_NOT_FOUND. */
+int kv_key_bytes(struct kv_ctx *c, struct slice key, uint64_t *ret);
 uint64_t kv_db_size(const struct kv *kv, uint32_t db);
 uint64_t kv_db_expires(const struct kv *kv, uint32_t db);
 void kv_db_flush(struct kv_ctx *c); /* swaps the tables, frees later */

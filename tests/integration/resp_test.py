@@ -1,0 +1,243 @@
+"""RESP under concurrency: many clients at once on several workers, with the invariants that would show a lost, doubled or reordered effect; at every
+level of acknowledgement."""
+import random
+import socket
+import threading
+import time
+
+from node import SHORT, Node, run_tests
+from wire import Resp, RespError
+
+SECONDS = 2 if SHORT else 5
+QUEUES = ["queue:%d" % i for i in range(6)]
+
+
+class Crowd:
+    """Threads that run until a moment and collect what went wrong."""
+
+    def __init__(self, port):
+        self.port = port
+        self.until = time.monotonic() + SECONDS
+        self.lock = threading.Lock()
+        self.sums, self.failures, self.threads, self.seen = {}, [], [], []
+
+    def going(self, extra=0.0):
+        return time.monotonic() < self.until + extra and not self.failures
+
+    def add(self, what, n):
+        with self.lock:
+            self.sums[what] = self.sums.get(what, 0) + n
+
+    def fail(self, text):
+        with self.lock:
+            self.failures.append(text)
+
+    def start(self, fn, *args):
+        def run():
+            try:
+                fn(self, Resp(self.port), *args)
+            except Exception as e:  # pylint: disable=broad-except
+                self.fail("%s: %r" % (fn.__name__, e))
+        self.threads.append(threading.Thread(target=run))
+        self.threads[-1].start()
+
+    def finish(self):
+        for t in self.threads:
+            t.join()
+        assert not self.failures, self.failures[:5]
+
+
+def count_up(crowd, c):
+    n = 0
+    while crowd.going():
+        commands = [("INCR", "counter:%d" % random.randrange(40)) for _ in range(50)]
+        assert all(isinstance(r, int) for r in c.pipeline(commands))
+        n += len(commands)
+    crowd.add("counted", n)
+
+
+def compare_and_set(crowd, c):
+    """Two keys of different partitions that are always changed together."""
+    n = 0
+    while crowd.going():
+        c.call("WATCH", "cas:a", "cas:b")
+        a, b = int(c.call("GET", "cas:a") or 0), int(c.call("GET", "cas:b") or 0)
+        c.pipeline([("MULTI",), ("SET", "cas:a", a + 1), ("SET", "cas:b", b + 1)])
+        done = c.call("EXEC")
+        if done is not None:
+            assert a == b, (a, b)
+            n += 1
+    crowd.add("swapped", n)
+
+
+def write_together(crowd, c):
+    keys = ["together:%d" % i for i in range(20)]
+    while crowd.going():
+        value = "%d" % random.getrandbits(60)
+        c.call("MSET", *[x for k in keys for x in (k, value)])
+        assert len(set(c.call("MGET", *keys))) == 1
+        assert c.pipeline([("MULTI",), ("MGET", *keys)])[1] == b"QUEUED"
+        assert len(set(c.call("EXEC")[0])) == 1
+
+
+def produce(crowd, c, who):
+    n = 0
+    while crowd.going(-0.5):
+        c.call("RPUSH", random.choice(QUEUES), "%d-%d" % (who, n))
+        n += 1
+    crowd.add("pushed", n)
+
+
+def consume(crowd, c):
+    mine = []
+    while crowd.going(1):
+        got = c.call("BLPOP", *random.sample(QUEUES, 3), random.choice(["0.05", "0.2"]))
+        if got is not None:
+            mine.append(got[1])
+    with crowd.lock:
+        crowd.seen += mine
+
+
+def publish(crowd, c):
+    n = 0
+    while crowd.going(-0.5):
+        c.call("PUBLISH", "channel:%d" % (n % 3), n)
+        n += 1
+
+
+def listen(crowd, c):
+    last, n = {}, 0
+    c.send(c.encode("SUBSCRIBE", "channel:0", "channel:1") + c.encode("PSUBSCRIBE", "channel:*"))
+    c.sock.settimeout(0.2)
+    while crowd.going():
+        try:
+            m = c.reply()
+        except socket.timeout:
+            continue
+        if m[0] in (b"message", b"pmessage"):
+            key, value = (m[0], m[-2]), int(m[-1])
+            assert last.get(key, -1) < value, (key, last[key], value)
+            last[key] = value
+            n += 1
+    crowd.add("heard", n)
+
+
+def come_and_go(crowd, _):
+    what = [b"BLPOP none1 none2 none3 0\r\n", b"WATCH cas:a cas:b C D\r\nMULTI\r\nSET never 1\r\n",
+            b"SUBSCRIBE a b channel:0\r\nPSUBSCRIBE *\r\n", b"CLIENT LIST\r\nKEYS *\r\nSCAN 0 COUNT 1000\r\nINFO all\r\nDBSIZE\r\n",
+            b"*3\r\n$3\r\nSET\r\n$5\r\nnever\r\n$100000\r\nabc", b"BLPOP " + QUEUES[0].encode() + b"x 0\r\nPING\r\n"]
+    while crowd.going():
+        s = socket.create_connection(("127.0.0.1", crowd.port))
+        s.sendall(random.choice(what))
+        time.sleep(random.random() * 0.02)
+        s.close()
+
+
+def flush_another_database(crowd, c):
+    c.call("SELECT", 1)
+    while crowd.going():
+        c.call("MSET", *[x for i in range(100) for x in ("k%d" % i, i)])
+        c.call("FLUSHDB")
+        assert c.call("DBSIZE") == 0
+        time.sleep(0.01)
+
+
+def crowd_of_clients(*args):
+    with Node("--node.threads=3", *args) as node:
+        node.start()
+        crowd = Crowd(node.ports["resp"])
+        for fn in (count_up, count_up, compare_and_set, compare_and_set, write_together, write_together, consume, consume, consume,
+                   publish, listen, listen, come_and_go, flush_another_database):
+            crowd.start(fn)
+        for i in range(2):
+            crowd.start(produce, i)
+        crowd.finish()
+
+        def check(c):
+            total = sum(int(c.call("GET", "counter:%d" % i) or 0) for i in range(40))
+            assert total == crowd.sums["counted"], (total, crowd.sums)
+            assert int(c.call("GET", "cas:a")) == int(c.call("GET", "cas:b")) == crowd.sums["swapped"]
+            left = [x for q in QUEUES for x in c.call("LRANGE", q, 0, -1)]
+            everything = crowd.seen + left
+            assert len(set(everything)) == len(everything) == crowd.sums["pushed"], (len(everything), crowd.sums)
+            assert c.call("EXISTS", "never") == 0
+
+        c = Resp(node.ports["resp"])
+        check(c)
+        assert crowd.sums["counted"] > 0 and crowd.sums["swapped"] > 0 and crowd.sums["heard"] > 0 and crowd.seen
+        print(" ".join("%s %d" % kv for kv in sorted(crowd.sums.items())))
+        # Nobody waits any more, and nothing of those who went is left behind.
+        assert b"blocked_clients:0" in c.call("INFO", "clients")
+        assert c.call("PUBSUB", "NUMPAT") == 0 and c.call("PUBSUB", "CHANNELS") == []
+        node.kill()
+        node.start()
+        if "--log.fsync=never" not in args:
+            check(Resp(node.ports["resp"]))
+
+
+def many_clients_at_level_leader():
+    crowd_of_clients()
+
+
+def many_clients_at_level_quorum():
+    crowd_of_clients("--kv.ack=quorum")
+
+
+def many_clients_with_a_sync_before_every_answer():
+    crowd_of_clients("--log.fsync=always")
+
+
+def a_blocked_client_is_served_in_order_and_across_workers():
+    with Node("--node.threads=3") as node:
+        node.start()
+        port = node.ports["resp"]
+        waiters = [Resp(port) for _ in range(9)]
+        pusher = Resp(port)
+        for i, w in enumerate(waiters):
+            w.send(w.encode("BLPOP", "first", "second", 0))
+            while b"blocked_clients:%d\r\n" % (i + 1) not in pusher.call("INFO", "clients"):
+                time.sleep(0.001)
+        pusher.call("RPUSH", "second", *range(9))
+        assert [int(w.reply()[1]) for w in waiters] == list(range(9))
+        assert pusher.call("EXISTS", "first", "second") == 0
+        # What was sent behind the blocking command runs after it; the connection is whole.
+        w = waiters[0]
+        w.send(w.encode("BLPOP", "first", 0) + w.encode("PING"))
+        pusher.call("LPUSH", "first", "x")
+        assert w.reply() == [b"first", b"x"] and w.reply() == b"PONG"
+        # CLIENT UNBLOCK reaches a client of another worker, once.
+        ids = [w.call("CLIENT", "ID") for w in waiters]
+        for w in waiters:
+            w.send(w.encode("BRPOP", "first", 0))
+        while b"blocked_clients:9\r\n" not in pusher.call("INFO", "clients"):
+            time.sleep(0.001)
+        assert [pusher.call("CLIENT", "UNBLOCK", i) for i in ids] == [1] * 9
+        assert [w.reply() for w in waiters] == [None] * 9
+        assert pusher.call("CLIENT", "UNBLOCK", ids[0], "ERROR") == 0
+        assert pusher.call("CLIENT", "KILL", "SKIPME", "yes") == 9
+        assert all(w.at_end() for w in waiters)
+
+
+def a_transaction_that_fails_to_queue_runs_nothing():
+    with Node() as node:
+        node.start()
+        c = Resp(node.ports["resp"])
+        c.call("MULTI")
+        assert c.call("SET", "a", 1) == b"QUEUED"
+        for bad in (("NOSUCH",), ("GET",)):
+            try:
+                c.call(*bad)
+                raise AssertionError("%r was queued" % (bad,))
+            except RespError:
+                pass
+        try:
+            c.call("EXEC")
+            raise AssertionError("EXEC ran")
+        except RespError as e:
+            assert str(e) == "EXECABORT Transaction discarded because of previous errors.", e
+        assert c.call("EXISTS", "a") == 0
+
+
+if __name__ == "__main__":
+    run_tests([many_clients_at_level_leader, many_clients_at_level_quorum, many_clients_with_a_sync_before_every_answer,
+               a_blocked_client_is_served_in_order_and_across_workers, a_transaction_that_fails_to_queue_runs_nothing])
