@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/buf.h"
+#include "base/diag.h"
 #include "base/mem.h"
 #include "config/config.h"
 #include "server/server.h"
@@ -16,7 +17,8 @@ static void usage(FILE *out)
 {
     fprintf(out, "usage: gomsgd [--config FILE] [--section.name=value ...]\n"
                  "       gomsgd --check-config | --print-config | --version | --help  [with the above]\n\n"
-                 "One server for Redis, Kafka and RabbitMQ clients. Without a file it runs alone on loopback with its\n"
+                 "One server for Redis, Kafka and RabbitMQ clients. Without a file it runs alone on loopback "
+                 "with its\n"
                  "data in ./data. gomsg.yaml(5) lists the options; --print-config shows those in force.\n");
 }
 
@@ -69,6 +71,12 @@ int main(int argc, char **argv)
         buf_fini(&text);
         code = EXIT_GOOD;
     } else {
+        config_notes(config, &errors);
+        buf_put_u8(&errors, '\0');
+        errors.len--;
+        for (size_t at = 0; at < errors.len; at += strcspn((const char *)errors.data + at, "\n") + 1)
+            diag_warn("configuration", "note=\"%.*s\"", (int)strcspn((const char *)errors.data + at, "\n"),
+                      (const char *)errors.data + at);
         code = server_run(config, file, n, rest) == 0 ? EXIT_GOOD : EXIT_FAILED;
     }
     config_free(config);
