@@ -220,37 +220,27 @@ static int gathered_method(struct amqp_channel *ch, uint32_t id, struct slice fi
     UNREACHABLE();
 }
 
+/* Every method a client may send on a channel: one case a row of methods.def. */
 static int other_method(struct amqp_channel *ch, uint32_t id, struct slice fields)
 {
     struct amqp_session *s = ch->session;
 
     switch (id) {
-        ON(channel, open)
-        ON(channel, flow)
-        ON(channel, flow_ok)
-        ON(channel, close)
-        ON(channel, close_ok)
-        ON(access, request)
-        ON(exchange, declare)
-        ON(exchange, delete)
-        ON(exchange, bind)
-        ON(exchange, unbind)
-        ON(queue, declare)
-        ON(queue, bind)
-        ON(queue, purge)
-        ON(queue, delete)
-        ON(queue, unbind)
-        ON(basic, qos)
-        ON(basic, consume)
-        ON(basic, cancel)
-        ON(basic, cancel_ok)
-        ON(basic, get)
-        ON(basic, recover_async)
-        ON(basic, recover)
-        ON(tx, select)
-        ON(tx, commit)
-        ON(tx, rollback)
-        ON(confirm, select)
+#define ON_connection(method)
+#define ON_channel(method) ON(channel, method)
+#define ON_access(method) ON(access, method)
+#define ON_exchange(method) ON(exchange, method)
+#define ON_queue(method) ON(queue, method)
+#define ON_basic(method) ON(basic, method)
+#define ON_tx(method) ON(tx, method)
+#define ON_confirm(method) ON(confirm, method)
+#define CLIENT(class, class_id, method, method_id, sync, list) ON_##class(method)
+#define SERVER(class, class_id, method, method_id, sync, list)
+#define BOTH CLIENT
+#include "protocols/amqp/methods.def"
+#undef CLIENT
+#undef SERVER
+#undef BOTH
 #undef ON
     default:
         return amqp_connection_fail(s, AMQP_COMMAND_INVALID, "unimplemented method {%u,%u}", id >> 16, id & 0xffff);

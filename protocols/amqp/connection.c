@@ -24,13 +24,21 @@ int amqp_connection_method(struct amqp_session *s, uint32_t id, struct slice fie
             return amqp_connection_fail(s, AMQP_FRAME_ERROR, "cannot decode method %s.%s", #class, #method); \
         return amqp_on_##class##_##method(s, &m);                                              \
     }
-        ON(connection, start_ok)
-        ON(connection, secure_ok)
-        ON(connection, tune_ok)
-        ON(connection, open)
-        ON(connection, close)
-        ON(connection, close_ok)
-        ON(connection, update_secret)
+#define ON_connection(method) ON(connection, method)
+#define ON_channel(method)
+#define ON_access(method)
+#define ON_exchange(method)
+#define ON_queue(method)
+#define ON_basic(method)
+#define ON_tx(method)
+#define ON_confirm(method)
+#define CLIENT(class, class_id, method, method_id, sync, list) ON_##class(method)
+#define SERVER(class, class_id, method, method_id, sync, list)
+#define BOTH CLIENT
+#include "protocols/amqp/methods.def"
+#undef CLIENT
+#undef SERVER
+#undef BOTH
 #undef ON
     default:
         if (amqp_method_find(id) == NULL)
