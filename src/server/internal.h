@@ -46,6 +46,9 @@ struct server {
     int recovered_fd;        /* eventfd: recovery is over */
 };
 
+/* sweep.c: moves to trash/ the logs of queues and topics that the topology does not know. After recovery, before anything can be declared. */
+void server_sweep_logs(struct log_store *logs, struct topology_store *topology);
+
 /* ---- admin.c: the thread behind GOMSG -------------------------------------------------------------------------------- */
 struct admin;
 struct admin *admin_new(struct server *s);

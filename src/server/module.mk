@@ -1,7 +1,7 @@
 noinst_LIBRARIES += libserver.a
 libserver_a_SOURCES = \
 	%D%/admin.c %D%/admin_change.c %D%/admin_show.c %D%/change.c %D%/gauges.c %D%/internal.h %D%/notify.c %D%/notify.h \
-	%D%/queues.c %D%/server.c %D%/server.h
+	%D%/queues.c %D%/server.c %D%/server.h %D%/sweep.c
 libserver_a_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 
 sbin_PROGRAMS += gomsgd

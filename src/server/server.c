@@ -402,8 +402,10 @@ static void recovery_done(void *arg)
 
 static int become_ready(struct server *s)
 {
-    int err = topology_start(s->topology);
+    int err;
 
+    server_sweep_logs(s->logs, s->topology);
+    err = topology_start(s->topology);
     if (err == 0)
         server_open_expiring_queues(s);
     if (err == 0)
