@@ -2,8 +2,8 @@
  * prefault thread, so that a small append is a memcpy.
  *
  * The zeros come by pwrite: a full disk shows as an error there and not as SIGBUS, and the file grows with its window instead of taking a whole segment's blocks in
- * advance. What the window cannot take is appended by pwrite, which is coherent with the mapping; so nobody ever waits for a fault and a slow prefault
- * costs a system call an append (log_append_unprefaulted_total), not a stall.
+ * advance. Where the thread fell behind, the owner extends the window by one step itself; while the thread is at it, the append goes by pwrite, which is coherent with the
+ * mapping (log_append_unprefaulted_total). So nobody ever faults or is parked.
  *
  * h->mutex orders everything that writes at or beyond `zeroed`: the thread's zeros and the owner's pwrites. A log cools when it was idle for 10 s or when another one
  * wants its place: the mapping stays with the segfile until its last reader lets go, the list gets a descriptor of its own. */
