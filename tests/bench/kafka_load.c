@@ -236,6 +236,47 @@ static void make_topic(struct in *in)
     die("the topic got no leaders");
 }
 
+/* A broker's metadata may run ahead of the broker: waits until each partition answers ListOffsets without an error. */
+static void wait_for_leaders(struct in *in)
+{
+    uint8_t buf[8192];
+    struct out o = {.b = buf};
+
+    for (int try = 0; try < 100; try++) {
+        struct reader r;
+        size_t len;
+        int64_t errors = 0, n;
+
+        begin(&o, 2, 1, 1);
+        put32(&o, -1);
+        put32(&o, 1);
+        put_str(&o, topic);
+        put32(&o, n_partitions);
+        for (int p = 0; p < n_partitions; p++) {
+            put32(&o, p);
+            put64(&o, -1);
+        }
+        finish(&o);
+        send_all(in->fd, o.b, o.n);
+        while ((len = in_answer(in)) == 0)
+            in_fill(in, 0);
+        r = (struct reader){in->b + 8, in->b + len};
+        get(&r, 4);
+        skip_str(&r);
+        for (n = get(&r, 4); n > 0; n--) {
+            get(&r, 4);
+            errors += get(&r, 2) != 0;
+            get(&r, 8);
+            get(&r, 8);
+        }
+        in_drop(in, len);
+        if (errors == 0)
+            return;
+        usleep(50000);
+    }
+    die("the partitions do not answer");
+}
+
 static struct in pro, con;
 static uint64_t produced, fetched; /* bytes of batches */
 static uint64_t window;
@@ -386,6 +427,7 @@ int main(int argc, char **argv)
     pro = (struct in){.fd = tcp_connect(argv[1], atoi(argv[2])), .b = malloc(1 << 20), .room = 1 << 20};
     con = (struct in){.fd = tcp_connect(argv[1], atoi(argv[2])), .b = malloc(8 << 20), .room = 8 << 20};
     make_topic(&pro);
+    wait_for_leaders(&pro);
 
     request = malloc((size_t)(batch_o + record_o) * 2 + 4096);
     o = (struct out){.b = request};
