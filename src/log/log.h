@@ -154,6 +154,9 @@ struct log_place {
 int log_read(struct log *l, int64_t offset, int64_t end, size_t max_bytes, bool strict, struct log_span *ret);
 /* The same, with the place of the batch that holds `offset`. */
 int log_read_at(struct log *l, int64_t offset, struct log_place hint, int64_t end, size_t max_bytes, bool strict, struct log_span *ret);
+/* The same without waiting for the disk to find its place: ERR_AGAIN when a batch header it needs is not in the page cache; *ret is then the range to read first, elsewhere
+ * (log_span_copy, log_span_release), and holds no whole batches. The bytes of a span that is returned may still be cold: log_span_is_warm. */
+int log_read_nowait(struct log *l, int64_t offset, struct log_place hint, int64_t end, size_t max_bytes, bool strict, struct log_span *ret);
 void log_span_release(struct log_span *span);
 /* Copies a span's bytes into out (pread or memcpy). ERR_IO. */
 int log_span_copy(const struct log_span *span, struct buf *out);

@@ -313,6 +313,7 @@ struct header_walk {
     struct segfile *file;
     const uint8_t *map; /* of a hot log, good from map_from on; NULL: by pread */
     uint64_t map_from;
+    bool nowait; /* ERR_AGAIN instead of waiting for the disk (P16) */
     uint64_t pos, limit;
     uint64_t buf_pos;
     size_t buf_len;

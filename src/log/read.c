@@ -18,6 +18,7 @@
 
 #define WARM_TAIL (8u << 20) /* the last bytes of a log are taken to be in the page cache (P16) */
 #define PROBE_STEP (64u * 1024)
+#define COLD_STEP (256u * 1024) /* read ahead when even a header is cold */
 #define HINT_BATCHES 64 /* looked at from a hint on before the index is asked */
 
 /* What a lookup needs to know of a segment, taken under the stripe. */
@@ -27,6 +28,7 @@ struct view {
     struct index_entry from;  /* to find the offset */
     bool sealed;
     bool has_index;
+    bool nowait;
     struct segfile *file; /* counted */
     const uint8_t *map;   /* of a hot log, good from map_from on: what was not given back, so that no read through it goes to the disk */
     uint64_t map_from;
@@ -64,6 +66,7 @@ static int view_of(struct log *l, int64_t offset, struct view *v)
     v->file = seg->file;
     v->map = NULL;
     v->map_from = 0;
+    v->nowait = false;
     if (v->file != NULL) {
         if (!v->sealed && l->hot != NULL && l->hot->file == v->file) {
             v->map = ALOAD(&v->file->map);
@@ -136,6 +139,7 @@ static void walk_init(struct header_walk *w, const struct view *v, uint64_t pos)
     header_walk_init(w, v->file, pos, v->bytes);
     w->map = v->map;
     w->map_from = v->map_from;
+    w->nowait = v->nowait;
 }
 
 /* The position and base of the batch that holds `offset`, or of the first behind it. */
@@ -151,8 +155,13 @@ static int locate(struct log *l, struct view *v, int64_t offset, struct log_plac
         int64_t expected = -1;
 
         walk_init(&w, v, hint.pos);
-        for (unsigned n = 0; n < HINT_BATCHES && header_walk_at(&w, ret) == 1; n++) {
-            if (ret->base_offset > offset || ret->base_offset < v->base || (expected >= 0 && ret->base_offset != expected))
+        for (unsigned n = 0; n < HINT_BATCHES; n++) {
+            rc = header_walk_at(&w, ret);
+            if (rc == ERR_AGAIN) {
+                *ret_pos = w.pos;
+                return rc;
+            }
+            if (rc != 1 || ret->base_offset > offset || ret->base_offset < v->base || (expected >= 0 && ret->base_offset != expected))
                 break;
             expected = ret->base_offset + ret->last_offset_delta + 1;
             if (expected > offset) {
@@ -162,7 +171,7 @@ static int locate(struct log *l, struct view *v, int64_t offset, struct log_plac
             header_walk_skip(&w, ret);
         }
     }
-    if (!v->has_index && l->kind == LOG_TOPIC)
+    if (!v->has_index && l->kind == LOG_TOPIC && !v->nowait)
         load_index(l, v, offset);
     walk_init(&w, v, v->from.pos);
     max_ts = v->from.max_ts;
@@ -179,6 +188,7 @@ static int locate(struct log *l, struct view *v, int64_t offset, struct log_plac
         max_ts = MAX_OF(max_ts, ret->max_timestamp);
         header_walk_skip(&w, ret);
     }
+    *ret_pos = w.pos;
     return rc < 0 ? rc : ERR_CORRUPT;
 }
 
@@ -220,11 +230,17 @@ static int extend(struct log *l, const struct view *v, uint64_t pos, const struc
     if (rc == 0) {
         ret->len = (size_t)(w.pos - pos);
         ret->next = v->next;
+    } else if (rc == ERR_AGAIN) { /* as far as can be told without waiting */
+        if (ret->len == 0) {
+            ret->len = first->length;
+            ret->next = first->base_offset + first->last_offset_delta + 1;
+        }
+        rc = 0;
     }
     return rc;
 }
 
-int log_read_at(struct log *l, int64_t offset, struct log_place hint, int64_t end, size_t max_bytes, bool strict, struct log_span *ret)
+static int read_at(struct log *l, int64_t offset, struct log_place hint, int64_t end, size_t max_bytes, bool strict, bool nowait, struct log_span *ret)
 {
     struct batch_header first;
     struct view v;
@@ -252,7 +268,16 @@ int log_read_at(struct log *l, int64_t offset, struct log_place hint, int64_t en
         segfile_unref(v.file);
         return 0;
     }
+    v.nowait = nowait;
     err = locate(l, &v, MAX_OF(offset, v.base), hint, &pos, &first);
+    if (err == ERR_AGAIN) {
+        ret->fd = v.file->fd;
+        ret->pos = pos;
+        ret->len = (size_t)MIN_OF(v.bytes - pos, (uint64_t)COLD_STEP);
+        ret->ref = v.file;
+        ret->segment = v.base;
+        return err;
+    }
     if (err == 0)
         err = extend(l, &v, pos, &first, end, max_bytes, strict, ret);
     if (err != 0 || ret->len == 0) {
@@ -278,6 +303,16 @@ int log_read_at(struct log *l, int64_t offset, struct log_place hint, int64_t en
     }
     ret->warm = v.file->memory || ret->data != NULL || (!v.sealed && v.bytes - pos <= WARM_TAIL);
     return 0;
+}
+
+int log_read_at(struct log *l, int64_t offset, struct log_place hint, int64_t end, size_t max_bytes, bool strict, struct log_span *ret)
+{
+    return read_at(l, offset, hint, end, max_bytes, strict, false, ret);
+}
+
+int log_read_nowait(struct log *l, int64_t offset, struct log_place hint, int64_t end, size_t max_bytes, bool strict, struct log_span *ret)
+{
+    return read_at(l, offset, hint, end, max_bytes, strict, true, ret);
 }
 
 int log_read(struct log *l, int64_t offset, int64_t end, size_t max_bytes, bool strict, struct log_span *ret)

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/crc32c.h"
@@ -390,6 +391,7 @@ void header_walk_init(struct header_walk *w, struct segfile *f, uint64_t pos, ui
 {
     w->file = f;
     w->map = NULL;
+    w->nowait = false;
     w->pos = pos;
     w->limit = limit;
     w->buf_pos = 0;
@@ -411,8 +413,20 @@ int header_walk_at(struct header_walk *w, struct batch_header *ret)
     } else {
         if (w->pos < w->buf_pos || w->pos + BATCH_HEADER_SIZE > w->buf_pos + w->buf_len) {
             size_t n = (size_t)MIN_OF((uint64_t)sizeof(w->buf), w->limit - w->pos);
-            int err = file_pread_all(w->file->fd, w->buf, n, w->pos);
+            int err = 0;
 
+            if (w->nowait) {
+                struct iovec iov = {w->buf, n};
+                ssize_t got = preadv2(w->file->fd, &iov, 1, (off_t)w->pos, RWF_NOWAIT);
+
+                if (got < BATCH_HEADER_SIZE && (got >= 0 || errno == EAGAIN))
+                    return ERR_AGAIN;
+                if (got < 0)
+                    return err_from_errno(errno);
+                n = (size_t)got;
+            } else {
+                err = file_pread_all(w->file->fd, w->buf, n, w->pos);
+            }
             if (err != 0)
                 return err == ERR_MORE ? ERR_CORRUPT : err;
             w->buf_pos = w->pos;

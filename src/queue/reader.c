@@ -26,10 +26,19 @@ static int corrupt(const struct queue *q, int64_t offset, const char *what)
 static int open_span(struct queue_reader *r, struct queue *q, int64_t offset, size_t want_bytes, bool read_cold, struct log_span *cold)
 {
     struct queue_table *t = q->table;
+    struct log_place place = offset >= q->head ? q->cursor_place : LOG_NOWHERE;
     int err;
 
     queue_reader_close(r);
-    err = log_read_at(q->log, offset, offset >= q->head ? q->cursor_place : LOG_NOWHERE, log_end(q->log), want_bytes, false, &r->span);
+
+    if (read_cold)
+        err = log_read_at(q->log, offset, place, log_end(q->log), want_bytes, false, &r->span);
+    else
+        err = log_read_nowait(q->log, offset, place, log_end(q->log), want_bytes, false, &r->span);
+    if (err == ERR_AGAIN) {
+        *cold = r->span;
+        *r = (struct queue_reader){0};
+    }
     if (err != 0)
         return err;
     r->open = true;

@@ -31,6 +31,7 @@ static int take_some(struct queue *q, struct queue_consumer *c, bool no_ack, uin
 {
     struct queue_reader r;
     size_t want = (size_t)max * (q->average_size + 32) + 4096;
+    bool read_cold = take->read_cold;
     int err = q->failed;
 
     if (err != 0)
@@ -67,7 +68,8 @@ static int take_some(struct queue *q, struct queue_consumer *c, bool no_ack, uin
             }
             break;
         }
-        err = queue_reader_find(&r, q, offset, want, take->read_cold, &record, &take->cold);
+        err = queue_reader_find(&r, q, offset, want, read_cold, &record, &take->cold);
+        read_cold = false; /* what was warmed was the first span */
         if (err == ERR_AGAIN) {
             if (c != NULL) {
                 q->waiter = c;

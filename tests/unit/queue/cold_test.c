@@ -1,8 +1,10 @@
 /* P16: what is not in the page cache is handed out to be read elsewhere, and comes then. */
 #include <criterion/criterion.h>
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "base/err.h"
@@ -11,9 +13,12 @@
 static struct fixture f;
 static struct taster a;
 
-/* Throws the queue's files out of the page cache. */
-static void chill(uint64_t id)
+/* Throws the queue's files out of the page cache. False where that cannot be seen (a file system in memory). */
+static bool chill(uint64_t id)
 {
+    bool cold = false;
+    uint8_t byte;
+    struct iovec iov = {&byte, 1};
     char dir[200], path[500];
     struct dirent *e;
     DIR *d;
@@ -28,9 +33,12 @@ static void chill(uint64_t id)
         fd = open(path, O_RDONLY);
         fsync(fd);
         posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+        if (strcmp(e->d_name, "00000000000000000000.log") == 0)
+            cold = preadv2(fd, &iov, 1, 0, RWF_NOWAIT) < 0 && errno == EAGAIN;
         close(fd);
     }
     closedir(d);
+    return cold;
 }
 
 Test(queue_cold, a_cold_backlog_is_read_in_the_background_and_delivered_in_order)
@@ -38,6 +46,7 @@ Test(queue_cold, a_cold_backlog_is_read_in_the_background_and_delivered_in_order
     struct queue *q;
     unsigned warmed = 0;
     uint64_t next = 0;
+    bool cold;
 
     fixture_init(&f);
     f.segment_bytes = 1 << 20;
@@ -48,7 +57,7 @@ Test(queue_cold, a_cold_backlog_is_read_in_the_background_and_delivered_in_order
         queue_table_flush(f.table, NULL);
     }
     fixture_close(&f);
-    chill(1);
+    cold = chill(1);
     fixture_open(&f);
     q = fixture_queue(&f, 1, true);
     taster_init(&a, &f);
@@ -71,7 +80,7 @@ Test(queue_cold, a_cold_backlog_is_read_in_the_background_and_delivered_in_order
             cr_assert_eq(err, 0);
         }
     }
-    cr_log_info("%u cold reads", warmed);
+    cr_assert(warmed > 0 || !cold);
     queue_consumer_remove(&a.c, f.now_ms);
     fixture_fini(&f);
 }
