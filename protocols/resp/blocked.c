@@ -16,21 +16,21 @@ struct blocked_key {
 };
 
 struct blocked {
-    int state; /* atomic, enum wait_state */
+    int state;         /* atomic, enum wait_state */
     struct session *s; /* NULL: nobody waits for the reply any more */
     struct resp_worker *w;
     struct mail mail;
     struct io_timer timer;
     struct partition_park park;
     enum kv_end end;
-    bool lists;        /* else it waits for time and answers `answer` */
+    bool lists; /* else it waits for time and answers `answer` */
     int64_t answer;
     /* what serve left, under the lock of partition `served` */
     uint32_t served;
     struct buf key, value;
     /* settling */
     uint32_t at;
-    bool leaks;        /* a failed partition still knows one of the keys */
+    bool leaks; /* a failed partition still knows one of the keys */
     int error;
     struct log *log;
     int64_t log_end;

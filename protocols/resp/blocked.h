@@ -1,11 +1,14 @@
 /* Clients that wait: BLPOP, BRPOP for an element, WAIT for replicas.
  *
- * A waiting client is registered under the partition's lock in the keyspace's list of each of its keys (P9). The command that brings an element hands it over
- * under the same lock: `serve` pops it into the waiter and mails the waiter's worker. There the waiter enters each of its partitions once, which (a) takes it out of
- * the other lists and (b) means that the command that served it has left, so its effects, our pop among them, are in the log; then the reply is written.
+ * A waiting client is registered under the partition's lock in the keyspace's list of each of its keys (P9).
+ * The command that brings an element hands it over under the same lock: `serve` pops it into the waiter and
+ * mails the waiter's worker. There the waiter enters each of its partitions once, which (a) takes it out of
+ * the other lists and (b) means that the command that served it has left, so its effects, our pop among them,
+ * are in the log; then the reply is written.
  *
- * One word decides who ends the wait: WAITING is left once, by compare-and-swap, to SERVED (any thread, under a partition's lock), or on the own worker to ENDED
- * (timeout, CLIENT UNBLOCK, the connection is gone). A waiter whose session is gone frees itself when it is out of all lists.
+ * One word decides who ends the wait: WAITING is left once, by compare-and-swap, to SERVED (any thread, under
+ * a partition's lock), or on the own worker to ENDED (timeout, CLIENT UNBLOCK, the connection is gone). A
+ * waiter whose session is gone frees itself when it is out of all lists.
  *
  * On the session's worker, but for `serve`. */
 #ifndef GM_RESP_BLOCKED_H
@@ -15,14 +18,16 @@
 
 /* "ERR timeout is …" was written: false. 0: for ever. */
 bool blocked_parse_timeout(struct exec *x, uint32_t i, uint64_t *ret_ms);
-/* Waits for an element in one of argv[first..last]; the partitions are entered, the lists empty. x->outcome becomes EXEC_BLOCKED. */
+/* Waits for an element in one of argv[first..last]; the partitions are entered, the lists empty. x->outcome
+ * becomes EXEC_BLOCKED. */
 void blocked_on_lists(struct exec *x, uint32_t first, uint32_t last, enum kv_end end, uint64_t timeout_ms);
 /* Waits for time to pass, then answers an integer, or OK. */
 #define BLOCKED_ANSWER_OK INT64_MIN
 void blocked_on_time(struct exec *x, uint64_t timeout_ms, int64_t answer);
 /* The session goes away or is reset. */
 void blocked_abandon(struct session *s);
-/* CLIENT UNBLOCK: as if timed out, or with the error UNBLOCKED. False: it does not wait, or was served just now. */
+/* CLIENT UNBLOCK: as if timed out, or with the error UNBLOCKED. False: it does not wait, or was served just
+ * now. */
 bool blocked_end(struct session *s, bool with_error);
 
 #endif

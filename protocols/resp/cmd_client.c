@@ -5,7 +5,8 @@
 #include "protocols/resp/gather.h"
 #include "protocols/resp/handlers.h"
 
-/* One line as CLIENT LIST of Redis 7.2 has it (catClientInfoString); sizes of buffers Redis has and this server has not are 0. */
+/* One line as CLIENT LIST of Redis 7.2 has it (catClientInfoString); sizes of buffers Redis has and this
+ * server has not are 0. */
 static void describe(struct session *s, struct buf *out)
 {
     struct conn *c = s->c;
@@ -33,13 +34,16 @@ static void describe(struct session *s, struct buf *out)
         flags[n++] = 'N';
     flags[n] = '\0';
     buf_printf(out,
-               "id=%llu addr=%s laddr=%s fd=%d name=%s age=%llu idle=%llu flags=%s db=%u sub=%u psub=%u ssub=0 multi=%d qbuf=0 "
-               "qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=%zu tot-mem=%zu events=r cmd=%s user=%s redir=-1 resp=%d "
+               "id=%llu addr=%s laddr=%s fd=%d name=%s age=%llu idle=%llu flags=%s db=%u sub=%u psub=%u "
+               "ssub=0 multi=%d qbuf=0 "
+               "qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=%zu tot-mem=%zu events=r "
+               "cmd=%s user=%s redir=-1 resp=%d "
                "lib-name=%s lib-ver=%s\n",
                (unsigned long long)c->id, peer, local, conn_fd(c), s->name != NULL ? s->name : "",
                (unsigned long long)((now - MIN_OF(now, c->opened_us)) / 1000000),
-               (unsigned long long)((now - MIN_OF(now, c->last_input_us)) / 1000000), flags, s->db, s->channels, s->patterns,
-               s->in_multi ? 0 : -1, conn_output_pending(c), conn_output_pending(c) + sizeof(*s), command_table[s->last_command].fullname,
+               (unsigned long long)((now - MIN_OF(now, c->last_input_us)) / 1000000), flags, s->db,
+               s->channels, s->patterns, s->in_multi ? 0 : -1, conn_output_pending(c),
+               conn_output_pending(c) + sizeof(*s), command_table[s->last_command].fullname,
                s->user != NULL ? s->user : "default", s->proto, s->lib_name != NULL ? s->lib_name : "",
                s->lib_ver != NULL ? s->lib_ver : "");
 }
@@ -66,7 +70,8 @@ static bool matches(const struct gather *g, struct session *s)
         if (!slice_eq(buf_slice(&f->laddr), slice_str(text)))
             return false;
     }
-    return f->user.len == 0 || slice_eq(buf_slice(&f->user), slice_str(s->user != NULL ? s->user : "default"));
+    return f->user.len == 0 ||
+           slice_eq(buf_slice(&f->user), slice_str(s->user != NULL ? s->user : "default"));
 }
 
 struct visit {
@@ -84,7 +89,8 @@ static void visit_conn(struct conn *c, void *arg)
         v->fn(v->g, s);
 }
 
-static void visit_all(struct gather *g, struct resp_worker *w, void (*fn)(struct gather *g, struct session *s))
+static void visit_all(struct gather *g, struct resp_worker *w,
+                      void (*fn)(struct gather *g, struct session *s))
 {
     struct visit v = {g, w, fn};
 
@@ -100,7 +106,8 @@ static bool parse_type(struct exec *x, uint32_t i, int *ret)
     } else if (exec_arg_is(x, i, "master") || exec_arg_is(x, i, "replica") || exec_arg_is(x, i, "slave")) {
         *ret = 3;
     } else {
-        reply_errorf(&x->r, "ERR Unknown client type '%.*s'", (int)MIN_OF(x->argv[i].len, (size_t)128), (const char *)x->argv[i].data);
+        reply_errorf(&x->r, "ERR Unknown client type '%.*s'", (int)MIN_OF(x->argv[i].len, (size_t)128),
+                     (const char *)x->argv[i].data);
         return false;
     }
     return true;
@@ -230,11 +237,14 @@ void cmd_client_kill(struct exec *x)
                 if (!parse_type(x, i + 1, &f->type))
                     goto out;
             } else if (exec_arg_is(x, i, "addr") || exec_arg_is(x, i, "laddr") || exec_arg_is(x, i, "user")) {
-                struct buf *b = exec_arg_is(x, i, "addr") ? &f->addr : exec_arg_is(x, i, "laddr") ? &f->laddr : &f->user;
+                struct buf *b = exec_arg_is(x, i, "addr")    ? &f->addr
+                                : exec_arg_is(x, i, "laddr") ? &f->laddr
+                                                             : &f->user;
 
                 buf_clear(b);
                 buf_put_slice(b, x->argv[i + 1]);
-            } else if (exec_arg_is(x, i, "skipme") && (exec_arg_is(x, i + 1, "yes") || exec_arg_is(x, i + 1, "no"))) {
+            } else if (exec_arg_is(x, i, "skipme") &&
+                       (exec_arg_is(x, i + 1, "yes") || exec_arg_is(x, i + 1, "no"))) {
                 f->skip_me = exec_arg_is(x, i + 1, "yes");
             } else {
                 goto syntax;
@@ -313,7 +323,8 @@ static void admin_done(struct resp_admin_call *call)
         if (call->err == 0)
             reply_bulk(&r, buf_slice(&call->answer));
         else
-            reply_errorf(&r, "ERR %.*s", (int)MIN_OF(call->answer.len, (size_t)400), (const char *)call->answer.data);
+            reply_errorf(&r, "ERR %.*s", (int)MIN_OF(call->answer.len, (size_t)400),
+                         (const char *)call->answer.data);
         session_unblock(s);
     }
     buf_fini(&call->answer);

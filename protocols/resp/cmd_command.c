@@ -146,7 +146,8 @@ static const struct command *find_full(struct slice name)
     if (bar == NULL)
         return command_find(name);
     c = command_find(slice_of(name.data, (size_t)(bar - name.data)));
-    return c == NULL ? NULL : command_find_sub(c, slice_of(bar + 1, name.len - (size_t)(bar - name.data) - 1));
+    return c == NULL ? NULL
+                     : command_find_sub(c, slice_of(bar + 1, name.len - (size_t)(bar - name.data) - 1));
 }
 
 void cmd_command(struct exec *x)
@@ -234,9 +235,11 @@ void cmd_command_docs(struct exec *x)
     reply_deferred_map(&x->r, at, n);
 }
 
-static void list_subs_too(struct exec *x, const struct command *c, size_t *n, uint32_t acl, struct slice pattern)
+static void list_subs_too(struct exec *x, const struct command *c, size_t *n, uint32_t acl,
+                          struct slice pattern)
 {
-    if ((acl == 0 || (c->acl & acl)) && (pattern.data == NULL || slice_glob(pattern, slice_str(c->fullname), true))) {
+    if ((acl == 0 || (c->acl & acl)) &&
+        (pattern.data == NULL || slice_glob(pattern, slice_str(c->fullname), true))) {
         reply_bulk_str(&x->r, c->fullname);
         ++*n;
     }

@@ -1,6 +1,7 @@
-/* CONFIG GET, SET, RESETSTAT: https://redis.io/commands/config-get. Redis' names for options of ours, for settings of this front end, and for facts that have no
- * switch here: those are answered as they are, and CONFIG SET accepts the value they have and refuses another. Options of ours
- * answer under their own names too ("kv.ack"). */
+/* CONFIG GET, SET, RESETSTAT: https://redis.io/commands/config-get. Redis' names for options of ours, for
+ * settings of this front end, and for facts that have no switch here: those are answered as they are, and
+ * CONFIG SET accepts the value they have and refuses another. Options of ours answer under their own names
+ * too ("kv.ack"). */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -15,7 +16,8 @@ struct parameter {
     const char *name;
     const char *option; /* of ours, whose value it is; NULL: get or fact */
     void (*get)(struct exec *x, char *text, size_t size);
-    bool (*set)(struct exec *x, struct slice value, bool apply); /* NULL: through the option, or the fact only */
+    bool (*set)(struct exec *x, struct slice value,
+                bool apply); /* NULL: through the option, or the fact only */
     const char *fact;
 };
 
@@ -95,13 +97,15 @@ static void get_debug(struct exec *x, char *text, size_t size)
     static const char *const words[] = {"no", "local", "yes"};
     const struct config *cfg = x->w->front->o.config;
 
-    snprintf(text, size, "%s", words[cfg == NULL ? CONFIG_DEBUG_YES : CONFIG_GET(cfg, resp_enable_debug_command)]);
+    snprintf(text, size, "%s",
+             words[cfg == NULL ? CONFIG_DEBUG_YES : CONFIG_GET(cfg, resp_enable_debug_command)]);
 }
 
 static bool set_option(struct exec *x, const char *name, const char *text)
 {
     struct buf errors = {0};
-    int err = x->w->front->o.config == NULL ? ERR_INVALID : config_set(x->w->front->o.config, name, text, &errors);
+    int err =
+        x->w->front->o.config == NULL ? ERR_INVALID : config_set(x->w->front->o.config, name, text, &errors);
 
     buf_fini(&errors);
     return err == 0;
@@ -113,7 +117,8 @@ static bool parse_memory(struct slice s, uint64_t *ret)
     static const struct {
         const char *unit;
         uint64_t times;
-    } units[] = {{"", 1}, {"b", 1}, {"k", 1000}, {"kb", 1024}, {"m", 1000000}, {"mb", 1 << 20}, {"g", 1000000000}, {"gb", 1 << 30}};
+    } units[] = {{"", 1},        {"b", 1},        {"k", 1000},       {"kb", 1024},
+                 {"m", 1000000}, {"mb", 1 << 20}, {"g", 1000000000}, {"gb", 1 << 30}};
     size_t n = 0;
     uint64_t v = 0;
 
@@ -173,7 +178,10 @@ static bool set_busy(struct exec *x, struct slice value, bool apply)
 
 static bool set_appendfsync(struct exec *x, struct slice value, bool apply)
 {
-    const char *word = slice_ieq(value, "everysec") ? "interval" : slice_ieq(value, "always") ? "always" : slice_ieq(value, "no") ? "never" : NULL;
+    const char *word = slice_ieq(value, "everysec") ? "interval"
+                       : slice_ieq(value, "always") ? "always"
+                       : slice_ieq(value, "no")     ? "never"
+                                                    : NULL;
 
     return word != NULL && (!apply || set_option(x, "log.fsync", word));
 }
@@ -290,11 +298,12 @@ static bool set_one(struct exec *x, struct slice name, struct slice value, bool 
         if (x->w->front->o.config != NULL && config_get(x->w->front->o.config, key, &now) == 0)
             err = apply ? config_set(x->w->front->o.config, key, word, &errors) : 0;
         if (err == ERR_NOT_FOUND)
-            reply_errorf(&x->r, "ERR Unknown option or number of arguments for CONFIG SET - '%.*s'", (int)MIN_OF(name.len, (size_t)128),
-                         (const char *)name.data);
+            reply_errorf(&x->r, "ERR Unknown option or number of arguments for CONFIG SET - '%.*s'",
+                         (int)MIN_OF(name.len, (size_t)128), (const char *)name.data);
         else if (err != 0)
-            reply_errorf(&x->r, "ERR CONFIG SET failed (possibly related to argument '%.*s') - %.*s", (int)MIN_OF(name.len, (size_t)128),
-                         (const char *)name.data, (int)MIN_OF(errors.len, (size_t)200), (const char *)errors.data);
+            reply_errorf(&x->r, "ERR CONFIG SET failed (possibly related to argument '%.*s') - %.*s",
+                         (int)MIN_OF(name.len, (size_t)128), (const char *)name.data,
+                         (int)MIN_OF(errors.len, (size_t)200), (const char *)errors.data);
         buf_fini(&errors);
         buf_fini(&now);
         mem_free(key);
@@ -305,13 +314,17 @@ static bool set_one(struct exec *x, struct slice name, struct slice value, bool 
         if (p->set(x, value, apply))
             return true;
         reply_errorf(&x->r, "ERR CONFIG SET failed (possibly related to argument '%s') - %s", p->name,
-                     p->set == set_maxmemory || p->set == set_bulk_max ? "argument must be a memory value" : "argument couldn't be parsed or is out of range");
+                     p->set == set_maxmemory || p->set == set_bulk_max
+                         ? "argument must be a memory value"
+                         : "argument couldn't be parsed or is out of range");
         return false;
     }
     parameter_text(x, p, text, sizeof(text));
     if (slice_eq(value, slice_str(text)))
         return true;
-    reply_errorf(&x->r, "ERR CONFIG SET failed (possibly related to argument '%s') - can't set immutable config", p->name);
+    reply_errorf(&x->r,
+                 "ERR CONFIG SET failed (possibly related to argument '%s') - can't set immutable config",
+                 p->name);
     return false;
 }
 

@@ -1,4 +1,5 @@
-/* Connections: HELLO, AUTH and what a client says about itself; https://redis.io/commands/?group=connection. CLIENT's walks are in cmd_client.c. */
+/* Connections: HELLO, AUTH and what a client says about itself; https://redis.io/commands/?group=connection.
+ * CLIENT's walks are in cmd_client.c. */
 #include "base/err.h"
 #include "base/mem.h"
 #include "protocols/resp/blocked.h"
@@ -130,16 +131,18 @@ void cmd_hello(struct exec *x)
         } else if (exec_arg_is(x, i, "setname") && i + 1 < x->argc) {
             name = ++i;
         } else {
-            reply_errorf(&x->r, "ERR Syntax error in HELLO option '%.*s'", (int)MIN_OF(x->argv[i].len, (size_t)128),
-                         (const char *)x->argv[i].data);
+            reply_errorf(&x->r, "ERR Syntax error in HELLO option '%.*s'",
+                         (int)MIN_OF(x->argv[i].len, (size_t)128), (const char *)x->argv[i].data);
             return;
         }
     }
     if (auth != 0 && !login(x, x->argv[auth], x->argv[auth + 1]))
         return;
     if (!s->authenticated) {
-        reply_error(&x->r, "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH "
-                           "<user> <pass> option can be used to authenticate the client and select the RESP protocol version at the same time");
+        reply_error(&x->r, "NOAUTH HELLO must be called with the client already authenticated, otherwise the "
+                           "HELLO <proto> AUTH "
+                           "<user> <pass> option can be used to authenticate the client and select the RESP "
+                           "protocol version at the same time");
         return;
     }
     if (name != 0 && !set_name(x, x->argv[name]))
@@ -205,11 +208,13 @@ void cmd_client_setinfo(struct exec *x)
     bool is_name = exec_arg_is(x, 2, "lib-name");
 
     if (!is_name && !exec_arg_is(x, 2, "lib-ver")) {
-        reply_errorf(&x->r, "ERR Unrecognized option '%.*s'", (int)MIN_OF(x->argv[2].len, (size_t)128), (const char *)x->argv[2].data);
+        reply_errorf(&x->r, "ERR Unrecognized option '%.*s'", (int)MIN_OF(x->argv[2].len, (size_t)128),
+                     (const char *)x->argv[2].data);
         return;
     }
     if (!printable(x->argv[3]) || x->argv[3].len > 4096) {
-        reply_errorf(&x->r, "ERR %s cannot contain spaces, newlines or special characters.", is_name ? "lib-name" : "lib-ver");
+        reply_errorf(&x->r, "ERR %s cannot contain spaces, newlines or special characters.",
+                     is_name ? "lib-name" : "lib-ver");
         return;
     }
     set_text(is_name ? &x->s->lib_name : &x->s->lib_ver, x->argv[3]);
@@ -227,7 +232,8 @@ static bool on_off(struct exec *x, bool *ret)
     return false;
 }
 
-/* Noted and shown in CLIENT LIST's flags; what it asks for always holds here: output buffers are bounded one by one, no client is closed for another's. */
+/* Noted and shown in CLIENT LIST's flags; what it asks for always holds here: output buffers are bounded one
+ * by one, no client is closed for another's. */
 void cmd_client_no_evict(struct exec *x)
 {
     on_off(x, &x->s->no_evict);

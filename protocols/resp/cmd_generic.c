@@ -89,7 +89,8 @@ static void expire(struct exec *x, enum expiry_unit unit)
         } else if (exec_arg_is(x, i, "lt")) {
             flags |= EXPIRE_LT;
         } else {
-            reply_errorf(&x->r, "ERR Unsupported option %.*s", (int)MIN_OF(x->argv[i].len, (size_t)128), (const char *)x->argv[i].data);
+            reply_errorf(&x->r, "ERR Unsupported option %.*s", (int)MIN_OF(x->argv[i].len, (size_t)128),
+                         (const char *)x->argv[i].data);
             return;
         }
     }
@@ -105,7 +106,8 @@ static void expire(struct exec *x, enum expiry_unit unit)
         return;
     old = kv_key_expire_time(kv, x->argv[1]);
     if (old == -2 || ((flags & EXPIRE_NX) && old != -1) || ((flags & EXPIRE_XX) && old == -1) ||
-        ((flags & EXPIRE_GT) && (old == -1 || at <= old)) || ((flags & EXPIRE_LT) && old != -1 && at >= old)) {
+        ((flags & EXPIRE_GT) && (old == -1 || at <= old)) ||
+        ((flags & EXPIRE_LT) && old != -1 && at >= old)) {
         reply_int(&x->r, 0);
         return;
     }
@@ -172,9 +174,9 @@ void cmd_persist(struct exec *x)
 
 struct keys_walk {
     struct exec *x;
-    struct slice pattern;   /* NULL data: all */
-    enum kv_type type;      /* KV_NONE: all */
-    bool no_type;           /* TYPE named none there is */
+    struct slice pattern; /* NULL data: all */
+    enum kv_type type;    /* KV_NONE: all */
+    bool no_type;         /* TYPE named none there is */
     uint64_t replied, visited;
 };
 
@@ -223,8 +225,8 @@ void cmd_keys(struct exec *x)
 struct scan_walk {
     struct keys_walk keys;
     uint32_t count, partitions;
-    uint64_t inner;   /* the cursor inside the partition */
-    uint32_t index;   /* where the next call goes on */
+    uint64_t inner; /* the cursor inside the partition */
+    uint32_t index; /* where the next call goes on */
     bool ended;
 };
 
@@ -234,7 +236,8 @@ static bool scan_partition(struct exec *x, struct kv_ctx *kv, uint32_t index, vo
     struct scan_walk *walk = arg;
 
     (void)x;
-    walk->inner = kv_scan(kv, walk->inner, (uint32_t)(walk->count - MIN_OF(walk->keys.visited, (uint64_t)walk->count - 1)),
+    walk->inner = kv_scan(kv, walk->inner,
+                          (uint32_t)(walk->count - MIN_OF(walk->keys.visited, (uint64_t)walk->count - 1)),
                           keys_visit, &walk->keys);
     walk->index = index;
     if (walk->inner != 0)
@@ -246,7 +249,8 @@ static bool scan_partition(struct exec *x, struct kv_ctx *kv, uint32_t index, vo
 
 void cmd_scan(struct exec *x)
 {
-    struct scan_walk walk = {.keys = {.x = x}, .count = 10, .partitions = partitions_count(x->w->front->o.partitions)};
+    struct scan_walk walk = {
+        .keys = {.x = x}, .count = 10, .partitions = partitions_count(x->w->front->o.partitions)};
     char text[24], *end;
     uint64_t cursor;
     uint8_t head[64];
@@ -299,8 +303,8 @@ void cmd_scan(struct exec *x)
     cursor = walk.ended ? 0 : walk.inner * walk.partitions + walk.index;
     /* The header stands in front of the keys: "*2 $n cursor *count". */
     n = reply_digits((uint8_t *)text, cursor);
-    head_len = (size_t)snprintf((char *)head, sizeof(head), "*2\r\n$%zu\r\n%.*s\r\n*%llu\r\n", n, (int)n, text,
-                                (unsigned long long)walk.keys.replied);
+    head_len = (size_t)snprintf((char *)head, sizeof(head), "*2\r\n$%zu\r\n%.*s\r\n*%llu\r\n", n, (int)n,
+                                text, (unsigned long long)walk.keys.replied);
     buf_reserve(x->r.out, head_len);
     memmove(x->r.out->data + at + head_len, x->r.out->data + at, x->r.out->len - at);
     memcpy(x->r.out->data + at, head, head_len);
@@ -333,7 +337,8 @@ struct random_walk {
     bool found;
 };
 
-/* Partition by partition, each chosen with the share of keys it has among those seen: one pass, every key as likely as its partition makes it. */
+/* Partition by partition, each chosen with the share of keys it has among those seen: one pass, every key as
+ * likely as its partition makes it. */
 static bool choose_random(struct exec *x, struct kv_ctx *kv, uint32_t index, void *arg)
 {
     struct random_walk *walk = arg;
@@ -451,7 +456,8 @@ void cmd_memory_usage(struct exec *x)
         reply_int(&x->r, (int64_t)bytes);
 }
 
-/* No replica exists that could acknowledge: the answer is 0, at once when nothing was asked for, else when the time is over. */
+/* No replica exists that could acknowledge: the answer is 0, at once when nothing was asked for, else when
+ * the time is over. */
 void cmd_wait(struct exec *x)
 {
     int64_t replicas, timeout_ms;

@@ -6,7 +6,8 @@
 static void push(struct exec *x, enum kv_end end, bool only_if_exists)
 {
     uint64_t len = 0;
-    int err = kv_list_push(exec_kv(x, x->argv[1]), x->argv[1], end, x->argv + 2, x->argc - 2, only_if_exists, &len);
+    int err =
+        kv_list_push(exec_kv(x, x->argv[1]), x->argv[1], end, x->argv + 2, x->argc - 2, only_if_exists, &len);
 
     if (err != 0)
         reply_err(&x->r, err);

@@ -66,8 +66,10 @@ void cmd_debug(struct exec *x)
     double seconds;
 
     if (!debug_allowed(x)) {
-        reply_error(&x->r, "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a "
-                           "local connection, otherwise you need to set this option in the configuration file, and then restart the server.");
+        reply_error(&x->r, "ERR DEBUG command not allowed. If the enable-debug-command option is set to "
+                           "\"local\", you can run it from a "
+                           "local connection, otherwise you need to set this option in the configuration "
+                           "file, and then restart the server.");
         return;
     }
     if (exec_arg_is(x, 1, "sleep") && x->argc == 3) {

@@ -6,18 +6,47 @@
 #include "protocols/resp/handlers.h"
 
 struct command command_table[COMMANDS] = {
-#define COMMAND(id_, handler_, name_, arity_, flags_, first_, last_, step_, key_flags_, acl_, group_, since_, tips_,       \
-                complexity_, syntax_, summary_)                                                                        \
-    [COMMAND_##id_] = {.name = name_, .fullname = name_, .container = -1, .handler = handler_, .arity = arity_,           \
-                       .flags = flags_, .first = first_, .last = last_, .step = step_, .key_flags = key_flags_,           \
-                       .acl = acl_, .group = group_, .since = since_, .tips = tips_, .complexity = complexity_,           \
-                       .syntax = syntax_, .summary = summary_, .id = COMMAND_##id_, .name_len = sizeof(name_) - 1},
-#define SUBCOMMAND(id_, container_, handler_, name_, arity_, flags_, first_, last_, step_, key_flags_, acl_, group_,       \
-                   since_, tips_, complexity_, syntax_, summary_)                                                      \
-    [COMMAND_##id_] = {.name = name_, .container = COMMAND_##container_, .handler = handler_, .arity = arity_,            \
-                       .flags = flags_, .first = first_, .last = last_, .step = step_, .key_flags = key_flags_,           \
-                       .acl = acl_, .group = group_, .since = since_, .tips = tips_, .complexity = complexity_,           \
-                       .syntax = syntax_, .summary = summary_, .id = COMMAND_##id_, .name_len = sizeof(name_) - 1},
+#define COMMAND(id_, handler_, name_, arity_, flags_, first_, last_, step_, key_flags_, acl_, group_,        \
+                since_, tips_, complexity_, syntax_, summary_)                                               \
+    [COMMAND_##id_] = {.name = name_,                                                                        \
+                       .fullname = name_,                                                                    \
+                       .container = -1,                                                                      \
+                       .handler = handler_,                                                                  \
+                       .arity = arity_,                                                                      \
+                       .flags = flags_,                                                                      \
+                       .first = first_,                                                                      \
+                       .last = last_,                                                                        \
+                       .step = step_,                                                                        \
+                       .key_flags = key_flags_,                                                              \
+                       .acl = acl_,                                                                          \
+                       .group = group_,                                                                      \
+                       .since = since_,                                                                      \
+                       .tips = tips_,                                                                        \
+                       .complexity = complexity_,                                                            \
+                       .syntax = syntax_,                                                                    \
+                       .summary = summary_,                                                                  \
+                       .id = COMMAND_##id_,                                                                  \
+                       .name_len = sizeof(name_) - 1},
+#define SUBCOMMAND(id_, container_, handler_, name_, arity_, flags_, first_, last_, step_, key_flags_, acl_, \
+                   group_, since_, tips_, complexity_, syntax_, summary_)                                    \
+    [COMMAND_##id_] = {.name = name_,                                                                        \
+                       .container = COMMAND_##container_,                                                    \
+                       .handler = handler_,                                                                  \
+                       .arity = arity_,                                                                      \
+                       .flags = flags_,                                                                      \
+                       .first = first_,                                                                      \
+                       .last = last_,                                                                        \
+                       .step = step_,                                                                        \
+                       .key_flags = key_flags_,                                                              \
+                       .acl = acl_,                                                                          \
+                       .group = group_,                                                                      \
+                       .since = since_,                                                                      \
+                       .tips = tips_,                                                                        \
+                       .complexity = complexity_,                                                            \
+                       .syntax = syntax_,                                                                    \
+                       .summary = summary_,                                                                  \
+                       .id = COMMAND_##id_,                                                                  \
+                       .name_len = sizeof(name_) - 1},
 #include "protocols/resp/commands.def"
 #undef COMMAND
 #undef SUBCOMMAND
@@ -29,7 +58,8 @@ static uint8_t name_index[INDEX_SIZE]; /* id + 1, linear probing */
 static char fullnames[COMMANDS][48];
 static bool initialised;
 
-/* The name in lower case into 24 bytes, the rest zero; its hash. Names with other bytes than letters still compare exactly below. */
+/* The name in lower case into 24 bytes, the rest zero; its hash. Names with other bytes than letters still
+ * compare exactly below. */
 static inline uint32_t name_fold(struct slice name, uint64_t folded[3])
 {
     uint64_t h;
@@ -84,7 +114,8 @@ void command_table_init(void)
             c->acl |= ACL_BLOCKING;
         if (!(c->acl & ACL_FAST))
             c->acl |= ACL_SLOW;
-        c->one_key = c->first == 1 && c->last == 1 && c->container < 0 && !(c->flags & (CMD_BLOCKING | CMD_SPAN));
+        c->one_key =
+            c->first == 1 && c->last == 1 && c->container < 0 && !(c->flags & (CMD_BLOCKING | CMD_SPAN));
     }
 }
 
@@ -101,8 +132,8 @@ const struct command *command_find(struct slice name)
         if (id == 0)
             return NULL;
         id--;
-        if (folded[0] == folded_names[id][0] && folded[1] == folded_names[id][1] && folded[2] == folded_names[id][2] &&
-            command_table[id].name_len == name.len)
+        if (folded[0] == folded_names[id][0] && folded[1] == folded_names[id][1] &&
+            folded[2] == folded_names[id][2] && command_table[id].name_len == name.len)
             return &command_table[id];
     }
 }
@@ -127,7 +158,8 @@ const struct command *command_resolve(const struct slice *argv, uint32_t argc)
     return c;
 }
 
-bool command_keys(const struct command *c, uint32_t argc, uint32_t *ret_first, uint32_t *ret_last, uint32_t *ret_step)
+bool command_keys(const struct command *c, uint32_t argc, uint32_t *ret_first, uint32_t *ret_last,
+                  uint32_t *ret_step)
 {
     int64_t last = c->last < 0 ? (int64_t)argc + c->last : c->last;
 
@@ -141,18 +173,21 @@ bool command_keys(const struct command *c, uint32_t argc, uint32_t *ret_first, u
 
 const char *command_flag_name(unsigned bit)
 {
-    static const char *const names[] = {"write", "readonly", "denyoom", "admin", "pubsub", "noscript", "blocking", "loading",
-                                        "stale", "skip_slowlog", "fast", "no_auth", "may_replicate", "allow_busy",
-                                        "no_multi", "touches_arbitrary_keys", "protected"};
+    static const char *const names[] = {"write",         "readonly",     "denyoom",  "admin",
+                                        "pubsub",        "noscript",     "blocking", "loading",
+                                        "stale",         "skip_slowlog", "fast",     "no_auth",
+                                        "may_replicate", "allow_busy",   "no_multi", "touches_arbitrary_keys",
+                                        "protected"};
 
     return bit < ARRAY_LEN(names) ? names[bit] : NULL;
 }
 
 const char *command_acl_name(unsigned bit)
 {
-    static const char *const names[] = {"keyspace", "read", "write", "set", "sortedset", "list", "hash", "string", "bitmap",
-                                        "hyperloglog", "geo", "stream", "pubsub", "admin", "fast", "slow", "blocking",
-                                        "dangerous", "connection", "transaction", "scripting"};
+    static const char *const names[] = {
+        "keyspace", "read",   "write",       "set",       "sortedset",  "list",        "hash",
+        "string",   "bitmap", "hyperloglog", "geo",       "stream",     "pubsub",      "admin",
+        "fast",     "slow",   "blocking",    "dangerous", "connection", "transaction", "scripting"};
 
     return bit < ARRAY_LEN(names) ? names[bit] : NULL;
 }

@@ -1,5 +1,6 @@
-/* The command table: facts of commands.def, found by name; what COMMAND answers, what is checked before a handler runs, and where a command's
- * keys are, all read these rows. Immutable after command_table_init; any thread. */
+/* The command table: facts of commands.def, found by name; what COMMAND answers, what is checked before a
+ * handler runs, and where a command's keys are, all read these rows. Immutable after command_table_init; any
+ * thread. */
 #ifndef GM_RESP_COMMAND_H
 #define GM_RESP_COMMAND_H
 
@@ -31,7 +32,8 @@ enum {
     CMD_PROTECTED = 1 << 16,
     CMD_OURS = 1 << 20,
     CMD_WALKS = 1 << 21, /* asks other workers or threads, its reply comes later: not inside a transaction */
-    CMD_SPAN = 1 << 20, /* may use every partition: visits them one after another, inside EXEC all are locked (P2) */
+    CMD_SPAN =
+        1 << 20, /* may use every partition: visits them one after another, inside EXEC all are locked (P2) */
 };
 
 enum {
@@ -68,11 +70,11 @@ enum command_id {
 };
 
 struct command {
-    const char *name;     /* "get"; of a subcommand the last word */
-    const char *fullname; /* "client|list" */
-    int container;        /* the id of the container, -1 for none */
+    const char *name;                /* "get"; of a subcommand the last word */
+    const char *fullname;            /* "client|list" */
+    int container;                   /* the id of the container, -1 for none */
     void (*handler)(struct exec *x); /* NULL: a container */
-    int arity;            /* with the name; negative: at least so many */
+    int arity;                       /* with the name; negative: at least so many */
     uint32_t flags;
     int first, last, step; /* key positions; 0: none */
     const char *key_flags; /* "RW ACCESS UPDATE" */
@@ -80,16 +82,18 @@ struct command {
     const char *group, *since, *tips, *complexity, *syntax, *summary;
     uint8_t id, name_len;
     bool has_subcommands;
-    bool one_key;          /* exactly one key at argument 1, nothing blocking: the hot path */
+    bool one_key; /* exactly one key at argument 1, nothing blocking: the hot path */
 };
 
 extern struct command command_table[COMMANDS];
 
-/* Fills what follows from other columns and the name index; once, before any thread. Repeating it changes nothing. */
+/* Fills what follows from other columns and the name index; once, before any thread. Repeating it changes
+ * nothing. */
 void command_table_init(void);
 /* A top-level command, in any case; NULL when there is none. */
 const struct command *command_find(struct slice name);
-/* With the subcommand where there is one: argv[0], argv[1]. The container itself when its subcommand is unknown or missing. */
+/* With the subcommand where there is one: argv[0], argv[1]. The container itself when its subcommand is
+ * unknown or missing. */
 const struct command *command_resolve(const struct slice *argv, uint32_t argc);
 const struct command *command_find_sub(const struct command *container, struct slice name);
 static inline bool command_arity_ok(const struct command *c, uint32_t argc)
@@ -98,7 +102,8 @@ static inline bool command_arity_ok(const struct command *c, uint32_t argc)
 }
 
 /* Walks a command's keys: for (i = first; i <= last; i += step). False when it has none in this argv. */
-bool command_keys(const struct command *c, uint32_t argc, uint32_t *ret_first, uint32_t *ret_last, uint32_t *ret_step);
+bool command_keys(const struct command *c, uint32_t argc, uint32_t *ret_first, uint32_t *ret_last,
+                  uint32_t *ret_step);
 
 /* "write" for bit 0 and so on; NULL beyond. Of categories without "@". */
 const char *command_flag_name(unsigned bit);

@@ -43,8 +43,9 @@ static bool is_token(struct slice s)
 
 static const char *type_of(struct slice name)
 {
-    static const char *const integers[] = {"seconds", "milliseconds", "count", "index", "offset", "start", "stop", "end", "cursor",
-                                           "numreplicas", "increment", "decrement", "protover", "client-id"};
+    static const char *const integers[] = {"seconds",   "milliseconds", "count",    "index",    "offset",
+                                           "start",     "stop",         "end",      "cursor",   "numreplicas",
+                                           "increment", "decrement",    "protover", "client-id"};
 
     if (slice_eq(name, SLICE_LIT("key")))
         return "key";
@@ -61,7 +62,7 @@ static const char *type_of(struct slice name)
 }
 
 struct arg {
-    size_t at;   /* where its map begins */
+    size_t at; /* where its map begins */
     size_t pairs;
 };
 
@@ -132,7 +133,8 @@ static bool skip_repeat(struct words *w, struct slice name)
     }
 }
 
-static bool sequence(struct reply *r, struct words *w, unsigned *ret_count, bool optional, bool in_choice, unsigned depth);
+static bool sequence(struct reply *r, struct words *w, unsigned *ret_count, bool optional, bool in_choice,
+                     unsigned depth);
 
 /* The inside of a bracket: one thing, or a choice between several. */
 static bool bracket(struct reply *r, struct words *w, bool optional, unsigned depth)
@@ -177,8 +179,10 @@ static bool bracket(struct reply *r, struct words *w, bool optional, unsigned de
     return true;
 }
 
-/* Arguments up to a closing bracket, a bar or the end. Inside a bracket or choice several of them become one block. */
-static bool sequence(struct reply *r, struct words *w, unsigned *ret_count, bool optional, bool in_choice, unsigned depth)
+/* Arguments up to a closing bracket, a bar or the end. Inside a bracket or choice several of them become one
+ * block. */
+static bool sequence(struct reply *r, struct words *w, unsigned *ret_count, bool optional, bool in_choice,
+                     unsigned depth)
 {
     size_t at = reply_deferred_begin(r);
     bool nested = optional || in_choice;
@@ -204,8 +208,8 @@ static bool sequence(struct reply *r, struct words *w, unsigned *ret_count, bool
             continue;
         /* A lone optional argument carries the flag itself; in a block the block does. */
         if (is_token(first)) {
-            if (w->word.len != 0 && !is_mark(w, ']') && !is_mark(w, '>') && !is_mark(w, '|') && !is_mark(w, '[') && !is_mark(w, '<') &&
-                !is_token(w->word)) {
+            if (w->word.len != 0 && !is_mark(w, ']') && !is_mark(w, '>') && !is_mark(w, '|') &&
+                !is_mark(w, '[') && !is_mark(w, '<') && !is_token(w->word)) {
                 struct slice name = w->word;
                 const char *type = type_of(name);
 

@@ -201,8 +201,8 @@ static void unknown_command(struct exec *x)
     for (uint32_t i = 1; i < x->argc && n < 128; i++)
         n += (size_t)snprintf(args + n, sizeof(args) - n, "'%.*s' ", (int)MIN_OF(x->argv[i].len, 128 - n),
                               (const char *)x->argv[i].data);
-    reply_errorf(&x->r, "ERR unknown command '%.*s', with args beginning with: %s", (int)MIN_OF(x->argv[0].len, (size_t)128),
-                 (const char *)x->argv[0].data, args);
+    reply_errorf(&x->r, "ERR unknown command '%.*s', with args beginning with: %s",
+                 (int)MIN_OF(x->argv[0].len, (size_t)128), (const char *)x->argv[0].data, args);
 }
 
 static bool refuse_shape(struct exec *x)
@@ -220,8 +220,8 @@ static bool refuse_shape(struct exec *x)
         for (; c->name[n] != '\0'; n++)
             upper[n] = (char)(c->name[n] & ~0x20);
         upper[n] = '\0';
-        reply_errorf(&x->r, "ERR unknown subcommand '%.*s'. Try %s HELP.", (int)MIN_OF(x->argv[1].len, (size_t)128),
-                     (const char *)x->argv[1].data, upper);
+        reply_errorf(&x->r, "ERR unknown subcommand '%.*s'. Try %s HELP.",
+                     (int)MIN_OF(x->argv[1].len, (size_t)128), (const char *)x->argv[1].data, upper);
         return true;
     }
     if (c->handler == NULL) {
@@ -269,7 +269,8 @@ bool exec_refuse(struct exec *x)
     }
     if (GM_UNLIKELY(s->channels + s->patterns > 0 && s->proto == 2) && !allowed_while_subscribed(c)) {
         reply_errorf(&x->r,
-                     "ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are allowed in this context",
+                     "ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET "
+                     "are allowed in this context",
                      c->fullname);
         return true;
     }
@@ -318,12 +319,14 @@ void exec_call(struct exec *x)
     ns = clock_ticks_to_ns(clock_ticks() - began);
     for (uint32_t i = 0; i < x->argc; i++)
         bytes += x->argv[i].len;
-    metrics_request(&w->front->metrics, x->cmd->id, ns, bytes, x->r.out->len > mark ? x->r.out->len - mark : 0);
+    metrics_request(&w->front->metrics, x->cmd->id, ns, bytes,
+                    x->r.out->len > mark ? x->r.out->len - mark : 0);
     if (GM_UNLIKELY(x->r.out->len > mark && x->r.out->data[mark] == '-')) {
         session_count_error(w, x->r.out->data + mark + 1, x->r.out->len - mark - 1);
         metrics_count(w->front->failed, x->cmd->id, 1);
     }
-    if (GM_UNLIKELY(ns / 1000 >= __atomic_load_n(&w->front->slow_us, __ATOMIC_RELAXED)) && !(x->cmd->flags & CMD_SKIP_SLOWLOG))
+    if (GM_UNLIKELY(ns / 1000 >= __atomic_load_n(&w->front->slow_us, __ATOMIC_RELAXED)) &&
+        !(x->cmd->flags & CMD_SKIP_SLOWLOG))
         slowlog_add(x, ns / 1000);
 }
 
@@ -348,7 +351,8 @@ static void abort_exec(struct exec *x, size_t mark)
     char why[256];
     size_t skip = x->r.out->len - mark > 5 && memcmp(x->r.out->data + mark, "-ERR ", 5) == 0 ? 5 : 1;
 
-    snprintf(why, sizeof(why), "%.*s", (int)(x->r.out->len - mark - skip - 2), (const char *)x->r.out->data + mark + skip);
+    snprintf(why, sizeof(why), "%.*s", (int)(x->r.out->len - mark - skip - 2),
+             (const char *)x->r.out->data + mark + skip);
     x->r.out->len = mark;
     reply_errorf(&x->r, "EXECABORT Transaction discarded because of: %s", why);
     transaction_drop(x->s);
@@ -438,14 +442,16 @@ suppress:
     return x.outcome;
 }
 
-/* A command that may join others of its partition: one key, nothing that waits or spans, and nothing refused. */
+/* A command that may join others of its partition: one key, nothing that waits or spans, and nothing refused.
+ */
 static bool may_join(struct session *s, const struct request *q, const struct command *cmd)
 {
     return cmd != NULL && cmd->one_key && q->argc >= 2 && command_arity_ok(cmd, q->argc) && !s->in_multi &&
            !s->reply_off && !s->reply_skip;
 }
 
-/* P6: first the buckets of all keys of the pipeline, then their entries, so that their cache misses overlap. A partition somebody else holds is left out. */
+/* P6: first the buckets of all keys of the pipeline, then their entries, so that their cache misses overlap.
+ * A partition somebody else holds is left out. */
 static void prefetch(struct session *s, const struct request *q, uint32_t n, const uint32_t *index)
 {
     struct partitions *ps = s->w->front->o.partitions;
@@ -482,7 +488,9 @@ uint32_t run_batch(struct session *s, const struct request *q, uint32_t n, enum 
     *ret_outcome = EXEC_DONE;
     for (uint32_t k = 0; k < n; k++) {
         cmds[k] = command_resolve(q[k].argv, q[k].argc);
-        index[k] = cmds[k] != NULL && cmds[k]->one_key && q[k].argc >= 2 ? placement_of_key(q[k].argv[1], partitions) : UINT32_MAX;
+        index[k] = cmds[k] != NULL && cmds[k]->one_key && q[k].argc >= 2
+                       ? placement_of_key(q[k].argv[1], partitions)
+                       : UINT32_MAX;
     }
     if (n > 1)
         prefetch(s, q, n, index);

@@ -1,8 +1,9 @@
 /* Running one command: what a handler is given.
  *
- * The executor (exec.c) looks the command up, checks arity, login, memory and disk, enters the partitions of its keys in ascending order, calls the
- * handler, leaves (which appends the effects) and takes the reply back if that failed. A handler finds the keyspace of a key with exec_kv and writes
- * exactly one reply to x->r, unless it sets x->outcome. */
+ * The executor (exec.c) looks the command up, checks arity, login, memory and disk, enters the partitions of
+ * its keys in ascending order, calls the handler, leaves (which appends the effects) and takes the reply back
+ * if that failed. A handler finds the keyspace of a key with exec_kv and writes exactly one reply to x->r,
+ * unless it sets x->outcome. */
 #ifndef GM_RESP_EXEC_H
 #define GM_RESP_EXEC_H
 
@@ -11,7 +12,8 @@
 
 enum exec_outcome {
     EXEC_DONE,
-    EXEC_PARKED,  /* run the same command again later: no reply was written, nothing changed that may not change twice */
+    EXEC_PARKED,  /* run the same command again later: no reply was written, nothing changed that may not
+                     change twice */
     EXEC_BLOCKED, /* the command is over, its reply comes later */
 };
 
@@ -24,9 +26,9 @@ struct exec {
     struct reply r;
     struct partition_guard *guards; /* those entered, ascending; NULL without keys */
     uint32_t guards_count;
-    bool in_exec;                   /* one of EXEC's commands: may neither park nor block */
+    bool in_exec; /* one of EXEC's commands: may neither park nor block */
     enum exec_outcome outcome;
-    size_t error_at;                /* exec_each_partition: where its error begins */
+    size_t error_at; /* exec_each_partition: where its error begins */
 };
 
 /* The keyspace of a key whose partition was entered, with the session's database. */
@@ -35,19 +37,23 @@ static inline int64_t exec_now_ms(const struct exec *x)
 {
     return worker_wall_ms(x->w->worker);
 }
-/* Visits partitions one after another (P2), inside EXEC those that are held: fn under each; a fn that returns false ends the walk. `from` is where to begin. False: the command must
- * stop, an error was written or it is parked; what fn wrote stays in front of it. */
-bool exec_each_partition(struct exec *x, uint32_t from, bool (*fn)(struct exec *x, struct kv_ctx *kv, uint32_t index, void *arg), void *arg);
+/* Visits partitions one after another (P2), inside EXEC those that are held: fn under each; a fn that returns
+ * false ends the walk. `from` is where to begin. False: the command must stop, an error was written or it is
+ * parked; what fn wrote stays in front of it. */
+bool exec_each_partition(struct exec *x, uint32_t from,
+                         bool (*fn)(struct exec *x, struct kv_ctx *kv, uint32_t index, void *arg), void *arg);
 
 /* After a walk that failed half way: drops what was written since `at` except the error at the end. */
 void exec_keep_last_error(struct exec *x, size_t at);
 
-/* Enters the partitions of keys argv[first..last] step; EXEC_DONE with guards set in x, or an outcome or error written (false). */
+/* Enters the partitions of keys argv[first..last] step; EXEC_DONE with guards set in x, or an outcome or
+ * error written (false). */
 bool exec_enter_indexes(struct exec *x, uint32_t n); /* w->indexes[0..n), sorted, unique */
 bool exec_enter_keys(struct exec *x, uint32_t first, uint32_t last, uint32_t step);
 /* Leaves what was entered; the error of the append. */
 int exec_leave(struct exec *x);
-/* Adds the partition of a key to w->indexes[0..n) when it is missing, keeping order; the new n. Room for all partitions is made. */
+/* Adds the partition of a key to w->indexes[0..n) when it is missing, keeping order; the new n. Room for all
+ * partitions is made. */
 uint32_t exec_index_add(struct exec *x, uint32_t n, uint32_t index);
 uint32_t exec_index_of_key(struct exec *x, struct slice key);
 

@@ -82,8 +82,10 @@ int resp_front_new(const struct resp_options *options, struct resp_front **ret)
     for (int i = 0; i < COMMANDS; i++)
         command_names[i] = command_table[i].fullname;
     metrics_protocol_register(&f->metrics, "resp", "command", command_names, COMMANDS, code_names, CODES);
-    f->rejected = metrics_counters_register("gomsg_resp_rejected_total", "Commands refused before they ran", NULL, "command", command_names, COMMANDS);
-    f->failed = metrics_counters_register("gomsg_resp_failed_total", "Commands that answered an error", NULL, "command", command_names, COMMANDS);
+    f->rejected = metrics_counters_register("gomsg_resp_rejected_total", "Commands refused before they ran",
+                                            NULL, "command", command_names, COMMANDS);
+    f->failed = metrics_counters_register("gomsg_resp_failed_total", "Commands that answered an error", NULL,
+                                          "command", command_names, COMMANDS);
     session_ops_init(&f->ops);
     session_ops_init(&f->ctl_ops);
     f->ctl_ops.protocol = CONN_CTL;

@@ -1,5 +1,6 @@
-/* The handlers of commands.def, a file a group. Each is: parse, check, execute on the partition, reply. They run on the connection's
- * worker with what the table promises: arity is right, the partitions of the keys are entered (exec.h). */
+/* The handlers of commands.def, a file a group. Each is: parse, check, execute on the partition, reply. They
+ * run on the connection's worker with what the table promises: arity is right, the partitions of the keys are
+ * entered (exec.h). */
 #ifndef GM_RESP_HANDLERS_H
 #define GM_RESP_HANDLERS_H
 

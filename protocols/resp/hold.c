@@ -1,8 +1,9 @@
 /* Replies that wait for the log.
  *
- * With `kv.ack: quorum` every reply waits until the logs of its partitions are committed up to where they ended when the command ran (rule 13); with
- * `log.fsync: always` a reply to a write waits for the sync. The replies of one input call wait together: one barrier in the connection's output
- * (P8), one commit over the logs it touched. Nothing to wait for is found out when it is armed, and costs nothing but that.
+ * With `kv.ack: quorum` every reply waits until the logs of its partitions are committed up to where they
+ * ended when the command ran (rule 13); with `log.fsync: always` a reply to a write waits for the sync. The
+ * replies of one input call wait together: one barrier in the connection's output (P8), one commit over the
+ * logs it touched. Nothing to wait for is found out when it is armed, and costs nothing but that.
  *
  * A hold outlives its connection: it finds it again by its id. On the session's worker. */
 #include "base/err.h"

@@ -1,4 +1,5 @@
-/* INFO: https://redis.io/commands/info. Sections and fields as Redis 7.2 has them, where this server has what they say; and CONFIG RESETSTAT. */
+/* INFO: https://redis.io/commands/info. Sections and fields as Redis 7.2 has them, where this server has what
+ * they say; and CONFIG RESETSTAT. */
 #include <stdio.h>
 #include <sys/resource.h>
 #include <sys/utsname.h>
@@ -121,26 +122,34 @@ static void section_server(struct exec *x, struct buf *b)
     struct utsname u;
 
     uname(&u);
-    buf_printf(b, "redis_version:%s\r\ngomsg_version:%s\r\nredis_mode:%s\r\nos:%s %s %s\r\narch_bits:%d\r\n", RESP_REDIS_VERSION,
-               PACKAGE_VERSION, f->o.cluster_mode ? "cluster" : "standalone", u.sysname, u.release, u.machine, (int)sizeof(long) * 8);
-    buf_printf(b, "multiplexing_api:libev\r\ngcc_version:%d.%d.%d\r\nprocess_id:%ld\r\nrun_id:%s\r\ntcp_port:%u\r\n", __GNUC__, __GNUC_MINOR__,
-               __GNUC_PATCHLEVEL__, (long)getpid(), f->run_id, f->o.tcp_port);
-    buf_printf(b, "server_time_usec:%lld\r\nuptime_in_seconds:%llu\r\nuptime_in_days:%llu\r\nio_threads_active:%d\r\n", (long long)clock_wall_us(),
-               (unsigned long long)up_s, (unsigned long long)up_s / 86400, f->workers_count > 1);
+    buf_printf(b, "redis_version:%s\r\ngomsg_version:%s\r\nredis_mode:%s\r\nos:%s %s %s\r\narch_bits:%d\r\n",
+               RESP_REDIS_VERSION, PACKAGE_VERSION, f->o.cluster_mode ? "cluster" : "standalone", u.sysname,
+               u.release, u.machine, (int)sizeof(long) * 8);
+    buf_printf(
+        b, "multiplexing_api:libev\r\ngcc_version:%d.%d.%d\r\nprocess_id:%ld\r\nrun_id:%s\r\ntcp_port:%u\r\n",
+        __GNUC__, __GNUC_MINOR__, __GNUC_PATCHLEVEL__, (long)getpid(), f->run_id, f->o.tcp_port);
+    buf_printf(
+        b,
+        "server_time_usec:%lld\r\nuptime_in_seconds:%llu\r\nuptime_in_days:%llu\r\nio_threads_active:%d\r\n",
+        (long long)clock_wall_us(), (unsigned long long)up_s, (unsigned long long)up_s / 86400,
+        f->workers_count > 1);
 }
 
 static void section_clients(struct exec *x, struct buf *b)
 {
     struct resp_front *f = x->w->front;
 
-    buf_printf(b, "connected_clients:%llu\r\nmaxclients:%lld\r\nblocked_clients:%llu\r\n", (unsigned long long)SUM(f, connections_now),
-               f->o.config != NULL ? (long long)f->o.config->resp_max_connections : 0LL, (unsigned long long)SUM(f, blocked_now));
+    buf_printf(b, "connected_clients:%llu\r\nmaxclients:%lld\r\nblocked_clients:%llu\r\n",
+               (unsigned long long)SUM(f, connections_now),
+               f->o.config != NULL ? (long long)f->o.config->resp_max_connections : 0LL,
+               (unsigned long long)SUM(f, blocked_now));
 }
 
 static void section_memory(struct exec *x, struct buf *b)
 {
     struct resp_front *f = x->w->front;
-    uint64_t used = mem_allocated(), rss = mem_rss(), peak = __atomic_load_n(&f->memory_peak, __ATOMIC_RELAXED);
+    uint64_t used = mem_allocated(), rss = mem_rss(),
+             peak = __atomic_load_n(&f->memory_peak, __ATOMIC_RELAXED);
     int64_t max = f->o.config != NULL ? CONFIG_GET(f->o.config, kv_maxmemory) : 0;
     char a[32], r[32], p[32], m[32];
 
@@ -149,10 +158,16 @@ static void section_memory(struct exec *x, struct buf *b)
     human(r, sizeof(r), rss);
     human(p, sizeof(p), peak);
     human(m, sizeof(m), (uint64_t)max);
-    buf_printf(b, "used_memory:%llu\r\nused_memory_human:%s\r\nused_memory_rss:%llu\r\nused_memory_rss_human:%s\r\nused_memory_peak:%llu\r\n"
-                  "used_memory_peak_human:%s\r\n", (unsigned long long)used, a, (unsigned long long)rss, r, (unsigned long long)peak, p);
-    buf_printf(b, "maxmemory:%lld\r\nmaxmemory_human:%s\r\nmaxmemory_policy:noeviction\r\nmem_fragmentation_ratio:%.2f\r\nmem_allocator:%s\r\n"
-                  "active_defrag_running:0\r\n", (long long)max, m, used == 0 ? 1.0 : (double)rss / (double)used,
+    buf_printf(b,
+               "used_memory:%llu\r\nused_memory_human:%s\r\nused_memory_rss:%llu\r\nused_memory_rss_human:%"
+               "s\r\nused_memory_peak:%llu\r\n"
+               "used_memory_peak_human:%s\r\n",
+               (unsigned long long)used, a, (unsigned long long)rss, r, (unsigned long long)peak, p);
+    buf_printf(b,
+               "maxmemory:%lld\r\nmaxmemory_human:%s\r\nmaxmemory_policy:noeviction\r\nmem_fragmentation_"
+               "ratio:%.2f\r\nmem_allocator:%s\r\n"
+               "active_defrag_running:0\r\n",
+               (long long)max, m, used == 0 ? 1.0 : (double)rss / (double)used,
 #ifdef HAVE_JEMALLOC
                "jemalloc"
 #else
@@ -167,15 +182,21 @@ static void section_persistence(struct exec *x, struct buf *b)
     bool ready = partitions_ready(f->o.partitions);
     bool ok = f->o.store == NULL || (log_store_may_grow(f->o.store) && log_store_health(f->o.store) == 0);
 
-    buf_printf(b, "loading:%d\r\nasync_loading:0\r\nrdb_changes_since_last_save:0\r\nrdb_bgsave_in_progress:0\r\naof_enabled:1\r\n"
-                  "aof_rewrite_in_progress:0\r\naof_rewrite_scheduled:0\r\naof_last_write_status:%s\r\n", !ready, ok ? "ok" : "err");
+    buf_printf(b,
+               "loading:%d\r\nasync_loading:0\r\nrdb_changes_since_last_save:0\r\nrdb_bgsave_in_progress:"
+               "0\r\naof_enabled:1\r\n"
+               "aof_rewrite_in_progress:0\r\naof_rewrite_scheduled:0\r\naof_last_write_status:%s\r\n",
+               !ready, ok ? "ok" : "err");
     if (f->o.store != NULL) {
         struct log_store_stats st;
 
         log_store_stats(f->o.store, &st);
-        buf_printf(b, "aof_current_size:%llu\r\nlog_hot:%llu\r\nlog_sync_rounds:%llu\r\nlog_sync_last_usec:%llu\r\nlog_sync_max_usec:%llu\r\n",
-                   (unsigned long long)st.bytes_appended, (unsigned long long)st.hot_logs, (unsigned long long)st.sync_rounds,
-                   (unsigned long long)st.sync_last_us, (unsigned long long)st.sync_max_us);
+        buf_printf(b,
+                   "aof_current_size:%llu\r\nlog_hot:%llu\r\nlog_sync_rounds:%llu\r\nlog_sync_last_usec:%"
+                   "llu\r\nlog_sync_max_usec:%llu\r\n",
+                   (unsigned long long)st.bytes_appended, (unsigned long long)st.hot_logs,
+                   (unsigned long long)st.sync_rounds, (unsigned long long)st.sync_last_us,
+                   (unsigned long long)st.sync_max_us);
     }
 }
 
@@ -186,8 +207,10 @@ static void section_stats(struct exec *x, struct buf *b)
     buf_printf(b, "total_connections_received:%llu\r\ntotal_commands_processed:%llu\r\n",
                (unsigned long long)since_reset(f, BASE_CONNECTIONS, SUM(f, connections_total)),
                (unsigned long long)since_reset(f, BASE_COMMANDS, SUM(f, commands)));
-    buf_printf(b, "expired_keys:%llu\r\nevicted_keys:0\r\nkeyspace_hits:%llu\r\nkeyspace_misses:%llu\r\npubsub_channels:%llu\r\npubsub_patterns:%llu\r\n"
-                  "total_error_replies:%llu\r\n",
+    buf_printf(b,
+               "expired_keys:%llu\r\nevicted_keys:0\r\nkeyspace_hits:%llu\r\nkeyspace_misses:%llu\r\npubsub_"
+               "channels:%llu\r\npubsub_patterns:%llu\r\n"
+               "total_error_replies:%llu\r\n",
                (unsigned long long)since_reset(f, BASE_EXPIRED, keys_expired(f)),
                (unsigned long long)since_reset(f, BASE_HITS, metrics_read(METRIC_KEYSPACE_HITS)),
                (unsigned long long)since_reset(f, BASE_MISSES, metrics_read(METRIC_KEYSPACE_MISSES)),
@@ -197,7 +220,10 @@ static void section_stats(struct exec *x, struct buf *b)
 
 static void section_replication(struct exec *x, struct buf *b)
 {
-    buf_printf(b, "role:master\r\nconnected_slaves:0\r\nmaster_failover_state:no-failover\r\nmaster_replid:%s\r\nmaster_repl_offset:0\r\n", x->w->front->run_id);
+    buf_printf(b,
+               "role:master\r\nconnected_slaves:0\r\nmaster_failover_state:no-failover\r\nmaster_replid:%"
+               "s\r\nmaster_repl_offset:0\r\n",
+               x->w->front->run_id);
 }
 
 static void section_cpu(struct exec *x, struct buf *b)
@@ -206,8 +232,8 @@ static void section_cpu(struct exec *x, struct buf *b)
 
     (void)x;
     getrusage(RUSAGE_SELF, &u);
-    buf_printf(b, "used_cpu_sys:%ld.%06ld\r\nused_cpu_user:%ld.%06ld\r\n", (long)u.ru_stime.tv_sec, (long)u.ru_stime.tv_usec, (long)u.ru_utime.tv_sec,
-               (long)u.ru_utime.tv_usec);
+    buf_printf(b, "used_cpu_sys:%ld.%06ld\r\nused_cpu_user:%ld.%06ld\r\n", (long)u.ru_stime.tv_sec,
+               (long)u.ru_stime.tv_usec, (long)u.ru_utime.tv_sec, (long)u.ru_utime.tv_usec);
 }
 
 static void section_commandstats(struct exec *x, struct buf *b)
@@ -222,9 +248,11 @@ static void section_commandstats(struct exec *x, struct buf *b)
             n[k] = since_reset(f, base_of_command(i) + (unsigned)k, n[k]);
         if (n[0] + n[2] == 0)
             continue;
-        buf_printf(b, "cmdstat_%s:calls=%llu,usec=%llu,usec_per_call=%.2f,rejected_calls=%llu,failed_calls=%llu\r\n", command_table[i].fullname,
-                   (unsigned long long)n[0], (unsigned long long)n[1] / 1000, n[0] == 0 ? 0.0 : (double)n[1] / 1000 / (double)n[0],
-                   (unsigned long long)n[2], (unsigned long long)n[3]);
+        buf_printf(
+            b, "cmdstat_%s:calls=%llu,usec=%llu,usec_per_call=%.2f,rejected_calls=%llu,failed_calls=%llu\r\n",
+            command_table[i].fullname, (unsigned long long)n[0], (unsigned long long)n[1] / 1000,
+            n[0] == 0 ? 0.0 : (double)n[1] / 1000 / (double)n[0], (unsigned long long)n[2],
+            (unsigned long long)n[3]);
     }
 }
 
@@ -236,8 +264,9 @@ static void section_latencystats(struct exec *x, struct buf *b)
         metrics_family_read_hist(x->w->front->metrics.latency, (unsigned)i, &h);
         if (hist_count(&h) == 0)
             continue;
-        buf_printf(b, "latency_percentiles_usec_%s:p50=%.3f,p99=%.3f,p99.9=%.3f\r\n", command_table[i].fullname,
-                   (double)hist_quantile_ns(&h, 0.5) / 1000, (double)hist_quantile_ns(&h, 0.99) / 1000, (double)hist_quantile_ns(&h, 0.999) / 1000);
+        buf_printf(b, "latency_percentiles_usec_%s:p50=%.3f,p99=%.3f,p99.9=%.3f\r\n",
+                   command_table[i].fullname, (double)hist_quantile_ns(&h, 0.5) / 1000,
+                   (double)hist_quantile_ns(&h, 0.99) / 1000, (double)hist_quantile_ns(&h, 0.999) / 1000);
     }
 }
 
@@ -284,7 +313,8 @@ static void section_keyspace(struct exec *x, struct buf *b)
         return;
     for (int db = 0; db < KV_DATABASES; db++)
         if (ks.keys[db] != 0)
-            buf_printf(b, "db%d:keys=%llu,expires=%llu,avg_ttl=0\r\n", db, (unsigned long long)ks.keys[db], (unsigned long long)ks.expires[db]);
+            buf_printf(b, "db%d:keys=%llu,expires=%llu,avg_ttl=0\r\n", db, (unsigned long long)ks.keys[db],
+                       (unsigned long long)ks.expires[db]);
 }
 
 enum { IN_DEFAULT = 1, IN_ALL = 2 };
@@ -316,7 +346,8 @@ void cmd_info(struct exec *x)
         bool want = x->argc == 1 && (s->in & IN_DEFAULT);
 
         for (uint32_t k = 1; k < x->argc; k++)
-            want = want || exec_arg_is(x, k, s->name) || (exec_arg_is(x, k, "default") && (s->in & IN_DEFAULT)) ||
+            want = want || exec_arg_is(x, k, s->name) ||
+                   (exec_arg_is(x, k, "default") && (s->in & IN_DEFAULT)) ||
                    ((exec_arg_is(x, k, "all") || exec_arg_is(x, k, "everything")) && (s->in & IN_ALL));
         if (!want)
             continue;

@@ -198,9 +198,9 @@ static uint64_t write_to_topic(struct topic *t, struct message *m)
 {
     uint64_t n = 0;
 
-    LIST_FOREACH(node, &t->sessions) {
-        write_message(LIST_ENTRY(node, struct subscription, peers)->s, t->pattern ? t->node.key : SLICE_NONE, m->channel,
-                      m->payload);
+    LIST_FOREACH (node, &t->sessions) {
+        write_message(LIST_ENTRY(node, struct subscription, peers)->s, t->pattern ? t->node.key : SLICE_NONE,
+                      m->channel, m->payload);
         n++;
     }
     return n;
@@ -273,7 +273,7 @@ uint64_t pubsub_publish(struct resp_front *f, struct slice channel, struct slice
     }
     if (patterns) {
         mutex_lock(&ps->patterns.mu);
-        LIST_FOREACH(node, &ps->pattern_list) {
+        LIST_FOREACH (node, &ps->pattern_list) {
             struct channel *ch = LIST_ENTRY(node, struct channel, link);
 
             if (!slice_glob(ch->node.key, channel, false))
@@ -409,14 +409,15 @@ static void unsubscribe_all(struct exec *x, bool pattern)
     bool any = false;
 
     for (uint32_t i = 1; i < x->argc; i++) {
-        struct strnode *n = strmap_find(&s->w->pubsub->subscriptions, subscription_key(s, x->argv[i], pattern, &b));
+        struct strnode *n =
+            strmap_find(&s->w->pubsub->subscriptions, subscription_key(s, x->argv[i], pattern, &b));
 
         if (n != NULL)
             unsubscribe(CONTAINER_OF(n, struct subscription, node));
         confirm(x, kind, x->argv[i]);
     }
     if (x->argc == 1) {
-        LIST_FOREACH_SAFE(node, &s->subscriptions) {
+        LIST_FOREACH_SAFE (node, &s->subscriptions) {
             struct subscription *sub = LIST_ENTRY(node, struct subscription, mine);
 
             if (sub->topic->pattern != pattern)
@@ -480,7 +481,8 @@ void cmd_pubsub_channels(struct exec *x)
     size_t at = reply_deferred_begin(&x->r);
 
     if (x->argc > 3) {
-        reply_error(&x->r, "ERR unknown subcommand or wrong number of arguments for 'CHANNELS'. Try PUBSUB HELP.");
+        reply_error(&x->r,
+                    "ERR unknown subcommand or wrong number of arguments for 'CHANNELS'. Try PUBSUB HELP.");
         return;
     }
     for (int i = 0; i < STRIPES; i++) {

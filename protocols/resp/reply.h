@@ -1,8 +1,9 @@
 /* The reply encoder: RESP2 or RESP3 straight into a buffer (the connection's output).
  *
- * Where the two differ the function takes what RESP3 has and RESP2 gets what Redis sends there: a map becomes an array of twice the
- * length, a set and a push an array, a double and a verbatim string a bulk string, null "$-1" or, where RESP2 had one, "*-1".
- * https://redis.io/docs/reference/protocol-spec. Pure; the buffer's thread. */
+ * Where the two differ the function takes what RESP3 has and RESP2 gets what Redis sends there: a map becomes
+ * an array of twice the length, a set and a push an array, a double and a verbatim string a bulk string, null
+ * "$-1" or, where RESP2 had one, "*-1". https://redis.io/docs/reference/protocol-spec. Pure; the buffer's
+ * thread. */
 #ifndef GM_RESP_REPLY_H
 #define GM_RESP_REPLY_H
 
@@ -87,13 +88,15 @@ void reply_err(struct reply *r, int err);
 /* The same words without dash and line end; static. Every error of base/err.def has some. */
 const char *reply_err_text(int err);
 
-/* Arrays whose length is known only behind their elements: begin remembers the place, end puts the header in front by moving the elements. */
+/* Arrays whose length is known only behind their elements: begin remembers the place, end puts the header in
+ * front by moving the elements. */
 size_t reply_deferred_begin(struct reply *r);
 void reply_deferred_array(struct reply *r, size_t at, size_t n);
 void reply_deferred_set(struct reply *r, size_t at, size_t n);
 void reply_deferred_map(struct reply *r, size_t at, size_t pairs);
 
-/* A double as Redis prints it in RESP3 and in scores: shortest that reads back, "inf", "-inf", "nan". Returns the length; text of 40. */
+/* A double as Redis prints it in RESP3 and in scores: shortest that reads back, "inf", "-inf", "nan". Returns
+ * the length; text of 40. */
 int reply_double_text(char *text, size_t size, double v);
 
 #endif

@@ -3,7 +3,8 @@
 
 #include "base/check.h"
 
-/* Parses "<mark><digits>\r\n" with 1 to 5 digits and no leading zero at *pp. The value, or -1 for anything else. */
+/* Parses "<mark><digits>\r\n" with 1 to 5 digits and no leading zero at *pp. The value, or -1 for anything
+ * else. */
 static inline int32_t header_fast(const uint8_t **pp, const uint8_t *end, uint8_t mark)
 {
     const uint8_t *p = *pp;
@@ -40,7 +41,8 @@ static inline int32_t header_fast(const uint8_t **pp, const uint8_t *end, uint8_
     return -1;
 }
 
-uint32_t request_parse_fast(struct request_parser *parser, const uint8_t *data, size_t len, struct request *ret)
+uint32_t request_parse_fast(struct request_parser *parser, const uint8_t *data, size_t len,
+                            struct request *ret)
 {
     const uint8_t *p = data, *end = data + len;
     struct slice *args = parser->fast;
@@ -146,7 +148,8 @@ int request_split_inline(const uint8_t *line, size_t len, uint8_t *text, struct 
                         p++;
                         break;
                     }
-                    if (*p == '\\' && end - p >= 4 && p[1] == 'x' && hex_value(p[2]) >= 0 && hex_value(p[3]) >= 0) {
+                    if (*p == '\\' && end - p >= 4 && p[1] == 'x' && hex_value(p[2]) >= 0 &&
+                        hex_value(p[3]) >= 0) {
                         *text++ = (uint8_t)(hex_value(p[2]) * 16 + hex_value(p[3]));
                         p += 3;
                     } else if (*p == '\\' && end - p >= 2) {

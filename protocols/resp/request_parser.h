@@ -8,10 +8,10 @@
 
 struct request_parser {
     struct slice fast[REQUEST_FAST_ARGS];
-    redisReader *reader;   /* owned */
-    struct slice *argv;    /* owned: the slow path's */
+    redisReader *reader; /* owned */
+    struct slice *argv;  /* owned: the slow path's */
     uint32_t argc, argv_cap;
-    uint8_t *text;         /* owned: an inline command's arguments */
+    uint8_t *text; /* owned: an inline command's arguments */
     char error[96];
 };
 

@@ -1,9 +1,10 @@
 /* The slow path of the request parser: a bounded scan in front of hiredis' redisReader.
  *
- * redisReader (0.14.1) knows neither limits nor inline commands, computes with unchecked lengths and scans a long line anew at each
- * call; behind the scan it only sees whole, valid requests: one flat array of bulk strings. The scan's checks, their order and
- * their words are those of processMultibulkBuffer in Redis 7.2's networking.c, with one difference: CR must be followed by LF in a
- * header, where Redis skips two bytes. The two bytes behind a bulk string are skipped unseen, as in Redis and in hiredis. */
+ * redisReader (0.14.1) knows neither limits nor inline commands, computes with unchecked lengths and scans a
+ * long line anew at each call; behind the scan it only sees whole, valid requests: one flat array of bulk
+ * strings. The scan's checks, their order and their words are those of processMultibulkBuffer in Redis 7.2's
+ * networking.c, with one difference: CR must be followed by LF in a header, where Redis skips two bytes. The
+ * two bytes behind a bulk string are skipped unseen, as in Redis and in hiredis. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -89,8 +90,8 @@ static int refuse(struct request_parser *p, const char *what)
     return ERR_MALFORMED;
 }
 
-/* The line at data[at..]: its length without CRLF. ERR_MORE, or ERR_MALFORMED when CR is followed by something else or nothing comes within
- * the bound. */
+/* The line at data[at..]: its length without CRLF. ERR_MORE, or ERR_MALFORMED when CR is followed by
+ * something else or nothing comes within the bound. */
 static int64_t line_length(const uint8_t *data, size_t len, uint64_t at)
 {
     size_t left = len - at, window = MIN_OF(left, (size_t)REQUEST_INLINE_MAX + 1);
@@ -139,8 +140,8 @@ static int parse_inline(struct request_parser *p, const uint8_t *data, size_t le
 }
 
 /* 0: the scan passed the whole command and scan->at is its size. */
-static int scan_command(struct request_parser *p, struct request_scan *scan, const struct request_limits *limits,
-                        const uint8_t *data, size_t len)
+static int scan_command(struct request_parser *p, struct request_scan *scan,
+                        const struct request_limits *limits, const uint8_t *data, size_t len)
 {
     int64_t line, v;
     char what[32];
@@ -178,7 +179,8 @@ static int scan_command(struct request_parser *p, struct request_scan *scan, con
             return refuse(p, "invalid bulk length");
         if (v > REQUEST_UNAUTH_BULK_MAX && limits->unauthenticated)
             return refuse(p, "unauthenticated bulk length");
-        /* The header is read again when the body is not here yet: a few bytes, and the place stays at an argument's start. */
+        /* The header is read again when the body is not here yet: a few bytes, and the place stays at an
+         * argument's start. */
         if (len - scan->at - (uint64_t)line - 2 < (uint64_t)v + 2)
             return ERR_MORE;
         scan->at += (uint64_t)line + 2 + (uint64_t)v + 2;
@@ -187,8 +189,9 @@ static int scan_command(struct request_parser *p, struct request_scan *scan, con
     return 0;
 }
 
-int request_parse_slow(struct request_parser *p, struct request_scan *scan, const struct request_limits *limits,
-                       const uint8_t *data, size_t len, struct request *ret)
+int request_parse_slow(struct request_parser *p, struct request_scan *scan,
+                       const struct request_limits *limits, const uint8_t *data, size_t len,
+                       struct request *ret)
 {
     void *reply = NULL;
     int err;

@@ -1,7 +1,8 @@
 /* The RESP front end: what the server gives it and gets from it.
  *
  * Life cycle: resp_front_new before workers_start (listeners are opened with resp_front_ops or
- * resp_front_ctl_ops and the front as their `arg`); commands are answered -LOADING until partitions_ready; resp_front_free after workers_stop. */
+ * resp_front_ctl_ops and the front as their `arg`); commands are answered -LOADING until partitions_ready;
+ * resp_front_free after workers_stop. */
 #ifndef GM_RESP_H
 #define GM_RESP_H
 
@@ -25,12 +26,13 @@ struct resp_options {
     struct workers *workers;
     struct partitions *partitions;
     struct log_store *store;
-    struct config *config;        /* NULL: the defaults (tests) */
-    const char *run_id;           /* 40 hex digits, borrowed for ever; NULL: made up at random */
-    uint16_t tcp_port;            /* shown by INFO and CLUSTER-aware clients; 0 until known: resp_front_set_port */
-    resp_admin_submit *admin;     /* GOMSG; NULL: unknown command */
+    struct config *config; /* NULL: the defaults (tests) */
+    const char *run_id;    /* 40 hex digits, borrowed for ever; NULL: made up at random */
+    uint16_t tcp_port;     /* shown by INFO and CLUSTER-aware clients; 0 until known: resp_front_set_port */
+    resp_admin_submit *admin; /* GOMSG; NULL: unknown command */
     void *admin_arg;
-    /* True when the password is the user's and the user may use RESP. Any worker; must not block. NULL: only the user "default" exists, without a password. */
+    /* True when the password is the user's and the user may use RESP. Any worker; must not block. NULL: only
+     * the user "default" exists, without a password. */
     bool (*login)(void *arg, struct slice user, struct slice password);
     void *login_arg;
     bool cluster_mode;

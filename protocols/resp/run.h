@@ -4,8 +4,8 @@
 
 #include "protocols/resp/exec.h"
 
-/* Runs requests in order, consecutive ones of a partition under one acquisition. Returns how many were consumed: fewer than n when one is parked, blocks, the
- * connection closes or its output is full. */
+/* Runs requests in order, consecutive ones of a partition under one acquisition. Returns how many were
+ * consumed: fewer than n when one is parked, blocks, the connection closes or its output is full. */
 uint32_t run_batch(struct session *s, const struct request *q, uint32_t n, enum exec_outcome *ret_outcome);
 /* One request of any kind. */
 enum exec_outcome run_one(struct session *s, const struct request *q, const struct command *cmd);

@@ -91,8 +91,9 @@ static void session_closed(struct conn *c, int reason)
     mem_free(s);
 }
 
-/* The client went while its input is paused. Commands that only wait for a partition's lock are executed first, as those are that wait for nothing: who
- * pipes commands and leaves finds them done. Who is blocked, or does not read its replies, ends. */
+/* The client went while its input is paused. Commands that only wait for a partition's lock are executed
+ * first, as those are that wait for nothing: who pipes commands and leaves finds them done. Who is blocked,
+ * or does not read its replies, ends. */
 static void session_hangup(struct conn *c)
 {
     struct session *s = c->session;
@@ -158,7 +159,8 @@ static bool refuse_stranger(struct session *s, const uint8_t *data, size_t len)
     return true;
 }
 
-/* A browser, or a page that makes one talk to us: nothing of it may be executed (Redis' securityWarningCommand). */
+/* A browser, or a page that makes one talk to us: nothing of it may be executed (Redis'
+ * securityWarningCommand). */
 static bool is_http(const struct request *q)
 {
     return q->argc > 0 && (slice_ieq(q->argv[0], "post") || slice_ieq(q->argv[0], "host:"));
@@ -266,6 +268,7 @@ void session_ops_init(struct conn_ops *ops)
         .writable = session_writable,
         .tick = session_tick,
         .closed = session_closed,
-        .input_max = (1ull << 30) + (64u << 20), /* one command in all; resp.max_bulk_bytes bounds each string in it */
+        .input_max =
+            (1ull << 30) + (64u << 20), /* one command in all; resp.max_bulk_bytes bounds each string in it */
     };
 }

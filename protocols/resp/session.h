@@ -1,11 +1,12 @@
-/* A RESP connection, what a worker keeps for its connections, and the front that holds them together. Private to protocols/resp.
+/* A RESP connection, what a worker keeps for its connections, and the front that holds them together. Private
+ * to protocols/resp.
  *
  * States of a session, each with what ends it:
  *   running   commands are read and executed
- *   parked    a partition is busy: input paused, nothing consumed; partition_park.retry runs the command anew (P2)
- *   blocked   BLPOP, WAIT, GOMSG, CLIENT LIST: the command was consumed, its reply comes later; input paused
+ *   parked    a partition is busy: input paused, nothing consumed; partition_park.retry runs it anew (P2)
+ *   blocked   BLPOP, WAIT, GOMSG, CLIENT LIST: consumed, the reply comes later; input paused
  *   closing   conn_close_soon was called
- * MULTI, subscriptions and the two above are independent of each other except that a blocked session runs nothing.
+ * MULTI, subscriptions and these are independent of each other, but a blocked session runs nothing.
  *
  * All on the session's worker. Other threads know a session by (worker, connection id) only. */
 #ifndef GM_RESP_SESSION_H
@@ -30,34 +31,36 @@ struct transaction;
 struct reply_hold;
 
 /* Codes of error replies that are counted by name (INFO errorstats, metrics); others count as OTHER. */
-#define RESP_CODES(X) X(ERR) X(WRONGTYPE) X(NOAUTH) X(WRONGPASS) X(NOPERM) X(NOPROTO) X(LOADING) X(MISCONF) X(OOM) X(BUSY) \
-    X(EXECABORT) X(NOREPLICAS) X(UNBLOCKED) X(READONLY) X(CLUSTERDOWN) X(OTHER)
+#define RESP_CODES(X)                                                                                        \
+    X(ERR)                                                                                                   \
+    X(WRONGTYPE) X(NOAUTH) X(WRONGPASS) X(NOPERM) X(NOPROTO) X(LOADING) X(MISCONF) X(OOM) X(BUSY)            \
+        X(EXECABORT) X(NOREPLICAS) X(UNBLOCKED) X(READONLY) X(CLUSTERDOWN) X(OTHER)
 enum resp_code {
 #define X(name) CODE_##name,
     RESP_CODES(X)
 #undef X
-    CODES
+        CODES
 };
 
 struct session {
-    struct conn *c;               /* borrowed: it owns the session */
+    struct conn *c; /* borrowed: it owns the session */
     struct resp_worker *w;
     struct request_scan scan;
     struct partition_park park;
-    struct transaction *tx;       /* owned: MULTI's queue and the watched keys; NULL mostly */
-    struct blocked *blocked;      /* counted elsewhere: see blocked.c */
-    struct list subscriptions;    /* pubsub.c */
+    struct transaction *tx;    /* owned: MULTI's queue and the watched keys; NULL mostly */
+    struct blocked *blocked;   /* counted elsewhere: see blocked.c */
+    struct list subscriptions; /* pubsub.c */
     uint32_t channels, patterns;
     char *name, *lib_name, *lib_ver, *user; /* owned, NULL when unset; user NULL: "default" */
     uint64_t last_command_us;
     uint32_t db;
     uint8_t proto;
-    uint8_t last_command;         /* command id */
+    uint8_t last_command; /* command id */
     bool ctl, authenticated, in_multi, multi_failed, no_evict, no_touch;
     bool reply_off, reply_skip, reply_skip_next;
-    bool parked, waiting;         /* waiting: blocked, input paused */
-    bool kill_me;                 /* CLIENT KILL named its own connection */
-    bool full;                    /* input paused until output drains */
+    bool parked, waiting; /* waiting: blocked, input paused */
+    bool kill_me;         /* CLIENT KILL named its own connection */
+    bool full;            /* input paused until output drains */
 };
 
 /* One a worker; only its worker writes it. Counters are read by others (relaxed). */
@@ -66,9 +69,9 @@ struct resp_worker {
     struct worker *worker;
     struct request_parser *parser;
     struct request batch[REQUEST_BATCH];
-    struct pubsub_worker *pubsub;  /* owned */
-    struct list free_holds;        /* struct reply_hold */
-    struct reply_hold *hold;       /* of the input call that runs now */
+    struct pubsub_worker *pubsub; /* owned */
+    struct list free_holds;       /* struct reply_hold */
+    struct reply_hold *hold;      /* of the input call that runs now */
     struct rand rand;
     /* scratch for several-partition commands */
     struct partition_guard *guards;
@@ -89,11 +92,11 @@ struct resp_front {
     struct slowlog *slowlog;     /* owned */
     struct metrics_protocol metrics;
     const struct metrics_family *rejected, *failed;
-    uint64_t *reset_base;        /* owned: what CONFIG RESETSTAT subtracts; stats.c */
+    uint64_t *reset_base; /* owned: what CONFIG RESETSTAT subtracts; stats.c */
     char run_id[41];
     uint64_t started_us;
-    uint64_t slow_us;            /* atomic; slowlog-log-slower-than, UINT64_MAX: never */
-    bool over_memory;            /* atomic; refreshed by worker 0 */
+    uint64_t slow_us;                  /* atomic; slowlog-log-slower-than, UINT64_MAX: never */
+    bool over_memory;                  /* atomic; refreshed by worker 0 */
     uint64_t memory_used, memory_peak; /* atomic */
     struct io_timer memory_timer;
     unsigned memory_ticks;
@@ -118,10 +121,12 @@ static inline struct reply session_reply(struct session *s)
 /* Notes an error reply for the statistics; `text` begins behind the dash. */
 void session_count_error(struct resp_worker *w, const uint8_t *text, size_t len);
 
-/* ---- promises (hold.c): replies that wait for the log (kv.ack: quorum, log.fsync: always) ------------------------------- */
+/* ---- promises (hold.c): replies that wait for the log (kv.ack: quorum, log.fsync: always)
+ * ------------------------------- */
 /* Whether replies may have to wait, by the configuration of this moment. */
 bool hold_wanted(const struct resp_front *f);
-/* Everything this session writes from now on stays until hold_arm's promise is kept. One is open a worker at a time. */
+/* Everything this session writes from now on stays until hold_arm's promise is kept. One is open a worker at
+ * a time. */
 void hold_begin(struct session *s);
 /* After a partition was left: the reply depends on this log's end. */
 void hold_note(struct resp_worker *w, struct log *log, int64_t end, bool wrote);

@@ -12,7 +12,7 @@ struct slow {
     uint64_t id, duration_us;
     int64_t at_s;
     char peer[64];
-    char *name;    /* owned */
+    char *name; /* owned */
     uint32_t argc;
     struct buf args; /* owned: length-prefixed */
 };
@@ -71,7 +71,8 @@ void slowlog_add(struct exec *x, uint64_t duration_us)
         char text[ARG_BYTES_MAX + 48];
 
         if (arg.len > ARG_BYTES_MAX) {
-            int n = snprintf(text, sizeof(text), "%.*s... (%zu more bytes)", ARG_BYTES_MAX, (const char *)arg.data, arg.len - ARG_BYTES_MAX);
+            int n = snprintf(text, sizeof(text), "%.*s... (%zu more bytes)", ARG_BYTES_MAX,
+                             (const char *)arg.data, arg.len - ARG_BYTES_MAX);
 
             arg = slice_of(text, (size_t)n);
         }
@@ -128,7 +129,7 @@ void cmd_slowlog_get(struct exec *x)
     mutex_lock(&l->mu);
     n = count < 0 ? l->count : (uint32_t)MIN_OF(count, (int64_t)l->count);
     reply_array(&x->r, n);
-    LIST_FOREACH(node, &l->entries) {
+    LIST_FOREACH (node, &l->entries) {
         struct slow *s = LIST_ENTRY(node, struct slow, node);
         struct reader r = reader_of(buf_slice(&s->args));
 

@@ -1,5 +1,6 @@
-/* The slow log: the latest commands that ran longer than a threshold, one ring for all workers under a mutex that is only taken when a command was slow or
- * somebody asks. Arguments are cut as Redis cuts them: 32 of them, 128 bytes each. */
+/* The slow log: the latest commands that ran longer than a threshold, one ring for all workers under a mutex
+ * that is only taken when a command was slow or somebody asks. Arguments are cut as Redis cuts them: 32 of
+ * them, 128 bytes each. */
 #ifndef GM_RESP_SLOWLOG_H
 #define GM_RESP_SLOWLOG_H
 

@@ -1,4 +1,5 @@
-/* A small hash map from byte strings to intrusive nodes, chained, doubling; for channels and subscriptions. Not synchronised. */
+/* A small hash map from byte strings to intrusive nodes, chained, doubling; for channels and subscriptions.
+ * Not synchronised. */
 #ifndef GM_RESP_STRMAP_H
 #define GM_RESP_STRMAP_H
 

@@ -42,7 +42,7 @@ static void reap(struct reaper *r)
 
         if (err == ERR_PARKED)
             return;
-        LIST_FOREACH_SAFE(n, &r->watched) {
+        LIST_FOREACH_SAFE (n, &r->watched) {
             struct watched *wd = LIST_ENTRY(n, struct watched, node);
 
             if (wd->index != index)
@@ -237,7 +237,7 @@ void cmd_watch(struct exec *x)
         struct watched *wd;
         struct kv_ctx *kv;
 
-        LIST_FOREACH(n, &tx->watched) {
+        LIST_FOREACH (n, &tx->watched) {
             const struct kv_watch *w = &LIST_ENTRY(n, struct watched, node)->watch;
 
             known = known || (w->db == x->s->db && slice_eq(slice_of(w->key, w->key_len), x->argv[i]));
@@ -270,7 +270,7 @@ static uint32_t collect_indexes(struct exec *x, struct transaction *tx)
             for (uint32_t k = first; k <= last; k += step)
                 n = exec_index_add(x, n, exec_index_of_key(x, q->argv[k]));
     }
-    LIST_FOREACH(node, &tx->watched)
+    LIST_FOREACH (node, &tx->watched)
         n = exec_index_add(x, n, LIST_ENTRY(node, struct watched, node)->index);
     return n;
 }
@@ -329,7 +329,12 @@ void cmd_exec(struct exec *x)
     if (watches_dirty(x, tx)) {
         reply_null_array(&x->r);
     } else {
-        struct exec inner = {.s = s, .w = x->w, .r = x->r, .guards = x->guards, .guards_count = x->guards_count, .in_exec = true};
+        struct exec inner = {.s = s,
+                             .w = x->w,
+                             .r = x->r,
+                             .guards = x->guards,
+                             .guards_count = x->guards_count,
+                             .in_exec = true};
 
         reply_array(&x->r, tx->count);
         s->in_multi = false;

@@ -1,5 +1,5 @@
-/* The request parser of RESP: whatever the fast path accepts the slow path must read the same way, byte for byte, and cutting the input
- * anywhere must only ever mean "more bytes are needed". */
+/* The request parser of RESP: whatever the fast path accepts the slow path must read the same way, byte for
+ * byte, and cutting the input anywhere must only ever mean "more bytes are needed". */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -36,7 +36,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         got = request_parse_slow(slow_parser, &whole, &limits, data + at, size - at, &slow);
         if (got != 1) {
             CHECK(n == 0);
-            CHECK(got == ERR_MORE || (got == ERR_MALFORMED && strncmp(request_error(slow_parser), "Protocol error: ", 16) == 0));
+            CHECK(got == ERR_MORE ||
+                  (got == ERR_MALFORMED && strncmp(request_error(slow_parser), "Protocol error: ", 16) == 0));
             break;
         }
         CHECK(slow.size > 0 && slow.size <= size - at);

@@ -9,7 +9,8 @@
 
 static void check(struct reply *r, const char *want)
 {
-    cr_assert(slice_eq(buf_slice(r->out), slice_str(want)), "got %.*s, want %s", (int)r->out->len, r->out->data, want);
+    cr_assert(slice_eq(buf_slice(r->out), slice_str(want)), "got %.*s, want %s", (int)r->out->len,
+              r->out->data, want);
     buf_clear(r->out);
 }
 

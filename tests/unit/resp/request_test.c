@@ -44,7 +44,8 @@ Test(request, slow_path_resumes_wherever_the_bytes_were_cut)
     memcpy(text + len + 2048, "\r\n", 2);
     len += 2050;
     for (int i = 0; i < len; i++)
-        cr_assert_eq(request_parse_slow(p, &scan, &limits, (uint8_t *)text, (size_t)i, &r), ERR_MORE, "at %d", i);
+        cr_assert_eq(request_parse_slow(p, &scan, &limits, (uint8_t *)text, (size_t)i, &r), ERR_MORE, "at %d",
+                     i);
     cr_assert_eq(request_parse_slow(p, &scan, &limits, (uint8_t *)text, (size_t)len, &r), 1);
     cr_assert_eq(r.argc, 3);
     cr_assert_eq(r.size, (uint32_t)len);
@@ -102,7 +103,8 @@ Test(request, endless_lines_are_refused_at_64_KiB)
 
 Test(request, strangers_without_a_password_get_smaller_limits)
 {
-    const struct request_limits strict = {.bulk_max = REQUEST_BULK_MAX, .args_max = REQUEST_ARGS_MAX, .unauthenticated = true};
+    const struct request_limits strict = {
+        .bulk_max = REQUEST_BULK_MAX, .args_max = REQUEST_ARGS_MAX, .unauthenticated = true};
     struct request_parser *p = request_parser_new();
     struct request_scan scan = {0};
     struct request r;
@@ -110,7 +112,8 @@ Test(request, strangers_without_a_password_get_smaller_limits)
 
     cr_assert_eq(request_parse_slow(p, &scan, &strict, (const uint8_t *)count, 6, &r), ERR_MALFORMED);
     cr_assert_str_eq(request_error(p), "Protocol error: unauthenticated multibulk length");
-    cr_assert_eq(request_parse_slow(p, &scan, &strict, (const uint8_t *)bulk, strlen(bulk), &r), ERR_MALFORMED);
+    cr_assert_eq(request_parse_slow(p, &scan, &strict, (const uint8_t *)bulk, strlen(bulk), &r),
+                 ERR_MALFORMED);
     cr_assert_str_eq(request_error(p), "Protocol error: unauthenticated bulk length");
     request_parser_free(p);
 }

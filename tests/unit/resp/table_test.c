@@ -21,7 +21,8 @@ Test(table, every_row_is_sane)
         cr_assert((c->first == 0) == (c->step == 0), "%s", c->fullname);
         cr_assert(c->first == 0 || c->key_flags[0] != '\0', "%s", c->fullname);
         cr_assert(c->first == 0 || (c->flags & (CMD_WRITE | CMD_READONLY | CMD_FAST)), "%s", c->fullname);
-        cr_assert(c->first <= 0 || c->arity <= -c->first || c->arity > c->first, "%s: the first key is not required", c->fullname);
+        cr_assert(c->first <= 0 || c->arity <= -c->first || c->arity > c->first,
+                  "%s: the first key is not required", c->fullname);
         cr_assert(c->acl & (ACL_FAST | ACL_SLOW), "%s", c->fullname);
         cr_assert(c->summary[0] != '\0' && c->summary[strlen(c->summary) - 1] == '.', "%s", c->fullname);
         cr_assert(isdigit((unsigned char)c->since[0]));
@@ -109,8 +110,10 @@ Test(table, every_syntax_is_read_into_one_well_formed_value)
         struct reply r = {&b, 2};
         unsigned n = 0;
 
-        cr_assert(command_syntax_reply(&r, command_table[i].syntax, &n), "%s: %s", command_table[i].fullname, command_table[i].syntax);
-        cr_assert_eq(skip_value(b.data, b.data + b.len), b.data + b.len, "%s: %.*s", command_table[i].fullname, (int)b.len, b.data);
+        cr_assert(command_syntax_reply(&r, command_table[i].syntax, &n), "%s: %s", command_table[i].fullname,
+                  command_table[i].syntax);
+        cr_assert_eq(skip_value(b.data, b.data + b.len), b.data + b.len, "%s: %.*s",
+                     command_table[i].fullname, (int)b.len, b.data);
         buf_fini(&b);
     }
 }
