@@ -150,7 +150,7 @@ int amqp_on_basic_consume(struct amqp_channel *ch, const struct amqp_basic_consu
     if (tq == NULL)
         return 0;
     if (amqp_table_find(m->arguments, "x-priority", &priority) && !amqp_value_is_integer(&priority))
-        return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "invalid arg 'x-priority' for %s: {unacceptable_type,%s}", amqp_rs(text, AMQP_QUEUE, name, s->vhost),
+        return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "invalid arg 'x-priority' for %s: \"expected integer, got %s\"", amqp_rs(text, AMQP_QUEUE, name, s->vhost),
                          amqp_value_type_name(&priority));
     err = amqp_session_enter(s, tq->partition, &g);
     if (err == ERR_PARKED)

@@ -48,7 +48,7 @@ static void check_value(enum arg_type type, const struct amqp_value *v, char *wh
     case ARG_NON_NEGATIVE:
     case ARG_PRIORITY:
         if (!integer)
-            snprintf(why, size, "{unacceptable_type,%s}", amqp_value_type_name(v));
+            snprintf(why, size, "\"expected integer, got %s\"", amqp_value_type_name(v));
         else if (v->i < 0)
             snprintf(why, size, "{value_negative,%" PRId64 "}", v->i);
         else if (type == ARG_EXPIRES && v->i == 0)
