@@ -48,5 +48,9 @@ enum kafka_error {
 int16_t kafka_error_of(int err);
 const char *kafka_error_name(int code); /* "UNKNOWN_MEMBER_ID"; "UNKNOWN_SERVER_ERROR" for what is not in the table */
 const char *kafka_error_text(int code);
+/* Its row in errors.def, from 0; that of UNKNOWN_SERVER_ERROR for what is not in the table. And all names by row. */
+unsigned kafka_error_row(int code);
+extern const char *const kafka_error_names[];
+extern const unsigned kafka_error_rows;
 
 #endif

@@ -153,7 +153,7 @@ int kafka_handle_describe_configs(struct kafka_session *s, struct kafka_request 
         kout_array_end(d.o);
     }
     kout_array_end(d.o);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
     return KAFKA_DONE;
 }
 
@@ -243,7 +243,7 @@ static void alter_finish(struct kafka_session *s, const struct kafka_request *rq
         kout_string(o, "ResourceName", kin_string(&in, "ResourceName"));
     }
     kout_array_end(o);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
 }
 
 static int alter(struct kafka_session *s, struct kafka_request *rq, bool incremental)

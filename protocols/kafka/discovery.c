@@ -48,7 +48,7 @@ int kafka_handle_api_versions(struct kafka_session *s, struct kafka_request *rq)
     }
     kout_array_end(o);
     kout_i32(o, "ThrottleTimeMs", 0);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
     return KAFKA_DONE;
 }
 
@@ -247,7 +247,7 @@ int kafka_handle_metadata(struct kafka_session *s, struct kafka_request *rq)
     kout_array_end(m.o);
     kout_i32(m.o, "ClusterAuthorizedOperations", cluster_operations ? CLUSTER_OPERATIONS : NOT_ASKED);
     kout_i16(m.o, "ErrorCode", 0);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
     return KAFKA_DONE;
 }
 
@@ -305,7 +305,7 @@ int kafka_handle_find_coordinator(struct kafka_session *s, struct kafka_request 
         kout_str(o, "ErrorMessage", why);
     }
     kout_array_end(o);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
     return KAFKA_DONE;
 }
 
@@ -346,6 +346,6 @@ int kafka_handle_describe_cluster(struct kafka_session *s, struct kafka_request 
     }
     kout_array_end(o);
     kout_i32(o, "ClusterAuthorizedOperations", operations ? CLUSTER_OPERATIONS : NOT_ASKED);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
     return KAFKA_DONE;
 }

@@ -86,3 +86,24 @@ const char *kafka_error_text(int code)
     }
     return "the server met an error it has no better code for";
 }
+
+const char *const kafka_error_names[] = {
+#define X(NAME, number, text) #NAME,
+#include "protocols/kafka/errors.def"
+#undef X
+};
+const unsigned kafka_error_rows = ARRAY_LEN(kafka_error_names);
+
+unsigned kafka_error_row(int code)
+{
+    static const int16_t codes[] = {
+#define X(NAME, number, text) number,
+#include "protocols/kafka/errors.def"
+#undef X
+    };
+
+    for (unsigned i = 0; i < ARRAY_LEN(codes); i++)
+        if (codes[i] == code)
+            return i;
+    return 0;
+}

@@ -19,6 +19,7 @@ struct answer {
     struct buf *text, *pieces, *chosen;
     const struct kafka_request *rq;
     struct fetch *f;
+    const struct kafka_front *front;
 };
 
 static void add_piece(struct answer *a, size_t at, struct fetch_part *p)
@@ -124,6 +125,7 @@ static void put_topics(struct answer *a)
         kafka_put_len(text, (int64_t)(n - i), rq->flexible);
         for (; i < n; i++) {
             put_part(a, chosen[i]);
+            kafka_count_error(a->front, chosen[i]->code, 1);
             chosen[i]->told_high_watermark = chosen[i]->code != 0 ? -1 : chosen[i]->high_watermark;
             chosen[i]->told_start = chosen[i]->code != 0 ? -1 : chosen[i]->start;
         }
@@ -196,7 +198,7 @@ static struct answer begin_answer(struct kafka_session *s, const struct kafka_re
 {
     struct kafka_scratch *scratch = kafka_scratch_of(s);
 
-    return (struct answer){&scratch->text, &scratch->pieces, &scratch->chosen, rq, f};
+    return (struct answer){&scratch->text, &scratch->pieces, &scratch->chosen, rq, f, s->front};
 }
 
 void fetch_answer(struct kafka_session *s, const struct kafka_request *rq, struct fetch *f)
@@ -215,6 +217,7 @@ void fetch_answer_error(struct kafka_session *s, const struct kafka_request *rq,
 {
     struct answer a = begin_answer(s, rq, NULL);
 
+    kafka_count_error(s->front, code, 1);
     put_head(&a, code, 0);
     kafka_put_len(a.text, 0, rq->flexible);
     if (rq->flexible)

@@ -82,7 +82,7 @@ int kafka_handle_describe_groups(struct kafka_session *s, struct kafka_request *
         (void)kafka_group_leave(s->front, &g, partition, NULL);
     }
     kout_array_end(o);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
     return KAFKA_DONE;
 }
 
@@ -120,7 +120,7 @@ static void put_listed(struct group *g, void *arg)
     kout_str(l->o, "GroupId", g->id);
     kout_str(l->o, "ProtocolType", g->protocol_type != NULL ? g->protocol_type : "");
     kout_str(l->o, "GroupState", group_state_name(g->state));
-    kout_str(l->o, "GroupType", "Classic");
+    kout_str(l->o, "GroupType", "classic");
 }
 
 static void load_all(struct kafka_front *f, struct partition_guard *g, uint32_t partition, uint64_t now_ms)
@@ -160,7 +160,7 @@ int kafka_handle_list_groups(struct kafka_session *s, struct kafka_request *rq)
         (void)kafka_group_leave(s->front, &g, i, NULL);
     }
     kout_array_end(l.o);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
     return KAFKA_DONE;
 }
 
@@ -225,7 +225,7 @@ int kafka_handle_delete_groups(struct kafka_session *s, struct kafka_request *rq
         kout_i16(o, "ErrorCode", codes[i]);
     }
     kout_array_end(o);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
     mem_free(codes);
     return KAFKA_DONE;
 }

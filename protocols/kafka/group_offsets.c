@@ -89,7 +89,7 @@ static void put_committed(struct kafka_session *s, const struct kafka_request *r
         kout_array_end(o);
     }
     kout_array_end(o);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
 }
 
 int kafka_handle_offset_commit(struct kafka_session *s, struct kafka_request *rq)
@@ -306,7 +306,7 @@ int kafka_handle_offset_fetch(struct kafka_session *s, struct kafka_request *rq)
         kout_i16(x.o, "ErrorCode", err == 0 ? 0 : KAFKA_ERR_COORDINATOR_NOT_AVAILABLE);
     }
     kout_array_end(x.o);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
     return KAFKA_DONE;
 }
 

@@ -24,6 +24,7 @@ struct kafka_group_wait {
     struct log *log;              /* to be committed up to `end` first; NULL: nothing */
     int64_t end;
     int err;                      /* the partition failed to store the group */
+    int16_t error;                /* what the answer says */
 };
 
 int16_t kafka_group_code(enum group_error err)
@@ -66,6 +67,7 @@ static void wait_deliver(struct worker *w, struct mail *m)
         if (wait->log != NULL)
             kafka_commit_log(s, wait->log, wait->end);
         conn_write(s->conn, wait->reply.data, wait->reply.len);
+        kafka_count_error(s->front, wait->error, 1);
     }
     kafka_async_end(&wait->async);
     buf_fini(&wait->reply);
@@ -133,6 +135,7 @@ static void joined(void *arg, struct group *g, struct group_member *m, enum grou
     kafka_frame_begin(&r, &wait->async.rq, &wait->reply);
     put_join(&r.out, kafka_group_code(err), g, m, m == NULL ? slice_str("") : slice_str(m->id));
     kafka_frame_end(&r);
+    wait->error = r.out.error;
     list_push_back(&wait->part->ready, &wait->node);
 }
 
@@ -144,6 +147,7 @@ static void synced(void *arg, struct group *g, struct group_member *m, enum grou
     kafka_frame_begin(&r, &wait->async.rq, &wait->reply);
     put_sync(&r.out, kafka_group_code(err), g, m);
     kafka_frame_end(&r);
+    wait->error = r.out.error;
     list_push_back(&wait->part->ready, &wait->node);
 }
 
@@ -253,7 +257,7 @@ static int refuse_join(struct kafka_session *s, const struct kafka_request *rq, 
     struct kafka_reply r;
 
     put_join(kafka_reply_begin(s, rq, &r), code, NULL, NULL, member_id.data == NULL ? slice_str("") : member_id);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
     return KAFKA_DONE;
 }
 
@@ -355,7 +359,7 @@ static int refuse_sync(struct kafka_session *s, const struct kafka_request *rq, 
     struct kafka_reply r;
 
     put_sync(kafka_reply_begin(s, rq, &r), code, NULL, NULL);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
     return KAFKA_DONE;
 }
 
@@ -448,7 +452,7 @@ int kafka_handle_heartbeat(struct kafka_session *s, struct kafka_request *rq)
     o = kafka_reply_begin(s, rq, &r);
     kout_i32(o, "ThrottleTimeMs", 0);
     kout_i16(o, "ErrorCode", code);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
     return KAFKA_DONE;
 }
 
@@ -490,7 +494,7 @@ static void put_left(struct kafka_session *s, const struct kafka_request *rq, in
         kout_i16(o, "ErrorCode", codes[i]);
     }
     kout_array_end(o);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
 }
 
 int kafka_handle_leave_group(struct kafka_session *s, struct kafka_request *rq)

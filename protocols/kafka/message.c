@@ -279,6 +279,8 @@ void kout_init(struct kout *o, const struct kafka_message *m, int version, struc
     o->version = (int16_t)version;
     o->flexible = kafka_is_flexible(m, version);
     o->depth = 0;
+    o->error = 0;
+    o->error_count = 0;
     o->frames[0] = (struct kout_frame){.next = m->fields, .all = m->fields, .in_item = true, .elem = KAFKA_STRUCT_};
 }
 
@@ -313,8 +315,13 @@ void kout_i8(struct kout *o, const char *name, int8_t v)
 }
 void kout_i16(struct kout *o, const char *name, int16_t v)
 {
-    if (next_field(o, name, KAFKA_I16, KAFKA_ONE_) != NULL)
-        buf_put_be16(o->b, (uint16_t)v);
+    if (next_field(o, name, KAFKA_I16, KAFKA_ONE_) == NULL)
+        return;
+    buf_put_be16(o->b, (uint16_t)v);
+    if (v != 0 && strcmp(name, "ErrorCode") == 0) {
+        o->error = v;
+        o->error_count++;
+    }
 }
 void kout_i32(struct kout *o, const char *name, int32_t v)
 {

@@ -140,6 +140,8 @@ struct kout {
     int16_t version;
     bool flexible;
     int depth;
+    int16_t error;       /* the last field named ErrorCode that was not 0, and how many there were: for metrics */
+    uint32_t error_count;
     struct kout_frame frames[KAFKA_DEPTH];
 };
 

@@ -69,6 +69,7 @@ static void job_run(struct bg_job *job)
     kafka_frame_begin(&r, &j->async.rq, &j->reply);
     j->write(j, &r.out);
     kafka_frame_end(&r);
+    kafka_count_error(j->front, r.out.error, r.out.error_count);
 }
 
 static void job_done(struct bg_job *job)
@@ -99,7 +100,7 @@ static int run(struct kafka_session *s, struct kafka_request *rq, const char *to
 
         j->async.rq = *rq;
         write(j, kafka_reply_begin(s, rq, &r));
-        kafka_reply_end(&r);
+        kafka_reply_end(s, &r);
         job_free(j);
         return KAFKA_DONE;
     }

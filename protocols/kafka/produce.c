@@ -288,6 +288,7 @@ int kafka_handle_produce(struct kafka_session *s, struct kafka_request *rq)
             append_part(s, rq, &p, part, commit == NULL ? NULL : &commit->c);
         if (part->code != 0)
             worst = part->code;
+        kafka_count_error(s->front, part->code, 1);
     }
     let_go(&p);
     if (commit != NULL)

@@ -81,6 +81,6 @@ int kafka_handle_init_producer_id(struct kafka_session *s, struct kafka_request 
     kout_i16(o, "ProducerEpoch", code == 0 ? 0 : -1);
     kout_i64(o, "OngoingTxnProducerId", -1);
     kout_i16(o, "OngoingTxnProducerEpoch", -1);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
     return KAFKA_DONE;
 }

@@ -37,6 +37,18 @@ struct kout *kafka_reply_begin(struct kafka_session *s, const struct kafka_reque
     return &r->out;
 }
 
+void kafka_count_error(const struct kafka_front *f, int16_t code, uint32_t n)
+{
+    if (code != 0)
+        metrics_count(f->metrics.errors, kafka_error_row(code), n);
+}
+
+void kafka_reply_end(struct kafka_session *s, struct kafka_reply *r)
+{
+    kafka_frame_end(r);
+    kafka_count_error(s->front, r->out.error, r->out.error_count);
+}
+
 void kafka_reply_drop(struct kafka_reply *r)
 {
     r->out.b->len = r->at;
@@ -305,7 +317,7 @@ static int unknown_version(struct kafka_session *s, int key, int version, int32_
     kout_i16(o, "MaxVersion", api->last);
     kout_array_end(o);
     kout_i32(o, "ThrottleTimeMs", 0);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
     return KAFKA_DONE;
 }
 
@@ -464,11 +476,10 @@ static void session_closed(struct conn *c, int reason)
 static void register_metrics(struct kafka_front *f)
 {
     static const char *apis[128];
-    static const char *codes[1] = {"refused"};
 
     for (unsigned i = 0; i < kafka_api_count; i++)
         apis[i] = kafka_apis[i].name;
-    metrics_protocol_register(&f->metrics, "kafka", "api", apis, kafka_api_count, codes, 1);
+    metrics_protocol_register(&f->metrics, "kafka", "api", apis, kafka_api_count, kafka_error_names, kafka_error_rows);
 }
 
 struct kafka_front *kafka_front_new(const struct kafka_front_options *options)
@@ -486,6 +497,7 @@ struct kafka_front *kafka_front_new(const struct kafka_front_options *options)
         .writable = session_writable,
         .hangup = session_hangup,
         .closed = session_closed,
+        .output_hard_max = (size_t)1 << 31, /* one answer may hold a batch of any size, in its file; input stops at the soft limit */
         .input_max = (size_t)CONFIG_GET(options->config, kafka_max_request_bytes) + 4,
     };
     mutex_init(&f->ids_mu);

@@ -101,10 +101,9 @@ void kafka_frame_begin(struct kafka_reply *r, const struct kafka_request *rq, st
 void kafka_frame_end(struct kafka_reply *r);
 /* The same into the connection's output; between the two no other output function is called. */
 struct kout *kafka_reply_begin(struct kafka_session *s, const struct kafka_request *rq, struct kafka_reply *r);
-static inline void kafka_reply_end(struct kafka_reply *r)
-{
-    kafka_frame_end(r);
-}
+/* Also counts the errors it told. */
+void kafka_reply_end(struct kafka_session *s, struct kafka_reply *r);
+void kafka_count_error(const struct kafka_front *f, int16_t code, uint32_t n);
 /* Drops a reply that was begun and not ended. */
 void kafka_reply_drop(struct kafka_reply *r);
 

@@ -155,7 +155,7 @@ static void create_finish(struct kafka_session *s, const struct kafka_request *r
         buf_fini(&pairs);
     }
     kout_array_end(o);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
 }
 
 int kafka_handle_create_topics(struct kafka_session *s, struct kafka_request *rq)
@@ -272,7 +272,7 @@ static void delete_finish(struct kafka_session *s, const struct kafka_request *r
     kout_array(d.o, "Responses");
     each_deleted(s, rq, put_deleted, &d);
     kout_array_end(d.o);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
 }
 
 int kafka_handle_delete_topics(struct kafka_session *s, struct kafka_request *rq)
@@ -307,7 +307,7 @@ static void grow_finish(struct kafka_session *s, const struct kafka_request *rq,
         kout_str(o, "ErrorMessage", text_or_null(a->items[i].why));
     }
     kout_array_end(o);
-    kafka_reply_end(&r);
+    kafka_reply_end(s, &r);
 }
 
 int kafka_handle_create_partitions(struct kafka_session *s, struct kafka_request *rq)

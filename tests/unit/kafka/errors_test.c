@@ -31,7 +31,8 @@ Test(errors, codes_have_names_and_texts)
 {
 #define X(NAME, code, text)                                                                                                                      \
     cr_assert_str_eq(kafka_error_name(code), #NAME);                                                                                             \
-    cr_assert_gt(strlen(kafka_error_text(code)), 5);
+    cr_assert_gt(strlen(kafka_error_text(code)), 5); \
+    cr_assert_str_eq(kafka_error_names[kafka_error_row(code)], #NAME);
 #include "protocols/kafka/errors.def"
 #undef X
 }
