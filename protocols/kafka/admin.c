@@ -8,7 +8,8 @@
 #include "base/mem.h"
 
 struct kafka_admin *kafka_admin_begin(struct kafka_session *s, const struct kafka_request *rq, unsigned count,
-                                      void (*finish)(struct kafka_session *s, const struct kafka_request *rq, struct kafka_admin *a))
+                                      void (*finish)(struct kafka_session *s, const struct kafka_request *rq,
+                                                     struct kafka_admin *a))
 {
     struct kafka_admin *a = mem_zalloc(sizeof(*a));
 

@@ -1,5 +1,6 @@
-/* Requests that propose changes of the topology: one item an entry of the request, in its order; those that need no proposal have their answer at once. When all proposals are
- * answered, `finish` writes the reply from the copied request and the items. On the connection's worker. */
+/* Requests that propose changes of the topology: one item an entry of the request, in its order; those that
+ * need no proposal have their answer at once. When all proposals are answered, `finish` writes the reply from
+ * the copied request and the items. On the connection's worker. */
 #ifndef GM_KAFKA_ADMIN_H
 #define GM_KAFKA_ADMIN_H
 
@@ -27,12 +28,15 @@ struct kafka_admin {
     void (*finish)(struct kafka_session *s, const struct kafka_request *rq, struct kafka_admin *a);
 };
 
-/* Copies the request and makes `count` items. The caller walks a->async.rq then, so that what it keeps stays. */
+/* Copies the request and makes `count` items. The caller walks a->async.rq then, so that what it keeps stays.
+ */
 struct kafka_admin *kafka_admin_begin(struct kafka_session *s, const struct kafka_request *rq, unsigned count,
-                                      void (*finish)(struct kafka_session *s, const struct kafka_request *rq, struct kafka_admin *a));
+                                      void (*finish)(struct kafka_session *s, const struct kafka_request *rq,
+                                                     struct kafka_admin *a));
 /* item->proposal.command is filled in. */
 void kafka_admin_propose(struct kafka_admin *a, struct kafka_admin_item *item);
-__attribute__((format(printf, 3, 4))) void kafka_admin_fail(struct kafka_admin_item *item, int16_t code, const char *fmt, ...);
+__attribute__((format(printf, 3, 4))) void kafka_admin_fail(struct kafka_admin_item *item, int16_t code,
+                                                            const char *fmt, ...);
 /* All items are settled or proposed. KAFKA_WAIT, or KAFKA_DONE when nothing had to be proposed. */
 int kafka_admin_run(struct kafka_admin *a);
 

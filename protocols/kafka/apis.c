@@ -4,7 +4,8 @@
 #include "base/check.h"
 
 const struct kafka_api kafka_apis[] = {
-#define X(NAME, key, first, last, base) {#NAME, key, first, last, &kafka_##base##_request, &kafka_##base##_response, kafka_handle_##base},
+#define X(NAME, key, first, last, base)                                                                      \
+    {#NAME, key, first, last, &kafka_##base##_request, &kafka_##base##_response, kafka_handle_##base},
 #include "protocols/kafka/apis.def"
 #undef X
 };

@@ -13,7 +13,8 @@
 enum { TYPE_BOOL = 1, TYPE_STRING = 2, TYPE_INT = 3, TYPE_LONG = 5, TYPE_DOUBLE = 6, TYPE_LIST = 7 };
 
 static const struct kafka_config_row rows[] = {
-#define X(name, type, def, least, most, words, synonym, help) {name, TYPE_##type, def, least, most, words, synonym, help},
+#define X(name, type, def, least, most, words, synonym, help)                                                \
+    {name, TYPE_##type, def, least, most, words, synonym, help},
 #include "protocols/kafka/topic_configs.def"
 #undef X
 };
@@ -61,7 +62,8 @@ static const char *node_option(const char *field)
 static bool node_option_is_set(const struct config *cfg, const char *field)
 {
     struct buf source = {0};
-    bool set = config_get_source(cfg, node_option(field), &source) == 0 && !slice_eq(buf_slice(&source), SLICE_LIT("default"));
+    bool set = config_get_source(cfg, node_option(field), &source) == 0 &&
+               !slice_eq(buf_slice(&source), SLICE_LIT("default"));
 
     buf_fini(&source);
     return set;
@@ -80,7 +82,9 @@ static int64_t node_default(const struct config *cfg, const char *field)
     UNREACHABLE();
 }
 
-enum kafka_config_source kafka_topic_config_default(const struct config *cfg, const struct kafka_config_row *row, char ret[KAFKA_CONFIG_TEXT])
+enum kafka_config_source kafka_topic_config_default(const struct config *cfg,
+                                                    const struct kafka_config_row *row,
+                                                    char ret[KAFKA_CONFIG_TEXT])
 {
     if (row->def[0] == '=') {
         snprintf(ret, KAFKA_CONFIG_TEXT, "%" PRId64, node_default(cfg, row->def + 1));
@@ -110,7 +114,8 @@ int kafka_topic_config_check(struct slice name, struct slice value, char *why, s
     bool ok = false;
 
     if (row == NULL) {
-        snprintf(why, size, "Unknown topic config name: %.*s", (int)MIN_OF(name.len, (size_t)100), (const char *)name.data);
+        snprintf(why, size, "Unknown topic config name: %.*s", (int)MIN_OF(name.len, (size_t)100),
+                 (const char *)name.data);
         return ERR_INVALID;
     }
     if (value.data == NULL) {
@@ -135,9 +140,11 @@ int kafka_topic_config_check(struct slice name, struct slice value, char *why, s
     if (ok)
         return 0;
     if (row->words[0] != '\0')
-        snprintf(why, size, "Invalid value %.*s for configuration %s: it is one of: %s", (int)MIN_OF(value.len, (size_t)60), (const char *)value.data, row->name, row->words);
+        snprintf(why, size, "Invalid value %.*s for configuration %s: it is one of: %s",
+                 (int)MIN_OF(value.len, (size_t)60), (const char *)value.data, row->name, row->words);
     else
-        snprintf(why, size, "Invalid value %.*s for configuration %s", (int)MIN_OF(value.len, (size_t)60), (const char *)value.data, row->name);
+        snprintf(why, size, "Invalid value %.*s for configuration %s", (int)MIN_OF(value.len, (size_t)60),
+                 (const char *)value.data, row->name);
     return ERR_INVALID;
 }
 
@@ -162,7 +169,7 @@ bool kafka_topic_is_log_append_time(const struct topo_topic *t)
     return slice_eq(topo_topic_config(t, "message.timestamp.type"), SLICE_LIT("LogAppendTime"));
 }
 
-/* ---- pairs ------------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- pairs -------------------------------------------------------------------------------------------- */
 
 struct slice kafka_config_pairs_get(struct slice pairs, struct slice name)
 {
@@ -205,9 +212,10 @@ void kafka_config_pairs_put(struct buf *pairs, struct slice name, struct slice v
     *pairs = fresh;
 }
 
-/* ---- the node's ---------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the node's --------------------------------------------------------------------------------------- */
 
-bool kafka_node_config(const struct config *cfg, unsigned i, const char **ret_name, int8_t *ret_type, char ret[KAFKA_CONFIG_TEXT])
+bool kafka_node_config(const struct config *cfg, unsigned i, const char **ret_name, int8_t *ret_type,
+                       char ret[KAFKA_CONFIG_TEXT])
 {
     const struct {
         const char *name;

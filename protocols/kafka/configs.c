@@ -1,4 +1,5 @@
-/* DescribeConfigs 1-4, AlterConfigs 0-2 and IncrementalAlterConfigs 0-1 (KIP-339). Topics can be changed; a node's settings are in its configuration file and can be read. */
+/* DescribeConfigs 1-4, AlterConfigs 0-2 and IncrementalAlterConfigs 0-1 (KIP-339). Topics can be changed; a
+ * node's settings are in its configuration file and can be read. */
 #include "protocols/kafka/admin.h"
 #include "protocols/kafka/config_table.h"
 
@@ -12,7 +13,7 @@
 enum { RESOURCE_TOPIC = 2, RESOURCE_BROKER = 4 };
 enum { OP_SET, OP_DELETE, OP_APPEND, OP_SUBTRACT };
 
-/* ---- DescribeConfigs -------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- DescribeConfigs ---------------------------------------------------------------------------------- */
 
 struct describe {
     struct kout *o;
@@ -40,7 +41,8 @@ static void put_synonym(struct kout *o, const char *name, struct slice value, in
     kout_i8(o, "Source", source);
 }
 
-static void put_topic_setting(struct kafka_session *s, struct describe *d, const struct topo_topic *t, const struct kafka_config_row *row)
+static void put_topic_setting(struct kafka_session *s, struct describe *d, const struct topo_topic *t,
+                              const struct kafka_config_row *row)
 {
     char text[KAFKA_CONFIG_TEXT];
     enum kafka_config_source source = kafka_topic_config_default(s->front->options.config, row, text);
@@ -97,7 +99,8 @@ static bool is_this_node(const struct kafka_session *s, struct slice name)
 }
 
 /* The code of a resource, with the topic when it is one. */
-static int16_t check_resource(const struct kafka_session *s, int8_t type, struct slice name, const struct topo_topic **ret, const char **ret_why)
+static int16_t check_resource(const struct kafka_session *s, int8_t type, struct slice name,
+                              const struct topo_topic **ret, const char **ret_why)
 {
     *ret = NULL;
     *ret_why = NULL;
@@ -113,7 +116,8 @@ static int16_t check_resource(const struct kafka_session *s, int8_t type, struct
     }
     if (type == RESOURCE_BROKER && is_this_node(s, name))
         return 0;
-    *ret_why = type == RESOURCE_BROKER ? "there is no node of this id" : "only topics and nodes have settings here";
+    *ret_why =
+        type == RESOURCE_BROKER ? "there is no node of this id" : "only topics and nodes have settings here";
     return KAFKA_ERR_INVALID_REQUEST;
 }
 
@@ -157,7 +161,7 @@ int kafka_handle_describe_configs(struct kafka_session *s, struct kafka_request 
     return KAFKA_DONE;
 }
 
-/* ---- changing --------------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- changing ----------------------------------------------------------------------------------------- */
 
 /* Adds or takes words of a list setting. */
 static void change_list(struct buf *out, struct slice was, struct slice words, bool add)
@@ -189,7 +193,8 @@ static void change_list(struct buf *out, struct slice was, struct slice words, b
     }
 }
 
-static void apply_one(const struct config *cfg, struct kafka_admin_item *item, struct buf *pairs, struct slice name, int8_t op, struct slice value)
+static void apply_one(const struct config *cfg, struct kafka_admin_item *item, struct buf *pairs,
+                      struct slice name, int8_t op, struct slice value)
 {
     const struct kafka_config_row *row = kafka_topic_config_find(name);
     struct buf list = {0};
@@ -203,8 +208,10 @@ static void apply_one(const struct config *cfg, struct kafka_admin_item *item, s
         struct slice was;
 
         if (row == NULL || !kafka_config_is_list(row) || value.data == NULL) {
-            kafka_admin_fail(item, KAFKA_ERR_INVALID_CONFIG, "Can't %s to key %.*s because its type is not LIST.", op == OP_APPEND ? "APPEND" : "SUBTRACT",
-                             (int)MIN_OF(name.len, (size_t)100), (const char *)name.data);
+            kafka_admin_fail(item, KAFKA_ERR_INVALID_CONFIG,
+                             "Can't %s to key %.*s because its type is not LIST.",
+                             op == OP_APPEND ? "APPEND" : "SUBTRACT", (int)MIN_OF(name.len, (size_t)100),
+                             (const char *)name.data);
             return;
         }
         was = kafka_config_pairs_get(buf_slice(pairs), name);
@@ -272,7 +279,8 @@ static int alter(struct kafka_session *s, struct kafka_request *rq, bool increme
         if (item->code != 0)
             kafka_admin_fail(item, item->code, "%s", why);
         else if (t == NULL)
-            kafka_admin_fail(item, KAFKA_ERR_INVALID_CONFIG, "a node's settings are changed in its configuration file");
+            kafka_admin_fail(item, KAFKA_ERR_INVALID_CONFIG,
+                             "a node's settings are changed in its configuration file");
         else if (incremental) /* AlterConfigs replaces what is set, Incremental starts from it */
             buf_put_slice(&pairs, t->configs);
         (void)kin_array(&in, "Configs");

@@ -1,4 +1,5 @@
-/* How clients find their way: ApiVersions 0-4, Metadata 0-13, FindCoordinator 0-6, DescribeCluster 0-2. On a node alone every answer names it. */
+/* How clients find their way: ApiVersions 0-4, Metadata 0-13, FindCoordinator 0-6, DescribeCluster 0-2. On a
+ * node alone every answer names it. */
 #include "protocols/kafka/session.h"
 
 #include "base/check.h"
@@ -12,7 +13,7 @@
 #define CLUSTER_OPERATIONS 0x1fa0
 #define NOT_ASKED INT32_MIN
 
-/* ---- ApiVersions ------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- ApiVersions -------------------------------------------------------------------------------------- */
 
 /* KIP-511: [a-zA-Z0-9](?:[a-zA-Z0-9\-.]*[a-zA-Z0-9])? */
 static bool software_name_ok(struct slice s)
@@ -36,7 +37,8 @@ int kafka_handle_api_versions(struct kafka_session *s, struct kafka_request *rq)
 
     kin_init(&in, rq->api->request, rq->version, rq->body);
     if (rq->version >= 3)
-        ok = software_name_ok(kin_string(&in, "ClientSoftwareName")) && software_name_ok(kin_string(&in, "ClientSoftwareVersion"));
+        ok = software_name_ok(kin_string(&in, "ClientSoftwareName")) &&
+             software_name_ok(kin_string(&in, "ClientSoftwareVersion"));
     o = kafka_reply_begin(s, rq, &r);
     kout_i16(o, "ErrorCode", ok ? KAFKA_ERR_NONE : KAFKA_ERR_INVALID_REQUEST);
     kout_array(o, "ApiKeys");
@@ -52,7 +54,7 @@ int kafka_handle_api_versions(struct kafka_session *s, struct kafka_request *rq)
     return KAFKA_DONE;
 }
 
-/* ---- Metadata ------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- Metadata ----------------------------------------------------------------------------------------- */
 
 /* Topics made because somebody asked for them; the request runs again when all are there, or have failed. */
 struct auto_create {
@@ -95,7 +97,8 @@ static void create_topic(struct kafka_session *s, struct auto_create **all, stru
     t->all->open++;
     t->proposal.worker = s->conn->worker;
     t->proposal.done = topic_was_created;
-    topo_cmd_topic_create(&t->proposal.command, name, uuid, (uint32_t)KAFKA_CONFIG(s, kafka_num_partitions), -1, SLICE_NONE);
+    topo_cmd_topic_create(&t->proposal.command, name, uuid, (uint32_t)KAFKA_CONFIG(s, kafka_num_partitions),
+                          -1, SLICE_NONE);
     topology_propose(s->front->options.topology, &t->proposal);
 }
 
@@ -111,7 +114,8 @@ static bool create_missing(struct kafka_session *s, const struct kafka_request *
     while (kin_item(&in)) {
         struct slice name = kin_string(&in, "Name");
 
-        if (name.data != NULL && kafka_topic_name_ok(name) && !kafka_topic_is_reserved(name) && topo_topic_find(v, name) == NULL)
+        if (name.data != NULL && kafka_topic_name_ok(name) && !kafka_topic_is_reserved(name) &&
+            topo_topic_find(v, name) == NULL)
             create_topic(s, &all, name);
     }
     return all != NULL;
@@ -121,7 +125,8 @@ static bool may_create(const struct kafka_session *s, const struct kafka_request
 {
     struct kin in;
 
-    if (s->retried || !KAFKA_CONFIG(s, kafka_auto_create_topics) || !log_store_may_grow(s->front->options.logs))
+    if (s->retried || !KAFKA_CONFIG(s, kafka_auto_create_topics) ||
+        !log_store_may_grow(s->front->options.logs))
         return false;
     kin_init(&in, rq->api->request, rq->version, rq->body);
     return kin_bool(&in, "AllowAutoTopicCreation", true);
@@ -208,8 +213,11 @@ static void put_wanted_topic(struct metadata *m, struct slice name, const uint8_
     else if (by_id)
         put_no_topic(m, KAFKA_ERR_UNKNOWN_TOPIC_ID, SLICE_NONE, uuid);
     else
-        put_no_topic(m, kafka_topic_name_ok(name) && !kafka_topic_is_reserved(name) ? KAFKA_ERR_UNKNOWN_TOPIC_OR_PARTITION : KAFKA_ERR_INVALID_TOPIC_EXCEPTION, name,
-                     NULL);
+        put_no_topic(m,
+                     kafka_topic_name_ok(name) && !kafka_topic_is_reserved(name)
+                         ? KAFKA_ERR_UNKNOWN_TOPIC_OR_PARTITION
+                         : KAFKA_ERR_INVALID_TOPIC_EXCEPTION,
+                     name, NULL);
 }
 
 int kafka_handle_metadata(struct kafka_session *s, struct kafka_request *rq)
@@ -251,7 +259,7 @@ int kafka_handle_metadata(struct kafka_session *s, struct kafka_request *rq)
     return KAFKA_DONE;
 }
 
-/* ---- FindCoordinator ------------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- FindCoordinator ---------------------------------------------------------------------------------- */
 
 enum { COORDINATOR_GROUP, COORDINATOR_TRANSACTION };
 
@@ -264,7 +272,8 @@ static int16_t coordinator_code(int8_t type, struct slice key, const char **ret_
         *ret_why = kafka_error_text(KAFKA_ERR_INVALID_GROUP_ID);
         return KAFKA_ERR_INVALID_GROUP_ID;
     }
-    *ret_why = type == COORDINATOR_TRANSACTION ? "transactions are not served by this version" : "there is no coordinator of this type";
+    *ret_why = type == COORDINATOR_TRANSACTION ? "transactions are not served by this version"
+                                               : "there is no coordinator of this type";
     return type == COORDINATOR_TRANSACTION ? KAFKA_ERR_UNSUPPORTED_VERSION : KAFKA_ERR_INVALID_REQUEST;
 }
 
@@ -309,7 +318,7 @@ int kafka_handle_find_coordinator(struct kafka_session *s, struct kafka_request 
     return KAFKA_DONE;
 }
 
-/* ---- DescribeCluster ------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- DescribeCluster ---------------------------------------------------------------------------------- */
 
 int kafka_handle_describe_cluster(struct kafka_session *s, struct kafka_request *rq)
 {

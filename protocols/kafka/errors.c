@@ -1,5 +1,7 @@
-/* Every ERR_* in the words of the Kafka protocol: the one table, walked by a test. Where a client can do something about an error, the code is the one that makes it do that: what
- * may pass is retriable. A full disk is KAFKA_STORAGE_ERROR, which producers retry until delivery.timeout.ms; Kafka itself takes the log directory offline then and answers the same code. */
+/* Every ERR_* in the words of the Kafka protocol: the one table, walked by a test. Where a client can do
+ * something about an error, the code is the one that makes it do that: what may pass is retriable. A full
+ * disk is KAFKA_STORAGE_ERROR, which producers retry until delivery.timeout.ms; Kafka itself takes the log
+ * directory offline then and answers the same code. */
 #include "protocols/kafka/api.h"
 
 #include "base/check.h"
@@ -66,8 +68,8 @@ int16_t kafka_error_of(int err)
 const char *kafka_error_name(int code)
 {
     switch (code) {
-#define X(NAME, number, text)                                                                                                                    \
-    case number:                                                                                                                                 \
+#define X(NAME, number, text)                                                                                \
+    case number:                                                                                             \
         return #NAME;
 #include "protocols/kafka/errors.def"
 #undef X
@@ -78,8 +80,8 @@ const char *kafka_error_name(int code)
 const char *kafka_error_text(int code)
 {
     switch (code) {
-#define X(NAME, number, text)                                                                                                                    \
-    case number:                                                                                                                                 \
+#define X(NAME, number, text)                                                                                \
+    case number:                                                                                             \
         return text;
 #include "protocols/kafka/errors.def"
 #undef X

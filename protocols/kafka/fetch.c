@@ -1,7 +1,9 @@
-/* Fetch, versions 4 to 18: hand-written parsing, sessions, evaluation and the long poll. The answer is encoded in fetch_answer.c.
+/* Fetch, versions 4 to 18: hand-written parsing, sessions, evaluation and the long poll. The answer is
+ * encoded in fetch_answer.c.
  *
- * A request is served when it has min_bytes, or anything urgent (an error, a fetch of nothing), or its time is up; a cold span (P16) is read into the page cache by a background thread
- * first. While it waits, input is paused, as Kafka mutes the channel. */
+ * A request is served when it has min_bytes, or anything urgent (an error, a fetch of nothing), or its time
+ * is up; a cold span (P16) is read into the page cache by a background thread first. While it waits, input is
+ * paused, as Kafka mutes the channel. */
 #include "protocols/kafka/fetch.h"
 
 #include <fcntl.h>
@@ -13,7 +15,7 @@
 
 #define FETCH_MAX_BYTES (55u << 20) /* Kafka's fetch.max.bytes: the most one answer holds */
 
-/* ---- parts ------------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- parts -------------------------------------------------------------------------------------------- */
 
 static void fetch_deliver(struct worker *w, struct mail *m);
 static void fetch_time_is_up(struct worker *w, struct io_timer *t);
@@ -104,7 +106,7 @@ void fetch_release_spans(struct fetch *f)
         part_release_span(LIST_ENTRY(n, struct fetch_part, answer));
 }
 
-/* ---- freeing: when neither mail nor job is under way ----------------------------------------------------------------------------------------------- */
+/* ---- freeing: when neither mail nor job is under way -------------------------------------------------- */
 
 static void fetch_destroy(struct fetch *f)
 {
@@ -123,9 +125,9 @@ static void fetch_free(struct fetch *f)
     bool later;
 
     io_timer_stop(f->async.worker, &f->timer);
-    LIST_FOREACH_SAFE(n, &f->parts)
-    if (!f->warming)
-        fetch_part_free(LIST_ENTRY(n, struct fetch_part, order));
+    LIST_FOREACH_SAFE (n, &f->parts)
+        if (!f->warming)
+            fetch_part_free(LIST_ENTRY(n, struct fetch_part, order));
     mutex_lock(&f->mu);
     f->waiting = false;
     later = f->posted || f->warming;
@@ -143,7 +145,8 @@ void kafka_fetch_session_free(struct fetch_session *fs)
         fetch_free(&fs->fetch);
 }
 
-/* The connection went while the request was being served. A session's fetch goes with the session, which follows at once. */
+/* The connection went while the request was being served. A session's fetch goes with the session, which
+ * follows at once. */
 static void fetch_gone(struct kafka_async *a)
 {
     struct fetch *f = CONTAINER_OF(a, struct fetch, async);
@@ -153,7 +156,7 @@ static void fetch_gone(struct kafka_async *a)
         fetch_free(f);
 }
 
-/* ---- evaluation -------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- evaluation --------------------------------------------------------------------------------------- */
 
 static int16_t check_epoch(const struct fetch_part *p)
 {
@@ -245,7 +248,7 @@ size_t fetch_evaluate(struct kafka_session *s, struct fetch *f, bool *ret_urgent
     return bytes;
 }
 
-/* ---- serving ------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- serving ------------------------------------------------------------------------------------------ */
 
 static void serve(struct kafka_session *s, const struct kafka_request *rq, struct fetch *f, bool time_is_up);
 
@@ -265,15 +268,15 @@ static void warm_run(struct bg_job *job)
     struct fetch *f = CONTAINER_OF(job, struct fetch, warm);
     uint8_t *block = mem_alloc(1u << 18);
 
-    LIST_FOREACH(n, &f->answer)
-    {
+    LIST_FOREACH (n, &f->answer) {
         struct fetch_part *p = LIST_ENTRY(n, struct fetch_part, answer);
 
         if (!p->has_span || p->span.fd < 0 || log_span_is_warm(&p->span))
             continue;
         (void)posix_fadvise(p->span.fd, (off_t)p->span.pos, (off_t)p->span.len, POSIX_FADV_WILLNEED);
         for (size_t at = 0; at < p->span.len; at += 1u << 18)
-            if (pread(p->span.fd, block, MIN_OF(p->span.len - at, (size_t)1u << 18), (off_t)(p->span.pos + at)) <= 0)
+            if (pread(p->span.fd, block, MIN_OF(p->span.len - at, (size_t)1u << 18),
+                      (off_t)(p->span.pos + at)) <= 0)
                 break; /* sending it will meet the same error and say so */
     }
     mem_free(block);
@@ -295,8 +298,7 @@ static void warm_done(struct bg_job *job)
 
 static bool is_cold(struct fetch *f)
 {
-    LIST_FOREACH(n, &f->answer)
-    {
+    LIST_FOREACH (n, &f->answer) {
         struct fetch_part *p = LIST_ENTRY(n, struct fetch_part, answer);
 
         if (p->has_span && p->span.fd >= 0 && !log_span_is_warm(&p->span))
@@ -322,13 +324,13 @@ static void answer_or_warm(struct kafka_session *s, const struct kafka_request *
     bg_submit(s->front->options.workers, BG_DISK, &f->warm);
 }
 
-/* Registers with the streams it is not registered with yet. True when one of them moved on since it was looked at. */
+/* Registers with the streams it is not registered with yet. True when one of them moved on since it was
+ * looked at. */
 static bool register_parts(struct fetch *f)
 {
     bool moved = false;
 
-    LIST_FOREACH(n, &f->parts)
-    {
+    LIST_FOREACH (n, &f->parts) {
         struct fetch_part *p = LIST_ENTRY(n, struct fetch_part, order);
 
         if (p->stream == NULL || p->waiter.stream != NULL)
@@ -402,7 +404,7 @@ static void fetch_time_is_up(struct worker *w, struct io_timer *t)
     serve(f->async.session, &f->async.rq, f, true);
 }
 
-/* ---- requests ------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- requests ----------------------------------------------------------------------------------------- */
 
 struct fetch_request {
     int32_t max_wait_ms, min_bytes, max_bytes;
@@ -437,7 +439,8 @@ static struct slice read_name(struct reader *r, bool flexible)
 }
 
 /* Walks the topics at `r` and calls fn for each partition; NULL only checks. */
-static void each_wanted(const struct kafka_request *rq, struct reader *r, void (*fn)(const struct wanted *w, void *arg), void *arg)
+static void each_wanted(const struct kafka_request *rq, struct reader *r,
+                        void (*fn)(const struct wanted *w, void *arg), void *arg)
 {
     int64_t topics = read_count(r, rq->flexible);
 
@@ -468,7 +471,8 @@ static void each_wanted(const struct kafka_request *rq, struct reader *r, void (
     }
 }
 
-static void each_forgotten(const struct kafka_request *rq, struct reader *r, void (*fn)(const struct kafka_topic_ref *t, int32_t index, void *arg), void *arg)
+static void each_forgotten(const struct kafka_request *rq, struct reader *r,
+                           void (*fn)(const struct kafka_topic_ref *t, int32_t index, void *arg), void *arg)
 {
     int64_t topics = read_count(r, rq->flexible);
 
@@ -544,7 +548,8 @@ static void look_up(const struct wanted *w, void *arg)
 /* The stream of a part that has none yet. */
 static void part_resolve(struct kafka_session *s, struct fetch_part *p)
 {
-    struct kafka_topic_ref ref = {p->topic == NULL ? SLICE_NONE : slice_str(p->topic), p->topic == NULL ? p->uuid : NULL};
+    struct kafka_topic_ref ref = {p->topic == NULL ? SLICE_NONE : slice_str(p->topic),
+                                  p->topic == NULL ? p->uuid : NULL};
     const struct topo_topic *t = kafka_topic_resolve(kafka_view(s), &ref);
     struct kafka_open *none = NULL;
 
@@ -599,8 +604,7 @@ static void take_forgotten(const struct kafka_topic_ref *t, int32_t index, void 
 /* Parts of the session whose topic was unknown the last time. */
 static void resolve_again(struct kafka_session *s, struct fetch *f)
 {
-    LIST_FOREACH(n, &f->ready)
-    {
+    LIST_FOREACH (n, &f->ready) {
         struct fetch_part *p = LIST_ENTRY(n, struct fetch_part, ready);
 
         if (p->stream == NULL)
@@ -608,7 +612,8 @@ static void resolve_again(struct kafka_session *s, struct fetch *f)
     }
 }
 
-static struct fetch *begin_fetch(struct kafka_session *s, const struct kafka_request *rq, const struct fetch_request *q, int16_t *ret_code)
+static struct fetch *begin_fetch(struct kafka_session *s, const struct kafka_request *rq,
+                                 const struct fetch_request *q, int16_t *ret_code)
 {
     struct fetch_session *fs = s->fetch_session;
     struct fetch *f;

@@ -1,4 +1,5 @@
-/* The Fetch response, versions 4 to 18: headers are gathered in a buffer, spans of 16 KiB and more go from the segment file to the socket by sendfile, smaller ones are copied (P20). */
+/* The Fetch response, versions 4 to 18: headers are gathered in a buffer, spans of 16 KiB and more go from
+ * the segment file to the socket by sendfile, smaller ones are copied (P20). */
 #include "protocols/kafka/fetch.h"
 
 #include "base/check.h"
@@ -41,7 +42,8 @@ static void put_part_head(struct answer *a, const struct fetch_part *p)
     buf_put_be32(text, (uint32_t)p->index);
     buf_put_be16(text, (uint16_t)p->code);
     buf_put_be64(text, (uint64_t)(told ? p->high_watermark : -1));
-    buf_put_be64(text, (uint64_t)(told ? p->high_watermark : -1)); /* last stable offset: there are no open transactions */
+    buf_put_be64(text, (uint64_t)(told ? p->high_watermark
+                                       : -1)); /* last stable offset: there are no open transactions */
     if (rq->version >= 5)
         buf_put_be64(text, (uint64_t)(told ? p->start : -1));
     kafka_put_len(text, a->f->isolation == 1 && told ? 0 : -1, rq->flexible); /* aborted transactions */
@@ -86,15 +88,15 @@ static void choose_parts(struct answer *a)
 
     buf_clear(a->chosen);
     if (!f->incremental) {
-        LIST_FOREACH(n, &f->parts)
-        choose(a, LIST_ENTRY(n, struct fetch_part, order));
+        LIST_FOREACH (n, &f->parts)
+            choose(a, LIST_ENTRY(n, struct fetch_part, order));
         return;
     }
-    LIST_FOREACH(n, &f->answer)
-    {
+    LIST_FOREACH (n, &f->answer) {
         struct fetch_part *p = LIST_ENTRY(n, struct fetch_part, answer);
 
-        if (p->code != 0 || p->has_span || p->high_watermark != p->told_high_watermark || p->start != p->told_start)
+        if (p->code != 0 || p->has_span || p->high_watermark != p->told_high_watermark ||
+            p->start != p->told_start)
             choose(a, p);
     }
 }

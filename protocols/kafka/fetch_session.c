@@ -1,5 +1,6 @@
-/* Fetch sessions (KIP-227): the partitions of a consumer, kept between its requests. A session belongs to its connection: a client that comes back over another one is told that its session
- * is unknown and begins a new one, which the protocol foresees. */
+/* Fetch sessions (KIP-227): the partitions of a consumer, kept between its requests. A session belongs to its
+ * connection: a client that comes back over another one is told that its session is unknown and begins a new
+ * one, which the protocol foresees. */
 #include "protocols/kafka/fetch.h"
 
 #include "base/check.h"
@@ -32,15 +33,19 @@ static uint32_t hash_of_part(const struct fetch_part *p)
     return hash_of(p->topic, p->topic == NULL ? 0 : strlen(p->topic), p->uuid, p->index);
 }
 
-struct fetch_part *fetch_session_find(struct fetch_session *fs, const struct kafka_topic_ref *topic, int32_t index)
+struct fetch_part *fetch_session_find(struct fetch_session *fs, const struct kafka_topic_ref *topic,
+                                      int32_t index)
 {
     const char *name = topic->uuid != NULL ? NULL : (const char *)topic->name.data;
 
     if (fs->bucket_count == 0)
         return NULL;
-    for (struct fetch_part *p = fs->buckets[hash_of(name, topic->name.len, topic->uuid, index) & (fs->bucket_count - 1)]; p != NULL; p = p->next)
+    for (struct fetch_part *p =
+             fs->buckets[hash_of(name, topic->name.len, topic->uuid, index) & (fs->bucket_count - 1)];
+         p != NULL; p = p->next)
         if (p->index == index && (p->topic == NULL) == (name == NULL) &&
-            (name != NULL ? slice_eq(slice_str(p->topic), topic->name) : memcmp(p->uuid, topic->uuid, 16) == 0))
+            (name != NULL ? slice_eq(slice_str(p->topic), topic->name)
+                          : memcmp(p->uuid, topic->uuid, 16) == 0))
             return p;
     return NULL;
 }
@@ -76,7 +81,8 @@ void fetch_session_add(struct fetch_session *fs, struct fetch_part *p)
 
 void fetch_session_remove(struct fetch_session *fs, struct fetch_part *p)
 {
-    for (struct fetch_part **at = &fs->buckets[hash_of_part(p) & (fs->bucket_count - 1)]; *at != NULL; at = &(*at)->next)
+    for (struct fetch_part **at = &fs->buckets[hash_of_part(p) & (fs->bucket_count - 1)]; *at != NULL;
+         at = &(*at)->next)
         if (*at == p) {
             *at = p->next;
             break;

@@ -1,8 +1,10 @@
 /* The Kafka front end: one object a node, made after recovery; its connections come through kafka_front_ops.
  *
- *   kafka_front_new -> kafka_front_start -> listener_open(ops = kafka_front_ops, arg = front) -> workers run -> listeners closed, workers stopped -> kafka_front_free
+ *   kafka_front_new -> kafka_front_start -> listener_open(ops = kafka_front_ops, arg = front) -> workers run
+ * -> listeners closed, workers stopped -> kafka_front_free
  *
- * The data of a deleted topic is the server's to delete (stream_delete), on the metadata thread, before the deletion is answered.
+ * The data of a deleted topic is the server's to delete (stream_delete), on the metadata thread, before the
+ * deletion is answered.
  *
  * Any thread unless said otherwise. */
 #ifndef GM_KAFKA_FRONT_H
@@ -17,8 +19,8 @@
 struct kafka_front;
 
 struct kafka_front_options {
-    const struct config *config;      /* borrowed: kafka.*, log.retention* */
-    struct workers *workers;          /* borrowed, as all that follow */
+    const struct config *config; /* borrowed: kafka.*, log.retention* */
+    struct workers *workers;     /* borrowed, as all that follow */
     struct partitions *partitions;
     struct stream_table *streams;
     struct topology_store *topology;
@@ -34,13 +36,15 @@ void kafka_front_start(struct kafka_front *f);
 /* No worker runs any more. */
 void kafka_front_free(struct kafka_front *f);
 
-/* For the admin commands: calls fn for each consumer group this node has, taking the partitions one after another. On any thread but a worker. */
+/* For the admin commands: calls fn for each consumer group this node has, taking the partitions one after
+ * another. On any thread but a worker. */
 struct kafka_group_info {
     struct slice id, protocol_type, protocol;
     const char *state;
     unsigned members;
     int32_t generation;
 };
-void kafka_front_each_group(struct kafka_front *f, void (*fn)(const struct kafka_group_info *g, void *arg), void *arg);
+void kafka_front_each_group(struct kafka_front *f, void (*fn)(const struct kafka_group_info *g, void *arg),
+                            void *arg);
 
 #endif

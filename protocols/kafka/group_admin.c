@@ -8,14 +8,13 @@
 
 #define GROUP_OPERATIONS 0x0148 /* READ, DELETE, DESCRIBE: all of a group's, KIP-430 */
 
-/* ---- DescribeGroups ------------------------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- DescribeGroups ----------------------------------------------------------------------------------- */
 
 static void put_members(struct kout *o, const struct group *g)
 {
     bool stable = g->state == GROUP_STABLE;
 
-    LIST_FOREACH(n, &g->members)
-    {
+    LIST_FOREACH (n, &g->members) {
         const struct group_member *m = LIST_ENTRY(n, struct group_member, node);
 
         kout_item(o);
@@ -28,11 +27,13 @@ static void put_members(struct kout *o, const struct group *g)
     }
 }
 
-static void put_described(struct kout *o, const struct kafka_request *rq, struct slice id, int16_t code, const struct group *g, bool operations)
+static void put_described(struct kout *o, const struct kafka_request *rq, struct slice id, int16_t code,
+                          const struct group *g, bool operations)
 {
     const char *why = NULL;
 
-    if (code == 0 && g == NULL && rq->version >= 6) { /* KIP-1043; before, a group that is not there was "Dead" */
+    if (code == 0 && g == NULL &&
+        rq->version >= 6) { /* KIP-1043; before, a group that is not there was "Dead" */
         code = KAFKA_ERR_GROUP_ID_NOT_FOUND;
         why = kafka_error_text(code);
     }
@@ -40,9 +41,13 @@ static void put_described(struct kout *o, const struct kafka_request *rq, struct
     kout_i16(o, "ErrorCode", code);
     kout_str(o, "ErrorMessage", why);
     kout_string(o, "GroupId", id);
-    kout_str(o, "GroupState", g != NULL ? group_state_name(g->state) : code == 0 || code == KAFKA_ERR_GROUP_ID_NOT_FOUND ? "Dead" : "");
+    kout_str(o, "GroupState",
+             g != NULL                                           ? group_state_name(g->state)
+             : code == 0 || code == KAFKA_ERR_GROUP_ID_NOT_FOUND ? "Dead"
+                                                                 : "");
     kout_str(o, "ProtocolType", g != NULL && g->protocol_type != NULL ? g->protocol_type : "");
-    kout_str(o, "ProtocolData", g != NULL && g->state == GROUP_STABLE && g->protocol != NULL ? g->protocol : "");
+    kout_str(o, "ProtocolData",
+             g != NULL && g->state == GROUP_STABLE && g->protocol != NULL ? g->protocol : "");
     kout_array(o, "Members");
     if (g != NULL)
         put_members(o, g);
@@ -86,14 +91,15 @@ int kafka_handle_describe_groups(struct kafka_session *s, struct kafka_request *
     return KAFKA_DONE;
 }
 
-/* ---- ListGroups ------------------------------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- ListGroups --------------------------------------------------------------------------------------- */
 
 struct listing {
     struct kout *o;
     const struct kafka_request *rq;
 };
 
-/* Whether a filter, read anew for each group, lets the word through; an empty one lets all. Case does not count. */
+/* Whether a filter, read anew for each group, lets the word through; an empty one lets all. Case does not
+ * count. */
 static bool passes(const struct kafka_request *rq, const char *filter, const char *word)
 {
     struct kin in;
@@ -112,7 +118,8 @@ static void put_listed(struct group *g, void *arg)
 {
     struct listing *l = arg;
 
-    if (!passes(l->rq, "StatesFilter", group_state_name(g->state)) || !passes(l->rq, "TypesFilter", "classic"))
+    if (!passes(l->rq, "StatesFilter", group_state_name(g->state)) ||
+        !passes(l->rq, "TypesFilter", "classic"))
         return;
     if (g->state == GROUP_EMPTY && g->generation == 0 && g->empty_since_ms < 0)
         return; /* asked for, never joined: it leaves no trace */
@@ -164,9 +171,10 @@ int kafka_handle_list_groups(struct kafka_session *s, struct kafka_request *rq)
     return KAFKA_DONE;
 }
 
-/* ---- DeleteGroups ------------------------------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- DeleteGroups ------------------------------------------------------------------------------------- */
 
-static int16_t delete_group(struct kafka_session *s, struct partition_guard *g, uint32_t partition, struct slice id)
+static int16_t delete_group(struct kafka_session *s, struct partition_guard *g, uint32_t partition,
+                            struct slice id)
 {
     struct group *group = kafka_group_get(s, g, partition, id);
 
@@ -196,7 +204,9 @@ int kafka_handle_delete_groups(struct kafka_session *s, struct kafka_request *rq
         uint32_t partition = kafka_group_partition(s, id);
         struct partition_guard g;
         /* Only the first may be parked: what was deleted before would not be there the second time. */
-        int entered = i == 0 ? kafka_enter(s, partition, &g) : partition_enter(partitions_get(s->front->options.partitions, partition), KV_DB_INTERNAL, NULL, &g);
+        int entered = i == 0 ? kafka_enter(s, partition, &g)
+                             : partition_enter(partitions_get(s->front->options.partitions, partition),
+                                               KV_DB_INTERNAL, NULL, &g);
 
         if (entered == KAFKA_RETRY) {
             mem_free(codes);
@@ -204,7 +214,8 @@ int kafka_handle_delete_groups(struct kafka_session *s, struct kafka_request *rq
             return KAFKA_RETRY;
         }
         if (entered != 0) {
-            codes[i] = entered == ERR_BUSY ? KAFKA_ERR_COORDINATOR_LOAD_IN_PROGRESS : KAFKA_ERR_COORDINATOR_NOT_AVAILABLE;
+            codes[i] = entered == ERR_BUSY ? KAFKA_ERR_COORDINATOR_LOAD_IN_PROGRESS
+                                           : KAFKA_ERR_COORDINATOR_NOT_AVAILABLE;
             continue;
         }
         codes[i] = delete_group(s, &g, partition, id);
@@ -230,7 +241,7 @@ int kafka_handle_delete_groups(struct kafka_session *s, struct kafka_request *rq
     return KAFKA_DONE;
 }
 
-/* ---- the admin listing ------------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the admin listing -------------------------------------------------------------------------------- */
 
 struct each {
     void (*fn)(const struct kafka_group_info *g, void *arg);
@@ -252,7 +263,8 @@ static void tell_group(struct group *g, void *arg)
     e->fn(&info, e->arg);
 }
 
-void kafka_front_each_group(struct kafka_front *f, void (*fn)(const struct kafka_group_info *g, void *arg), void *arg)
+void kafka_front_each_group(struct kafka_front *f, void (*fn)(const struct kafka_group_info *g, void *arg),
+                            void *arg)
 {
     struct each e = {fn, arg};
 

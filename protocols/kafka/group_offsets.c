@@ -1,4 +1,5 @@
-/* OffsetCommit 2-10, OffsetFetch 1-10, OffsetDelete 0. Offsets live in the store of the group's partition (stream/group_store.h) under its lock and are answered when committed. */
+/* OffsetCommit 2-10, OffsetFetch 1-10, OffsetDelete 0. Offsets live in the store of the group's partition
+ * (stream/group_store.h) under its lock and are answered when committed. */
 #include "protocols/kafka/session.h"
 
 #include <stdlib.h>
@@ -10,20 +11,24 @@
 #define METADATA_MAX 4096 /* offset.metadata.max.bytes */
 
 /* A topic as versions up to 9 (name) or 10 (id) name it, within an item of Topics. */
-static const struct topo_topic *read_topic(struct kafka_session *s, const struct kafka_request *rq, struct kin *in, struct kafka_topic_ref *ref, int16_t *ret_code)
+static const struct topo_topic *read_topic(struct kafka_session *s, const struct kafka_request *rq,
+                                           struct kin *in, struct kafka_topic_ref *ref, int16_t *ret_code)
 {
     const struct topo_topic *t;
 
     ref->name = kin_string(in, "Name");
     ref->uuid = rq->version >= 10 ? kin_uuid(in, "TopicId") : NULL;
     t = kafka_topic_resolve(kafka_view(s), ref);
-    *ret_code = t != NULL ? 0 : ref->uuid != NULL ? KAFKA_ERR_UNKNOWN_TOPIC_ID : KAFKA_ERR_UNKNOWN_TOPIC_OR_PARTITION;
+    *ret_code = t != NULL           ? 0
+                : ref->uuid != NULL ? KAFKA_ERR_UNKNOWN_TOPIC_ID
+                                    : KAFKA_ERR_UNKNOWN_TOPIC_OR_PARTITION;
     return t;
 }
 
-/* ---- OffsetCommit ---------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- OffsetCommit ------------------------------------------------------------------------------------- */
 
-static int16_t partition_code(const struct topo_topic *t, int32_t index, struct slice metadata, int16_t topic_code)
+static int16_t partition_code(const struct topo_topic *t, int32_t index, struct slice metadata,
+                              int16_t topic_code)
 {
     if (topic_code != 0)
         return topic_code;
@@ -33,7 +38,8 @@ static int16_t partition_code(const struct topo_topic *t, int32_t index, struct 
 }
 
 /* Stores every offset of the request that may be. */
-static void store_offsets(struct kafka_session *s, const struct kafka_request *rq, struct partition_guard *g, struct slice group)
+static void store_offsets(struct kafka_session *s, const struct kafka_request *rq, struct partition_guard *g,
+                          struct slice group)
 {
     struct kin in;
 
@@ -124,7 +130,8 @@ int kafka_handle_offset_commit(struct kafka_session *s, struct kafka_request *rq
             group = group_add(&s->front->parts[partition].groups, id);
             group->changed = true;
         }
-        err = group_may_commit(&s->front->parts[partition].groups, group, member, instance, generation, kafka_now_ms(s));
+        err = group_may_commit(&s->front->parts[partition].groups, group, member, instance, generation,
+                               kafka_now_ms(s));
         if (err == GROUP_OK)
             store_offsets(s, rq, &g, id);
     }
@@ -136,7 +143,7 @@ int kafka_handle_offset_commit(struct kafka_session *s, struct kafka_request *rq
     return KAFKA_DONE;
 }
 
-/* ---- OffsetFetch ----------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- OffsetFetch -------------------------------------------------------------------------------------- */
 
 struct fetched {
     struct kafka_session *s;
@@ -171,7 +178,8 @@ static void put_asked_topic(struct fetched *x, struct kin *in)
     kout_array(x->o, "Partitions");
     for (n = kin_list(in, "PartitionIndexes"); n > 0; n--) {
         int32_t index = kin_elem_i32(in);
-        bool found = t != NULL && index >= 0 && group_offset_get(x->kv, x->group, t->name, (uint32_t)index, &at) && at.topic_id == t->id;
+        bool found = t != NULL && index >= 0 &&
+                     group_offset_get(x->kv, x->group, t->name, (uint32_t)index, &at) && at.topic_id == t->id;
 
         put_offset(x->o, index, found ? &at : NULL, ref.uuid != NULL ? code : 0);
     }
@@ -310,9 +318,10 @@ int kafka_handle_offset_fetch(struct kafka_session *s, struct kafka_request *rq)
     return KAFKA_DONE;
 }
 
-/* ---- OffsetDelete (KIP-496) -------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- OffsetDelete (KIP-496) --------------------------------------------------------------------------- */
 
-/* Whether a member's subscription names the topic: ConsumerProtocolSubscription is int16 version, then an array of names, in every version. */
+/* Whether a member's subscription names the topic: ConsumerProtocolSubscription is int16 version, then an
+ * array of names, in every version. */
 static bool subscribes(struct slice metadata, struct slice topic)
 {
     struct reader r = reader_of(metadata);
@@ -329,9 +338,9 @@ static bool group_subscribes(const struct group *g, struct slice topic)
 {
     if (g->protocol_type == NULL || strcmp(g->protocol_type, "consumer") != 0)
         return false;
-    LIST_FOREACH(n, &g->members)
-    if (subscribes(group_member_metadata(g, LIST_ENTRY(n, struct group_member, node)), topic))
-        return true;
+    LIST_FOREACH (n, &g->members)
+        if (subscribes(group_member_metadata(g, LIST_ENTRY(n, struct group_member, node)), topic))
+            return true;
     return false;
 }
 

@@ -1,7 +1,9 @@
-/* JoinGroup 0-9, SyncGroup 0-5, Heartbeat 0-4, LeaveGroup 0-5 over the state machine of stream/group.h, and the deadlines of all groups.
+/* JoinGroup 0-9, SyncGroup 0-5, Heartbeat 0-4, LeaveGroup 0-5 over the state machine of stream/group.h, and
+ * the deadlines of all groups.
  *
- * A join or sync that waits is a struct kafka_group_wait. Whoever makes it ready, on any worker, encodes the answer under the partition's lock and, having left it, mails the wait to
- * its connection's worker, which sends it once the group's state is committed (rule 14). */
+ * A join or sync that waits is a struct kafka_group_wait. Whoever makes it ready, on any worker, encodes the
+ * answer under the partition's lock and, having left it, mails the wait to its connection's worker, which
+ * sends it once the group's state is committed (rule 14). */
 #include "protocols/kafka/session.h"
 
 #include <stdio.h>
@@ -18,13 +20,13 @@
 struct kafka_group_wait {
     struct kafka_async async;
     struct mail mail;
-    struct list node;             /* in part->ready */
+    struct list node; /* in part->ready */
     struct kafka_group_part *part;
     struct buf reply;
-    struct log *log;              /* to be committed up to `end` first; NULL: nothing */
+    struct log *log; /* to be committed up to `end` first; NULL: nothing */
     int64_t end;
-    int err;                      /* the partition failed to store the group */
-    int16_t error;                /* what the answer says */
+    int err;       /* the partition failed to store the group */
+    int16_t error; /* what the answer says */
 };
 
 int16_t kafka_group_code(enum group_error err)
@@ -48,12 +50,13 @@ uint32_t kafka_group_partition(const struct kafka_session *s, struct slice group
     return placement_of_group(group, s->front->partition_count);
 }
 
-struct group *kafka_group_get(struct kafka_session *s, struct partition_guard *g, uint32_t partition, struct slice id)
+struct group *kafka_group_get(struct kafka_session *s, struct partition_guard *g, uint32_t partition,
+                              struct slice id)
 {
     return group_load(&g->kv, &s->front->parts[partition].groups, id, kafka_now_ms(s));
 }
 
-/* ---- answers that come later -------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- answers that come later -------------------------------------------------------------------------- */
 
 static void wait_deliver(struct worker *w, struct mail *m)
 {
@@ -74,7 +77,8 @@ static void wait_deliver(struct worker *w, struct mail *m)
     mem_free(wait);
 }
 
-static struct kafka_group_wait *wait_new(struct kafka_session *s, const struct kafka_request *rq, uint32_t partition)
+static struct kafka_group_wait *wait_new(struct kafka_session *s, const struct kafka_request *rq,
+                                         uint32_t partition)
 {
     struct kafka_group_wait *wait = mem_zalloc(sizeof(*wait));
 
@@ -90,7 +94,8 @@ static void wait_drop(struct kafka_group_wait *wait)
     mem_free(wait);
 }
 
-static void put_join(struct kout *o, int16_t code, const struct group *g, const struct group_member *m, struct slice member_id)
+static void put_join(struct kout *o, int16_t code, const struct group *g, const struct group_member *m,
+                     struct slice member_id)
 {
     bool ok = code == 0;
 
@@ -104,8 +109,7 @@ static void put_join(struct kout *o, int16_t code, const struct group *g, const 
     kout_string(o, "MemberId", member_id);
     kout_array(o, "Members");
     if (ok && group_is_leader(g, m))
-        LIST_FOREACH(n, &g->members)
-        {
+        LIST_FOREACH (n, &g->members) {
             const struct group_member *other = LIST_ENTRY(n, struct group_member, node);
 
             kout_item(o);
@@ -181,7 +185,8 @@ static int leave_and_mail(struct kafka_group_part *part, struct partition_guard 
     return err;
 }
 
-int kafka_group_leave(struct kafka_front *f, struct partition_guard *g, uint32_t partition, struct group *group)
+int kafka_group_leave(struct kafka_front *f, struct partition_guard *g, uint32_t partition,
+                      struct group *group)
 {
     struct kafka_group_part *part = &f->parts[partition];
 
@@ -192,7 +197,7 @@ int kafka_group_leave(struct kafka_front *f, struct partition_guard *g, uint32_t
     return leave_and_mail(part, g);
 }
 
-/* ---- deadlines --------------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- deadlines ---------------------------------------------------------------------------------------- */
 
 struct tick {
     struct kafka_group_part *part;
@@ -228,7 +233,7 @@ void kafka_groups_tick(struct kafka_front *f, struct worker *w)
     }
 }
 
-/* ---- JoinGroup -------------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- JoinGroup ---------------------------------------------------------------------------------------- */
 
 static void client_host(const struct kafka_session *s, char *text, size_t size)
 {
@@ -248,15 +253,19 @@ static char *make_member_id(struct slice instance, struct slice client_id)
     uint8_t u[16];
 
     rand_secure(u, sizeof(u));
-    return mem_printf("%.*s-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", (int)base.len, base.len == 0 ? "" : (const char *)base.data, u[0], u[1],
-                      u[2], u[3], u[4], u[5], (u[6] & 0x0f) | 0x40, u[7], (u[8] & 0x3f) | 0x80, u[9], u[10], u[11], u[12], u[13], u[14], u[15]);
+    return mem_printf("%.*s-%02x%02x%02x%02x-%02x%02x-%02x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x",
+                      (int)base.len, base.len == 0 ? "" : (const char *)base.data, u[0], u[1], u[2], u[3],
+                      u[4], u[5], (u[6] & 0x0f) | 0x40, u[7], (u[8] & 0x3f) | 0x80, u[9], u[10], u[11], u[12],
+                      u[13], u[14], u[15]);
 }
 
-static int refuse_join(struct kafka_session *s, const struct kafka_request *rq, int16_t code, struct slice member_id)
+static int refuse_join(struct kafka_session *s, const struct kafka_request *rq, int16_t code,
+                       struct slice member_id)
 {
     struct kafka_reply r;
 
-    put_join(kafka_reply_begin(s, rq, &r), code, NULL, NULL, member_id.data == NULL ? slice_str("") : member_id);
+    put_join(kafka_reply_begin(s, rq, &r), code, NULL, NULL,
+             member_id.data == NULL ? slice_str("") : member_id);
     kafka_reply_end(s, &r);
     return KAFKA_DONE;
 }
@@ -326,7 +335,8 @@ static int join_group(struct kafka_session *s, struct kafka_request *rq, struct 
     }
     wait_drop(wait);
     (void)kafka_group_leave(s->front, &g, partition, group);
-    return refuse_join(s, rq, kafka_group_code(err), err == GROUP_ERR_MEMBER_ID_REQUIRED ? q->join.new_member_id : q->join.member_id);
+    return refuse_join(s, rq, kafka_group_code(err),
+                       err == GROUP_ERR_MEMBER_ID_REQUIRED ? q->join.new_member_id : q->join.member_id);
 }
 
 int kafka_handle_join_group(struct kafka_session *s, struct kafka_request *rq)
@@ -342,7 +352,8 @@ int kafka_handle_join_group(struct kafka_session *s, struct kafka_request *rq)
     q.join.new_member_id = slice_str(new_id);
     if (q.group.len == 0)
         outcome = refuse_join(s, rq, KAFKA_ERR_INVALID_GROUP_ID, q.join.member_id);
-    else if (q.join.session_timeout_ms < SESSION_TIMEOUT_MIN_MS || q.join.session_timeout_ms > SESSION_TIMEOUT_MAX_MS)
+    else if (q.join.session_timeout_ms < SESSION_TIMEOUT_MIN_MS ||
+             q.join.session_timeout_ms > SESSION_TIMEOUT_MAX_MS)
         outcome = refuse_join(s, rq, KAFKA_ERR_INVALID_SESSION_TIMEOUT, q.join.member_id);
     else
         outcome = join_group(s, rq, &q);
@@ -352,7 +363,7 @@ int kafka_handle_join_group(struct kafka_session *s, struct kafka_request *rq)
     return outcome;
 }
 
-/* ---- SyncGroup -------------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- SyncGroup ---------------------------------------------------------------------------------------- */
 
 static int refuse_sync(struct kafka_session *s, const struct kafka_request *rq, int16_t code)
 {
@@ -363,7 +374,8 @@ static int refuse_sync(struct kafka_session *s, const struct kafka_request *rq, 
     return KAFKA_DONE;
 }
 
-static int sync_group(struct kafka_session *s, struct kafka_request *rq, struct slice id, struct group_sync *y)
+static int sync_group(struct kafka_session *s, struct kafka_request *rq, struct slice id,
+                      struct group_sync *y)
 {
     uint32_t partition = kafka_group_partition(s, id);
     struct partition_guard g;
@@ -416,7 +428,7 @@ int kafka_handle_sync_group(struct kafka_session *s, struct kafka_request *rq)
     return outcome;
 }
 
-/* ---- Heartbeat and LeaveGroup --------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- Heartbeat and LeaveGroup ------------------------------------------------------------------------- */
 
 int kafka_handle_heartbeat(struct kafka_session *s, struct kafka_request *rq)
 {
@@ -444,9 +456,12 @@ int kafka_handle_heartbeat(struct kafka_session *s, struct kafka_request *rq)
             struct group *group = kafka_group_get(s, &g, partition, id);
             enum group_error err = group == NULL
                                        ? GROUP_ERR_UNKNOWN_MEMBER
-                                       : group_heartbeat(&s->front->parts[partition].groups, group, member, instance, generation, kafka_now_ms(s));
+                                       : group_heartbeat(&s->front->parts[partition].groups, group, member,
+                                                         instance, generation, kafka_now_ms(s));
 
-            code = kafka_group_leave(s->front, &g, partition, group) != 0 ? KAFKA_ERR_COORDINATOR_NOT_AVAILABLE : kafka_group_code(err);
+            code = kafka_group_leave(s->front, &g, partition, group) != 0
+                       ? KAFKA_ERR_COORDINATOR_NOT_AVAILABLE
+                       : kafka_group_code(err);
         }
     }
     o = kafka_reply_begin(s, rq, &r);
@@ -457,7 +472,8 @@ int kafka_handle_heartbeat(struct kafka_session *s, struct kafka_request *rq)
 }
 
 /* Version 3 and newer name several members, each with its own error. */
-static void leave_members(struct kafka_session *s, const struct kafka_request *rq, struct groups *gs, struct group *group, int16_t *codes)
+static void leave_members(struct kafka_session *s, const struct kafka_request *rq, struct groups *gs,
+                          struct group *group, int16_t *codes)
 {
     struct kin in;
 
@@ -465,18 +481,23 @@ static void leave_members(struct kafka_session *s, const struct kafka_request *r
     if (rq->version < 3) {
         struct slice member = kin_string(&in, "MemberId");
 
-        codes[0] = kafka_group_code(group == NULL ? GROUP_ERR_UNKNOWN_MEMBER : group_leave(gs, group, member, SLICE_NONE, kafka_now_ms(s)));
+        codes[0] =
+            kafka_group_code(group == NULL ? GROUP_ERR_UNKNOWN_MEMBER
+                                           : group_leave(gs, group, member, SLICE_NONE, kafka_now_ms(s)));
         return;
     }
     (void)kin_array(&in, "Members");
     for (unsigned i = 0; kin_item(&in); i++) {
         struct slice member = kin_string(&in, "MemberId"), instance = kin_string(&in, "GroupInstanceId");
 
-        codes[i] = kafka_group_code(group == NULL ? GROUP_ERR_UNKNOWN_MEMBER : group_leave(gs, group, member, instance, kafka_now_ms(s)));
+        codes[i] =
+            kafka_group_code(group == NULL ? GROUP_ERR_UNKNOWN_MEMBER
+                                           : group_leave(gs, group, member, instance, kafka_now_ms(s)));
     }
 }
 
-static void put_left(struct kafka_session *s, const struct kafka_request *rq, int16_t code, const int16_t *codes)
+static void put_left(struct kafka_session *s, const struct kafka_request *rq, int16_t code,
+                     const int16_t *codes)
 {
     struct kafka_reply r;
     struct kin in;

@@ -4,11 +4,11 @@
 #include "base/check.h"
 #include "base/err.h"
 
-/* ---- primitives -------------------------------------------------------------------------------------------------------------------- */
+/* ---- primitives --------------------------------------------------------------------------------------- */
 
 /* Fixed sizes by type; 0 where the length is on the wire. */
 static const uint8_t type_size[] = {
-    [KAFKA_BOOL] = 1, [KAFKA_I8] = 1,  [KAFKA_I16] = 2, [KAFKA_U16] = 2,  [KAFKA_I32] = 4,
+    [KAFKA_BOOL] = 1, [KAFKA_I8] = 1,  [KAFKA_I16] = 2, [KAFKA_U16] = 2,   [KAFKA_I32] = 4,
     [KAFKA_U32] = 4,  [KAFKA_I64] = 8, [KAFKA_F64] = 8, [KAFKA_UUID] = 16, [KAFKA_END_] = 0,
 };
 
@@ -92,11 +92,12 @@ static bool has_field(const struct kafka_field *f, int version)
     return version >= f->first && version <= f->last;
 }
 
-/* ---- checking ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- checking ----------------------------------------------------------------------------------------- */
 
 static void check_fields(const struct kafka_field *fields, int version, bool flexible, struct reader *r);
 
-static void check_value(const struct kafka_field *f, int version, bool flexible, bool nullable, struct reader *r)
+static void check_value(const struct kafka_field *f, int version, bool flexible, bool nullable,
+                        struct reader *r)
 {
     int64_t n;
 
@@ -156,7 +157,7 @@ int kafka_check(const struct kafka_message *m, int version, struct slice body)
     return r.bad || reader_left(&r) != 0 ? ERR_MALFORMED : 0;
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- reading ------------------------------------------------------------------------------------------ */
 
 void kin_init(struct kin *in, const struct kafka_message *m, int version, struct slice body)
 {
@@ -167,7 +168,8 @@ void kin_init(struct kin *in, const struct kafka_message *m, int version, struct
     in->frames[0] = (struct kin_frame){m->fields, m->fields, 0, false};
 }
 
-/* Moves behind the fields before `name` and returns its row, NULL when this version lacks it (the position is then behind the row as well). */
+/* Moves behind the fields before `name` and returns its row, NULL when this version lacks it (the position is
+ * then behind the row as well). */
 static const struct kafka_field *find_field(struct kin *in, const char *name)
 {
     struct kin_frame *fr = &in->frames[in->depth];
@@ -271,7 +273,7 @@ struct slice kin_elem_string(struct kin *in)
     return kafka_read_string(&in->r, in->flexible);
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- writing ------------------------------------------------------------------------------------------ */
 
 void kout_init(struct kout *o, const struct kafka_message *m, int version, struct buf *b)
 {
@@ -281,11 +283,14 @@ void kout_init(struct kout *o, const struct kafka_message *m, int version, struc
     o->depth = 0;
     o->error = 0;
     o->error_count = 0;
-    o->frames[0] = (struct kout_frame){.next = m->fields, .all = m->fields, .in_item = true, .elem = KAFKA_STRUCT_};
+    o->frames[0] =
+        (struct kout_frame){.next = m->fields, .all = m->fields, .in_item = true, .elem = KAFKA_STRUCT_};
 }
 
-/* The row of the field that comes next, which must be `name`; NULL when nothing is to be written for it. Tagged rows are passed over. */
-static const struct kafka_field *next_field(struct kout *o, const char *name, enum kafka_type type, enum kafka_arity arity)
+/* The row of the field that comes next, which must be `name`; NULL when nothing is to be written for it.
+ * Tagged rows are passed over. */
+static const struct kafka_field *next_field(struct kout *o, const char *name, enum kafka_type type,
+                                            enum kafka_arity arity)
 {
     struct kout_frame *fr = &o->frames[o->depth];
     const struct kafka_field *f;
@@ -376,7 +381,8 @@ static void open_frame(struct kout *o, const struct kafka_field *f, bool mute, u
 
     CHECK(o->depth + 1 < KAFKA_DEPTH);
     fr = &o->frames[++o->depth];
-    *fr = (struct kout_frame){.all = f == NULL ? NULL : f->fields, .count_at = o->b->len, .mute = mute, .elem = elem};
+    *fr = (struct kout_frame){
+        .all = f == NULL ? NULL : f->fields, .count_at = o->b->len, .mute = mute, .elem = elem};
     if (!mute)
         (void)(o->flexible ? buf_put_u8(o->b, 1) : buf_put_be32(o->b, 0));
 }
@@ -392,7 +398,8 @@ static void close_struct(struct kout *o, struct kout_frame *fr)
     fr->in_item = false;
 }
 
-/* Puts the count in: compact counts are written in one byte first, so a long array moves its content up by the bytes missing. */
+/* Puts the count in: compact counts are written in one byte first, so a long array moves its content up by
+ * the bytes missing. */
 static void close_frame(struct kout *o)
 {
     struct kout_frame *fr = &o->frames[o->depth--];

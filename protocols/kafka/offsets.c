@@ -1,12 +1,20 @@
-/* ListOffsets 1-11, OffsetForLeaderEpoch 2-4, DeleteRecords 0-2: all of them may read the disk or move files, so what is more than a look at a number runs on a background thread over
- * a copy of the request; the reply is encoded there and sent from the worker. */
+/* ListOffsets 1-11, OffsetForLeaderEpoch 2-4, DeleteRecords 0-2: all of them may read the disk or move files,
+ * so what is more than a look at a number runs on a background thread over a copy of the request; the reply
+ * is encoded there and sent from the worker. */
 #include "protocols/kafka/session.h"
 
 #include "base/err.h"
 #include "base/mem.h"
 
 /* Timestamps of ListOffsets that are places (KIP-79, KIP-734, KIP-405, KIP-1005, KIP-1023). */
-enum { AT_LATEST = -1, AT_EARLIEST = -2, AT_MAX_TIMESTAMP = -3, AT_EARLIEST_LOCAL = -4, AT_LATEST_TIERED = -5, AT_EARLIEST_PENDING = -6 };
+enum {
+    AT_LATEST = -1,
+    AT_EARLIEST = -2,
+    AT_MAX_TIMESTAMP = -3,
+    AT_EARLIEST_LOCAL = -4,
+    AT_LATEST_TIERED = -5,
+    AT_EARLIEST_PENDING = -6
+};
 
 struct offsets_job {
     struct kafka_async async;
@@ -31,7 +39,8 @@ static void add_stream(struct offsets_job *j, struct stream *st, int16_t code)
 }
 
 /* All three requests are topics of partitions; only names differ. */
-static void gather(struct kafka_session *s, const struct kafka_request *rq, struct offsets_job *j, const char *topic_name, const char *index_name, struct kafka_open **open)
+static void gather(struct kafka_session *s, const struct kafka_request *rq, struct offsets_job *j,
+                   const char *topic_name, const char *index_name, struct kafka_open **open)
 {
     struct kin in;
 
@@ -82,8 +91,8 @@ static void job_done(struct bg_job *job)
     job_free(j);
 }
 
-static int run(struct kafka_session *s, struct kafka_request *rq, const char *topic_name, const char *index_name, bool background,
-               void (*write)(struct offsets_job *j, struct kout *o))
+static int run(struct kafka_session *s, struct kafka_request *rq, const char *topic_name,
+               const char *index_name, bool background, void (*write)(struct offsets_job *j, struct kout *o))
 {
     struct offsets_job *j = mem_zalloc(sizeof(*j));
     struct kafka_open *open = NULL;
@@ -121,7 +130,7 @@ static int16_t check_epoch(const struct stream *st, int32_t epoch)
     return epoch < mine ? KAFKA_ERR_FENCED_LEADER_EPOCH : KAFKA_ERR_UNKNOWN_LEADER_EPOCH;
 }
 
-/* ---- ListOffsets ----------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- ListOffsets -------------------------------------------------------------------------------------- */
 
 static int16_t find_offset(struct stream *st, int64_t at, int64_t *ret_offset, int64_t *ret_timestamp)
 {
@@ -214,7 +223,7 @@ int kafka_handle_list_offsets(struct kafka_session *s, struct kafka_request *rq)
     return run(s, rq, "Name", "PartitionIndex", asks_for_time(rq), write_list);
 }
 
-/* ---- OffsetForLeaderEpoch (KIP-320) ------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- OffsetForLeaderEpoch (KIP-320) ------------------------------------------------------------------- */
 
 /* A node alone has had one epoch: it ends at the log's end; later ones are unknown. */
 static void write_epochs(struct offsets_job *j, struct kout *o)
@@ -235,7 +244,8 @@ static void write_epochs(struct offsets_job *j, struct kout *o)
         for (; kin_item(&in); i++) {
             struct stream *st = j->streams[i];
             int16_t code = j->codes[i];
-            int32_t index = kin_i32(&in, "Partition", 0), current = kin_i32(&in, "CurrentLeaderEpoch", -1), epoch = kin_i32(&in, "LeaderEpoch", -1);
+            int32_t index = kin_i32(&in, "Partition", 0), current = kin_i32(&in, "CurrentLeaderEpoch", -1),
+                    epoch = kin_i32(&in, "LeaderEpoch", -1);
             bool known = false;
 
             if (code == 0)
@@ -258,7 +268,7 @@ int kafka_handle_offset_for_leader_epoch(struct kafka_session *s, struct kafka_r
     return run(s, rq, "Topic", "Partition", false, write_epochs);
 }
 
-/* ---- DeleteRecords (KIP-107) ---------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- DeleteRecords (KIP-107) -------------------------------------------------------------------------- */
 
 static void write_deleted(struct offsets_job *j, struct kout *o)
 {

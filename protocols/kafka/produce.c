@@ -1,8 +1,11 @@
-/* Produce, versions 0 to 11: hand-written, since this is where the bytes are. One pass parses, one resolves the streams (opening what has not been touched yet, then the
- * request runs again), one checks and appends each batch where it lies in the input buffer, and the answer echoes the topics in their order.
+/* Produce, versions 0 to 11: hand-written, since this is where the bytes are. One pass parses, one resolves
+ * the streams (opening what has not been touched yet, then the request runs again), one checks and appends
+ * each batch where it lies in the input buffer, and the answer echoes the topics in their order.
  *
- * acks 0: no answer, an error closes the connection so that the client looks for a new leader; 1: answered when appended; -1: when committed, later answers waiting behind.
- * Versions 0 to 2 carry message sets of before KIP-98: the node keeps record batches only, so they are refused by name (UNSUPPORTED_FOR_MESSAGE_FORMAT). */
+ * acks 0: no answer, an error closes the connection so that the client looks for a new leader; 1: answered
+ * when appended; -1: when committed, later answers waiting behind. Versions 0 to 2 carry message sets of
+ * before KIP-98: the node keeps record batches only, so they are refused by name
+ * (UNSUPPORTED_FOR_MESSAGE_FORMAT). */
 #include "protocols/kafka/session.h"
 
 #include "base/check.h"
@@ -11,15 +14,15 @@
 #include "base/mem.h"
 
 struct produce_part {
-    struct slice topic;    /* of the first part of a topic; data NULL: as the one before */
+    struct slice topic; /* of the first part of a topic; data NULL: as the one before */
     int32_t index;
-    uint8_t *records;      /* NULL: null */
+    uint8_t *records; /* NULL: null */
     size_t len;
     bool empty;            /* no part: stands for a topic without any, which is echoed */
     struct stream *stream; /* counted */
     const struct topo_topic *t;
     int16_t code;
-    const char *why;       /* the error message of version 8 */
+    const char *why; /* the error message of version 8 */
     struct stream_appended done;
 };
 
@@ -155,7 +158,8 @@ static void refuse(struct produce_part *part, int16_t code, const char *why)
     part->why = why;
 }
 
-static void append_part(struct kafka_session *s, const struct kafka_request *rq, struct produce *p, struct produce_part *part, struct log_commit *commit)
+static void append_part(struct kafka_session *s, const struct kafka_request *rq, struct produce *p,
+                        struct produce_part *part, struct log_commit *commit)
 {
     const struct config *cfg = s->front->options.config;
     int64_t now_ms = worker_wall_ms(s->conn->worker);
@@ -165,7 +169,8 @@ static void append_part(struct kafka_session *s, const struct kafka_request *rq,
     int err;
 
     if (rq->version < 3) {
-        refuse(part, KAFKA_ERR_UNSUPPORTED_FOR_MESSAGE_FORMAT, kafka_error_text(KAFKA_ERR_UNSUPPORTED_FOR_MESSAGE_FORMAT));
+        refuse(part, KAFKA_ERR_UNSUPPORTED_FOR_MESSAGE_FORMAT,
+               kafka_error_text(KAFKA_ERR_UNSUPPORTED_FOR_MESSAGE_FORMAT));
         return;
     }
     if (p->transactional) {
@@ -299,6 +304,7 @@ int kafka_handle_produce(struct kafka_session *s, struct kafka_request *rq)
     }
     if (worst == 0)
         return KAFKA_DONE;
-    DIAG_EVERY(DIAG_WARN, "a produce request with acks=0 failed, the client is disconnected", "error=%s", kafka_error_name(worst));
+    DIAG_EVERY(DIAG_WARN, "a produce request with acks=0 failed, the client is disconnected", "error=%s",
+               kafka_error_name(worst));
     return ERR_CLOSED;
 }

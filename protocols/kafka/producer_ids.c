@@ -1,4 +1,5 @@
-/* InitProducerId 0-5 (KIP-98): ids come from the topology in blocks of a thousand a node and are never given twice (rule 14). Transactional ids are refused by name. */
+/* InitProducerId 0-5 (KIP-98): ids come from the topology in blocks of a thousand a node and are never given
+ * twice (rule 14). Transactional ids are refused by name. */
 #include "protocols/kafka/session.h"
 
 #include "base/err.h"

@@ -11,7 +11,7 @@
 #include "base/rand.h"
 #include "io/listener.h"
 
-/* ---- replies ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- replies ------------------------------------------------------------------------------------------ */
 
 void kafka_frame_begin(struct kafka_reply *r, const struct kafka_request *rq, struct buf *b)
 {
@@ -54,7 +54,7 @@ void kafka_reply_drop(struct kafka_reply *r)
     r->out.b->len = r->at;
 }
 
-/* ---- commits -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- commits ------------------------------------------------------------------------------------------ */
 
 static void commit_done(struct log_commit *c, int err)
 {
@@ -99,9 +99,10 @@ void kafka_commit_log(struct kafka_session *s, struct log *l, int64_t end)
     kafka_commit_arm(k);
 }
 
-/* ---- later and again --------------------------------------------------------------------------------------------------------------------- */
+/* ---- later and again ---------------------------------------------------------------------------------- */
 
-void kafka_async_begin(struct kafka_async *a, struct kafka_session *s, const struct kafka_request *rq, bool keep_body)
+void kafka_async_begin(struct kafka_async *a, struct kafka_session *s, const struct kafka_request *rq,
+                       bool keep_body)
 {
     CHECK(s->async == NULL);
     a->session = s;
@@ -187,8 +188,9 @@ static void open_run(struct bg_job *job)
         }
         o->err = err;
         if (err != ERR_BUSY && err != ERR_NOT_FOUND)
-            DIAG_EVERY(DIAG_ERROR, "a topic partition cannot be opened", "topic=%.*s index=%u err=%s", (int)o->places[i].topic.len,
-                       (const char *)o->places[i].topic.data, o->places[i].index, err_name(err));
+            DIAG_EVERY(DIAG_ERROR, "a topic partition cannot be opened", "topic=%.*s index=%u err=%s",
+                       (int)o->places[i].topic.len, (const char *)o->places[i].topic.data, o->places[i].index,
+                       err_name(err));
     }
 }
 
@@ -235,7 +237,8 @@ int kafka_enter(struct kafka_session *s, uint32_t partition, struct partition_gu
     CHECK(!s->parked);
     s->park.worker = s->conn->worker;
     s->park.retry = park_retry;
-    err = partition_enter(partitions_get(s->front->options.partitions, partition), KV_DB_INTERNAL, &s->park, g);
+    err =
+        partition_enter(partitions_get(s->front->options.partitions, partition), KV_DB_INTERNAL, &s->park, g);
     if (err == ERR_PARKED) {
         s->parked = true;
         conn_pause_input(s->conn);
@@ -244,9 +247,10 @@ int kafka_enter(struct kafka_session *s, uint32_t partition, struct partition_gu
     return err;
 }
 
-/* ---- the wrong protocol on this port ---------------------------------------------------------------------------------------------------------- */
+/* ---- the wrong protocol on this port ------------------------------------------------------------------ */
 
-/* What somebody speaks whose first four bytes make no size of a request. All of these are above the largest size we take. */
+/* What somebody speaks whose first four bytes make no size of a request. All of these are above the largest
+ * size we take. */
 static const char *foreign_protocol(const uint8_t *data, size_t len, const char **ret_answer)
 {
     static const char *const http_words[] = {"GET ", "POST", "PUT ", "HEAD", "DELE", "OPTI", "PATC", "CONN"};
@@ -254,7 +258,8 @@ static const char *foreign_protocol(const uint8_t *data, size_t len, const char 
     *ret_answer = NULL;
     for (unsigned i = 0; i < ARRAY_LEN(http_words); i++)
         if (memcmp(data, http_words[i], 4) == 0) {
-            *ret_answer = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\nContent-Length: 58\r\n\r\n"
+            *ret_answer = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: "
+                          "close\r\nContent-Length: 58\r\n\r\n"
                           "This is GoMsg's Kafka port; HTTP is served on another one\n";
             return "HTTP";
         }
@@ -264,7 +269,8 @@ static const char *foreign_protocol(const uint8_t *data, size_t len, const char 
     }
     if (data[0] == 0x16 && data[1] == 3)
         return "TLS";
-    if ((data[0] == '*' && data[1] >= '0' && data[1] <= '9') || (len >= 4 && (memcmp(data, "PING", 4) == 0 || memcmp(data, "INFO", 4) == 0))) {
+    if ((data[0] == '*' && data[1] >= '0' && data[1] <= '9') ||
+        (len >= 4 && (memcmp(data, "PING", 4) == 0 || memcmp(data, "INFO", 4) == 0))) {
         *ret_answer = "-ERR this is GoMsg's Kafka port; Redis clients are served on another one\r\n";
         return "RESP";
     }
@@ -280,25 +286,27 @@ static ssize_t refuse_size(struct kafka_session *s, const uint8_t *data, size_t 
     if (name != NULL)
         DIAG_EVERY(DIAG_WARN, "another protocol on the Kafka port", "protocol=%s peer=%s", name, peer);
     else
-        DIAG_EVERY(DIAG_WARN, "a request of an impossible size", "size=%d peer=%s", (int)(int32_t)be32_get(data), peer);
+        DIAG_EVERY(DIAG_WARN, "a request of an impossible size", "size=%d peer=%s",
+                   (int)(int32_t)be32_get(data), peer);
     if (answer != NULL)
         conn_write(s->conn, answer, strlen(answer));
     return name != NULL ? ERR_MALFORMED : ERR_TOO_LARGE;
 }
 
-/* ---- requests -------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- requests ----------------------------------------------------------------------------------------- */
 
 static int refuse_request(struct kafka_session *s, const char *why, int key, int version)
 {
     char peer[96];
 
     conn_peer_text(s->conn, peer, sizeof(peer));
-    DIAG_EVERY(DIAG_WARN, "a Kafka request was refused", "why=\"%s\" api=%d version=%d peer=%s", why, key, version, peer);
+    DIAG_EVERY(DIAG_WARN, "a Kafka request was refused", "why=\"%s\" api=%d version=%d peer=%s", why, key,
+               version, peer);
     return ERR_MALFORMED;
 }
 
-/* Kafka answers an ApiVersions of a version it does not know in version 0, with what it knows of ApiVersions, and closes the connection for any other API: there is no
- * form in which an answer would be understood. */
+/* Kafka answers an ApiVersions of a version it does not know in version 0, with what it knows of ApiVersions,
+ * and closes the connection for any other API: there is no form in which an answer would be understood. */
 static int unknown_version(struct kafka_session *s, int key, int version, int32_t correlation)
 {
     const struct kafka_api *api = kafka_api_find(key);
@@ -350,14 +358,16 @@ static int handle_frame(struct kafka_session *s, uint8_t *data, size_t len)
     rq.body = slice_of(r.p, reader_left(&r));
     rq.body_data = data + (r.p - data);
     /* Produce and Fetch read their bodies themselves. */
-    if (key != KAFKA_API_PRODUCE && key != KAFKA_API_FETCH && kafka_check(rq.api->request, rq.version, rq.body) != 0)
+    if (key != KAFKA_API_PRODUCE && key != KAFKA_API_FETCH &&
+        kafka_check(rq.api->request, rq.version, rq.body) != 0)
         return refuse_request(s, "malformed body", key, rq.version);
     outcome = rq.api->handle(s, &rq);
     if (outcome == KAFKA_RETRY)
         return outcome;
     s->retried = false;
     s->retry_err = 0;
-    metrics_request(&s->front->metrics, (unsigned)(rq.api - kafka_apis), clock_ticks_to_ns(clock_ticks() - began), len + 4,
+    metrics_request(&s->front->metrics, (unsigned)(rq.api - kafka_apis),
+                    clock_ticks_to_ns(clock_ticks() - began), len + 4,
                     s->conn->bytes_out + conn_output_pending(s->conn) - out_before);
     if (outcome < 0 && outcome != ERR_CLOSED)
         (void)refuse_request(s, err_text(outcome), key, rq.version);
@@ -418,8 +428,9 @@ static void session_writable(struct conn *c)
     }
 }
 
-/* The client went while it waits for an answer: nothing is left to do for it. Answers on their way out are still sent. A request that has not run yet, since its
- * log is being opened or its partition is held, does run: a producer with acks=0 sends and leaves. The input's end is met behind it. */
+/* The client went while it waits for an answer: nothing is left to do for it. Answers on their way out are
+ * still sent. A request that has not run yet, since its log is being opened or its partition is held, does
+ * run: a producer with acks=0 sends and leaves. The input's end is met behind it. */
 static void session_hangup(struct conn *c)
 {
     struct kafka_session *s = c->session;
@@ -471,7 +482,7 @@ static void session_closed(struct conn *c, int reason)
     mem_free(s);
 }
 
-/* ---- the front -------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the front ---------------------------------------------------------------------------------------- */
 
 static void register_metrics(struct kafka_front *f)
 {
@@ -479,7 +490,8 @@ static void register_metrics(struct kafka_front *f)
 
     for (unsigned i = 0; i < kafka_api_count; i++)
         apis[i] = kafka_apis[i].name;
-    metrics_protocol_register(&f->metrics, "kafka", "api", apis, kafka_api_count, kafka_error_names, kafka_error_rows);
+    metrics_protocol_register(&f->metrics, "kafka", "api", apis, kafka_api_count, kafka_error_names,
+                              kafka_error_rows);
 }
 
 struct kafka_front *kafka_front_new(const struct kafka_front_options *options)
@@ -497,7 +509,9 @@ struct kafka_front *kafka_front_new(const struct kafka_front_options *options)
         .writable = session_writable,
         .hangup = session_hangup,
         .closed = session_closed,
-        .output_hard_max = (size_t)1 << 31, /* one answer may hold a batch of any size, in its file; input stops at the soft limit */
+        .output_hard_max =
+            (size_t)1
+            << 31, /* one answer may hold a batch of any size, in its file; input stops at the soft limit */
         .input_max = (size_t)CONFIG_GET(options->config, kafka_max_request_bytes) + 4,
     };
     mutex_init(&f->ids_mu);

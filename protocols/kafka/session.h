@@ -1,10 +1,11 @@
 /* The inside of the Kafka front end: sessions, requests, replies and what the handlers share.
  *
  * A request is answered in one of three ways (enum kafka_outcome)
- *   at once:  kafka_reply_begin .. kafka_reply_end; with something to commit first, kafka_commit_arm before the reply holds it back, and what follows on the connection
- *             stays behind it, so replies leave in the order of requests;
- *   later:    struct kafka_async keeps a copy of the request and pauses input, as Kafka mutes a channel; kafka_async_end resumes it;
- *   again:    something has to be opened, made or unlocked first: input is paused, nothing is consumed, and the same bytes come again. session->retried says so.
+ *   at once:  kafka_reply_begin .. kafka_reply_end; with something to commit first, kafka_commit_arm before
+ * the reply holds it back, and what follows on the connection stays behind it, so replies leave in the order
+ * of requests; later:    struct kafka_async keeps a copy of the request and pauses input, as Kafka mutes a
+ * channel; kafka_async_end resumes it; again:    something has to be opened, made or unlocked first: input is
+ * paused, nothing is consumed, and the same bytes come again. session->retried says so.
  *
  * All of it on the connection's worker. */
 #ifndef GM_KAFKA_SESSION_H
@@ -34,27 +35,27 @@ struct kafka_request {
     int32_t correlation;
     struct slice client_id; /* data NULL: none */
     struct slice body;
-    uint8_t *body_data;     /* the same, to be written to: produced batches get their offsets in place */
+    uint8_t *body_data; /* the same, to be written to: produced batches get their offsets in place */
     bool flexible;
 };
 
 struct kafka_session {
     uint32_t magic;
-    struct kafka_front *front; /* borrowed */
-    struct conn *conn;         /* borrowed: ends after the session */
-    struct kafka_async *async; /* what this connection waits for; NULL: nothing */
+    struct kafka_front *front;           /* borrowed */
+    struct conn *conn;                   /* borrowed: ends after the session */
+    struct kafka_async *async;           /* what this connection waits for; NULL: nothing */
     struct fetch_session *fetch_session; /* KIP-227, owned; NULL: none */
-    struct list commits;       /* struct kafka_commit not done yet */
+    struct list commits;                 /* struct kafka_commit not done yet */
     struct partition_park park;
     bool parked;
     bool output_paused;
-    bool retried;              /* the request being handled was handled before and answered KAFKA_RETRY */
-    int retry_err;             /* what the step in between came to */
+    bool retried;  /* the request being handled was handled before and answered KAFKA_RETRY */
+    int retry_err; /* what the step in between came to */
 };
 
 struct kafka_group_part { /* of one partition; under its lock unless atomic */
     struct groups groups;
-    struct list ready;          /* struct kafka_group_wait with an answer */
+    struct list ready; /* struct kafka_group_wait with an answer */
     bool all_loaded;
     _Atomic uint64_t deadline_ms; /* when the tick has to look here; UINT64_MAX: never */
 };
@@ -72,11 +73,12 @@ struct kafka_front {
     struct kafka_group_part *parts;
     struct kafka_scratch *scratch; /* one a worker */
     struct mutex ids_mu;
-    int64_t ids_next GUARDED_BY(ids_mu), ids_end GUARDED_BY(ids_mu); /* of this node's block of producer ids */
+    int64_t ids_next GUARDED_BY(ids_mu), ids_end
+        GUARDED_BY(ids_mu); /* of this node's block of producer ids */
     _Atomic int32_t next_fetch_session;
     struct io_timer group_timer, upkeep_timer;
     struct bg_job upkeep_job;
-    bool upkeep_running; /* on worker 0 */
+    bool upkeep_running;   /* on worker 0 */
     unsigned upkeep_count; /* in the job */
     struct metrics_protocol metrics;
 };
@@ -91,23 +93,25 @@ static inline struct kafka_scratch *kafka_scratch_of(const struct kafka_session 
 }
 #define KAFKA_CONFIG(s, field) CONFIG_GET((s)->front->options.config, field)
 
-/* ---- replies ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- replies ------------------------------------------------------------------------------------------ */
 struct kafka_reply {
     struct kout out;
     size_t at; /* of the size field in the buffer */
 };
-/* Begins a reply in `b`: size, correlation id and, in flexible versions but of ApiVersions, the header's tags. */
+/* Begins a reply in `b`: size, correlation id and, in flexible versions but of ApiVersions, the header's
+ * tags. */
 void kafka_frame_begin(struct kafka_reply *r, const struct kafka_request *rq, struct buf *b);
 void kafka_frame_end(struct kafka_reply *r);
 /* The same into the connection's output; between the two no other output function is called. */
-struct kout *kafka_reply_begin(struct kafka_session *s, const struct kafka_request *rq, struct kafka_reply *r);
+struct kout *kafka_reply_begin(struct kafka_session *s, const struct kafka_request *rq,
+                               struct kafka_reply *r);
 /* Also counts the errors it told. */
 void kafka_reply_end(struct kafka_session *s, struct kafka_reply *r);
 void kafka_count_error(const struct kafka_front *f, int16_t code, uint32_t n);
 /* Drops a reply that was begun and not ended. */
 void kafka_reply_drop(struct kafka_reply *r);
 
-/* ---- commits ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- commits ------------------------------------------------------------------------------------------ */
 struct kafka_commit {
     struct log_commit c;
     struct list node;
@@ -115,38 +119,44 @@ struct kafka_commit {
     uint64_t hold;
 };
 struct kafka_commit *kafka_commit_new(struct kafka_session *s);
-/* Before the reply is begun: holds the connection's output back until all that was added is committed. Takes `k`. A commit that fails aborts the connection. */
+/* Before the reply is begun: holds the connection's output back until all that was added is committed. Takes
+ * `k`. A commit that fails aborts the connection. */
 void kafka_commit_arm(struct kafka_commit *k);
 /* One log up to `end`. */
 void kafka_commit_log(struct kafka_session *s, struct log *l, int64_t end);
 
-/* ---- answering later ------------------------------------------------------------------------------------------------------------------- */
+/* ---- answering later ---------------------------------------------------------------------------------- */
 struct kafka_async {
-    struct kafka_session *session; /* NULL once the connection is gone: whoever finishes then only cleans up */
+    struct kafka_session
+        *session; /* NULL once the connection is gone: whoever finishes then only cleans up */
     struct worker *worker;
-    struct kafka_request rq;       /* in `frame` */
+    struct kafka_request rq; /* in `frame` */
     struct buf frame;
-    void (*gone)(struct kafka_async *a); /* the connection went; may be NULL. It must not free what others still refer to */
+    void (*gone)(struct kafka_async
+                     *a); /* the connection went; may be NULL. It must not free what others still refer to */
 };
 /* Copies the request when keep_body, pauses input. */
-void kafka_async_begin(struct kafka_async *a, struct kafka_session *s, const struct kafka_request *rq, bool keep_body);
+void kafka_async_begin(struct kafka_async *a, struct kafka_session *s, const struct kafka_request *rq,
+                       bool keep_body);
 /* Frees the copy, resumes input when the connection is still there. */
 void kafka_async_end(struct kafka_async *a);
 
-/* For KAFKA_RETRY: pauses input; kafka_retry resumes with session->retried set and the error of the step between. */
+/* For KAFKA_RETRY: pauses input; kafka_retry resumes with session->retried set and the error of the step
+ * between. */
 void kafka_retry_later(struct kafka_session *s, struct kafka_async *a);
 void kafka_retry(struct kafka_async *a, int err);
 
 /* Opens streams in the background, then runs the request again. places' topic names are copied. */
 struct kafka_open;
-struct kafka_open *kafka_open_add(struct kafka_open *o, const struct stream_place *place); /* o NULL: a new one */
-int kafka_open_start(struct kafka_session *s, struct kafka_open *o);                     /* KAFKA_RETRY */
+struct kafka_open *kafka_open_add(struct kafka_open *o,
+                                  const struct stream_place *place); /* o NULL: a new one */
+int kafka_open_start(struct kafka_session *s, struct kafka_open *o); /* KAFKA_RETRY */
 void kafka_open_drop(struct kafka_open *o);
 
 /* Enters a partition. 0; KAFKA_RETRY: parked, hand it up; ERR_*: the partition cannot be used. */
 int kafka_enter(struct kafka_session *s, uint32_t partition, struct partition_guard *g);
 
-/* ---- topics ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- topics ------------------------------------------------------------------------------------------- */
 const struct topology *kafka_view(const struct kafka_session *s);
 bool kafka_topic_name_ok(struct slice name);
 bool kafka_topic_is_reserved(struct slice name);
@@ -155,16 +165,20 @@ struct kafka_topic_ref { /* how a request names a topic */
     const uint8_t *uuid; /* NULL: by name */
 };
 const struct topo_topic *kafka_topic_resolve(const struct topology *v, const struct kafka_topic_ref *ref);
-void kafka_stream_place(const struct kafka_front *f, const struct topo_topic *t, uint32_t index, struct stream_place *ret);
-/* An open stream with a reference, or NULL: *ret_code is the protocol's error, or 0 with the place added to *open because it has to be opened first. */
-struct stream *kafka_stream_of(struct kafka_session *s, const struct topo_topic *t, int32_t index, struct kafka_open **open, int16_t *ret_code);
+void kafka_stream_place(const struct kafka_front *f, const struct topo_topic *t, uint32_t index,
+                        struct stream_place *ret);
+/* An open stream with a reference, or NULL: *ret_code is the protocol's error, or 0 with the place added to
+ * *open because it has to be opened first. */
+struct stream *kafka_stream_of(struct kafka_session *s, const struct topo_topic *t, int32_t index,
+                               struct kafka_open **open, int16_t *ret_code);
 
-/* ---- settings of topics: config_table.c ----------------------------------------------------------------------------------------------------- */
-/* The effective value of a numeric topic setting (topic_configs.def): the topic's, else the node's, else the default. */
+/* ---- settings of topics: config_table.c --------------------------------------------------------------- */
+/* The effective value of a numeric topic setting (topic_configs.def): the topic's, else the node's, else the
+ * default. */
 int64_t kafka_topic_number(const struct config *cfg, const struct topo_topic *t, const char *name);
 bool kafka_topic_is_log_append_time(const struct topo_topic *t);
 
-/* ---- this node as clients see it ---------------------------------------------------------------------------------------------------------------- */
+/* ---- this node as clients see it ---------------------------------------------------------------------- */
 struct kafka_endpoint {
     char host[256];
     uint16_t port;
@@ -174,25 +188,27 @@ int32_t kafka_node_id(const struct kafka_session *s);
 /* 22 characters of URL-safe base64, as Kafka writes its cluster ids. */
 void kafka_cluster_id_text(const struct kafka_session *s, char ret[23]);
 
-/* ---- groups -------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- groups ------------------------------------------------------------------------------------------- */
 int16_t kafka_group_code(enum group_error err);
 uint32_t kafka_group_partition(const struct kafka_session *s, struct slice group);
 /* The group's entry, loaded; NULL when there is none. Inside kafka_enter. */
-struct group *kafka_group_get(struct kafka_session *s, struct partition_guard *g, uint32_t partition, struct slice id);
-/* Stores what changed, leaves, and sends the answers that became ready. 0 or the append's error, which is then the answer of this request (all waits were given it, too). */
-int kafka_group_leave(struct kafka_front *f, struct partition_guard *g, uint32_t partition, struct group *group);
+struct group *kafka_group_get(struct kafka_session *s, struct partition_guard *g, uint32_t partition,
+                              struct slice id);
+/* Stores what changed, leaves, and sends the answers that became ready. 0 or the append's error, which is
+ * then the answer of this request (all waits were given it, too). */
+int kafka_group_leave(struct kafka_front *f, struct partition_guard *g, uint32_t partition,
+                      struct group *group);
 uint64_t kafka_now_ms(const struct kafka_session *s);
 extern const struct group_ops kafka_group_ops;
 /* Runs due deadlines of groups; on worker 0. */
 void kafka_groups_tick(struct kafka_front *f, struct worker *w);
 
-/* Whether the hand-written parsers take a body: 0 or ERR_MALFORMED, as kafka_check says by the table. The fuzz target holds one against the other. */
+/* Whether the hand-written parsers take a body: 0 or ERR_MALFORMED, as kafka_check says by the table. The
+ * fuzz target holds one against the other. */
 int kafka_produce_check(const struct kafka_request *rq);
 int kafka_fetch_check(const struct kafka_request *rq);
 
-/* ---- fetch ------------------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- fetch -------------------------------------------------------------------------------------------- */
 void kafka_fetch_session_free(struct fetch_session *fs);
-
-
 
 #endif

@@ -16,7 +16,8 @@ bool kafka_topic_name_ok(struct slice name)
     for (size_t i = 0; i < name.len; i++) {
         uint8_t c = name.data[i];
 
-        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-'))
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+              c == '_' || c == '-'))
             return false;
     }
     return true;
@@ -25,8 +26,10 @@ bool kafka_topic_name_ok(struct slice name)
 /* Kafka's internal topics do not exist here; their names stay free of others. */
 bool kafka_topic_is_reserved(struct slice name)
 {
-    return slice_eq(name, SLICE_LIT("__consumer_offsets")) || slice_eq(name, SLICE_LIT("__transaction_state")) ||
-           slice_eq(name, SLICE_LIT("__share_group_state")) || slice_eq(name, SLICE_LIT("__cluster_metadata"));
+    return slice_eq(name, SLICE_LIT("__consumer_offsets")) ||
+           slice_eq(name, SLICE_LIT("__transaction_state")) ||
+           slice_eq(name, SLICE_LIT("__share_group_state")) ||
+           slice_eq(name, SLICE_LIT("__cluster_metadata"));
 }
 
 const struct topo_topic *kafka_topic_resolve(const struct topology *v, const struct kafka_topic_ref *ref)
@@ -36,18 +39,22 @@ const struct topo_topic *kafka_topic_resolve(const struct topology *v, const str
     return ref->name.data == NULL ? NULL : topo_topic_find(v, ref->name);
 }
 
-void kafka_stream_place(const struct kafka_front *f, const struct topo_topic *t, uint32_t index, struct stream_place *ret)
+void kafka_stream_place(const struct kafka_front *f, const struct topo_topic *t, uint32_t index,
+                        struct stream_place *ret)
 {
     *ret = (struct stream_place){
         .topic_id = t->id,
         .topic = t->name,
         .index = index,
         .partition = placement_of_topic(t->name, index, f->partition_count),
-        .segment_bytes = topo_topic_config(t, "segment.bytes").data == NULL ? 0 : (uint64_t)kafka_topic_number(f->options.config, t, "segment.bytes"),
+        .segment_bytes = topo_topic_config(t, "segment.bytes").data == NULL
+                             ? 0
+                             : (uint64_t)kafka_topic_number(f->options.config, t, "segment.bytes"),
     };
 }
 
-struct stream *kafka_stream_of(struct kafka_session *s, const struct topo_topic *t, int32_t index, struct kafka_open **open, int16_t *ret_code)
+struct stream *kafka_stream_of(struct kafka_session *s, const struct topo_topic *t, int32_t index,
+                               struct kafka_open **open, int16_t *ret_code)
 {
     struct stream *st;
     struct stream_place place;
@@ -61,7 +68,8 @@ struct stream *kafka_stream_of(struct kafka_session *s, const struct topo_topic 
         return st;
     }
     if (s->retried) { /* opening it did not help */
-        *ret_code = s->retry_err == 0 || s->retry_err == ERR_BUSY ? KAFKA_ERR_NOT_LEADER_OR_FOLLOWER : kafka_error_of(s->retry_err);
+        *ret_code = s->retry_err == 0 || s->retry_err == ERR_BUSY ? KAFKA_ERR_NOT_LEADER_OR_FOLLOWER
+                                                                  : kafka_error_of(s->retry_err);
         return NULL;
     }
     kafka_stream_place(s->front, t, (uint32_t)index, &place);
@@ -70,7 +78,7 @@ struct stream *kafka_stream_of(struct kafka_session *s, const struct topo_topic 
     return NULL;
 }
 
-/* ---- this node -------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- this node ---------------------------------------------------------------------------------------- */
 
 static bool split(const char *text, struct kafka_endpoint *ret)
 {
@@ -83,7 +91,8 @@ static bool split(const char *text, struct kafka_endpoint *ret)
     return true;
 }
 
-/* `kafka.advertise`, else the address this connection came in by: never an empty host, never 0.0.0.0. An advertised host without a port has this connection's. */
+/* `kafka.advertise`, else the address this connection came in by: never an empty host, never 0.0.0.0. An
+ * advertised host without a port has this connection's. */
 void kafka_endpoint_of(const struct kafka_session *s, struct kafka_endpoint *ret)
 {
     const char *advertise = s->front->options.config->kafka_advertise;
@@ -93,7 +102,8 @@ void kafka_endpoint_of(const struct kafka_session *s, struct kafka_endpoint *ret
     conn_local_text(s->conn, local, sizeof(local));
     here = split(local, ret);
     if (!here)
-        *ret = (struct kafka_endpoint){.host = "localhost", .port = 9092}; /* a unix socket: nobody can be sent there */
+        *ret = (struct kafka_endpoint){.host = "localhost",
+                                       .port = 9092}; /* a unix socket: nobody can be sent there */
     if (advertise != NULL && advertise[0] != '\0') {
         struct kafka_endpoint told;
 

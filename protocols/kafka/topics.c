@@ -1,4 +1,5 @@
-/* CreateTopics 2-7, DeleteTopics 1-6, CreatePartitions 0-3: proposals to the topology. Errors are a topic's own, never the whole request's. */
+/* CreateTopics 2-7, DeleteTopics 1-6, CreatePartitions 0-3: proposals to the topology. Errors are a topic's
+ * own, never the whole request's. */
 #include "protocols/kafka/admin.h"
 #include "protocols/kafka/config_table.h"
 
@@ -17,7 +18,7 @@ static const char *text_or_null(const char *why)
     return why[0] == '\0' ? NULL : why;
 }
 
-/* ---- CreateTopics ---------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- CreateTopics ------------------------------------------------------------------------------------- */
 
 static int compare_names(const void *a, const void *b)
 {
@@ -44,10 +45,12 @@ static bool named_twice(const struct slice *names, size_t n, struct slice name)
 {
     const struct slice *at = bsearch(&name, names, n, sizeof(*names), compare_names);
 
-    return at != NULL && ((at > names && slice_eq(at[-1], name)) || (at + 1 < names + n && slice_eq(at[1], name)));
+    return at != NULL &&
+           ((at > names && slice_eq(at[-1], name)) || (at + 1 < names + n && slice_eq(at[1], name)));
 }
 
-/* A manual assignment: contiguous partitions from 0, each on this node. Returns their number, -1 for none, or < -1 when it is not valid. */
+/* A manual assignment: contiguous partitions from 0, each on this node. Returns their number, -1 for none, or
+ * < -1 when it is not valid. */
 static int32_t read_assignments(struct kin *in, int32_t me)
 {
     int64_t n = kin_array(in, "Assignments");
@@ -84,22 +87,29 @@ static void read_configs(struct kin *in, struct kafka_admin_item *item, struct b
     }
 }
 
-static void check_new_topic(struct kafka_session *s, bool twice, struct kafka_admin_item *item, struct slice name, int32_t partitions, int16_t factor, int32_t assigned)
+static void check_new_topic(struct kafka_session *s, bool twice, struct kafka_admin_item *item,
+                            struct slice name, int32_t partitions, int16_t factor, int32_t assigned)
 {
     if (!kafka_topic_name_ok(name) || kafka_topic_is_reserved(name))
-        kafka_admin_fail(item, KAFKA_ERR_INVALID_TOPIC_EXCEPTION, "%s", kafka_error_text(KAFKA_ERR_INVALID_TOPIC_EXCEPTION));
+        kafka_admin_fail(item, KAFKA_ERR_INVALID_TOPIC_EXCEPTION, "%s",
+                         kafka_error_text(KAFKA_ERR_INVALID_TOPIC_EXCEPTION));
     else if (twice)
         kafka_admin_fail(item, KAFKA_ERR_INVALID_REQUEST, "the request names the topic twice");
     else if (topo_topic_find(kafka_view(s), name) != NULL)
-        kafka_admin_fail(item, KAFKA_ERR_TOPIC_ALREADY_EXISTS, "Topic '%.*s' already exists.", (int)name.len, (const char *)name.data);
+        kafka_admin_fail(item, KAFKA_ERR_TOPIC_ALREADY_EXISTS, "Topic '%.*s' already exists.", (int)name.len,
+                         (const char *)name.data);
     else if (assigned < -1)
-        kafka_admin_fail(item, KAFKA_ERR_INVALID_REPLICA_ASSIGNMENT, "%s", kafka_error_text(KAFKA_ERR_INVALID_REPLICA_ASSIGNMENT));
+        kafka_admin_fail(item, KAFKA_ERR_INVALID_REPLICA_ASSIGNMENT, "%s",
+                         kafka_error_text(KAFKA_ERR_INVALID_REPLICA_ASSIGNMENT));
     else if (assigned > 0 && (partitions != -1 || factor != -1))
-        kafka_admin_fail(item, KAFKA_ERR_INVALID_REQUEST, "with assignments, partitions and replication factor are both -1");
+        kafka_admin_fail(item, KAFKA_ERR_INVALID_REQUEST,
+                         "with assignments, partitions and replication factor are both -1");
     else if (assigned < 0 && (partitions == 0 || partitions < -1 || partitions > PARTITIONS_MAX))
-        kafka_admin_fail(item, KAFKA_ERR_INVALID_PARTITIONS, "%s", kafka_error_text(KAFKA_ERR_INVALID_PARTITIONS));
+        kafka_admin_fail(item, KAFKA_ERR_INVALID_PARTITIONS, "%s",
+                         kafka_error_text(KAFKA_ERR_INVALID_PARTITIONS));
     else if (assigned < 0 && (factor == 0 || factor < -1 || factor > 1))
-        kafka_admin_fail(item, KAFKA_ERR_INVALID_REPLICATION_FACTOR, "the replication factor is at most the number of nodes, which is 1");
+        kafka_admin_fail(item, KAFKA_ERR_INVALID_REPLICATION_FACTOR,
+                         "the replication factor is at most the number of nodes, which is 1");
     else if (!log_store_may_grow(s->front->options.logs))
         kafka_admin_fail(item, KAFKA_ERR_KAFKA_STORAGE_ERROR, "the disk is full");
 }
@@ -185,10 +195,13 @@ int kafka_handle_create_topics(struct kafka_session *s, struct kafka_request *rq
         check_new_topic(s, named_twice(names, (size_t)n, name), item, name, partitions, factor, assigned);
         read_configs(&in, item, &pairs);
         if (item->code == 0) {
-            item->partitions = assigned > 0 ? assigned : partitions == -1 ? (int32_t)KAFKA_CONFIG(s, kafka_num_partitions) : partitions;
+            item->partitions = assigned > 0       ? assigned
+                               : partitions == -1 ? (int32_t)KAFKA_CONFIG(s, kafka_num_partitions)
+                                                  : partitions;
             if (!validate_only) {
                 rand_secure(item->uuid, sizeof(item->uuid));
-                topo_cmd_topic_create(&item->proposal.command, name, item->uuid, (uint32_t)item->partitions, factor, buf_slice(&pairs));
+                topo_cmd_topic_create(&item->proposal.command, name, item->uuid, (uint32_t)item->partitions,
+                                      factor, buf_slice(&pairs));
                 kafka_admin_propose(a, item);
             }
         }
@@ -198,10 +211,12 @@ int kafka_handle_create_topics(struct kafka_session *s, struct kafka_request *rq
     return kafka_admin_run(a);
 }
 
-/* ---- DeleteTopics ------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- DeleteTopics ------------------------------------------------------------------------------------- */
 
 /* By name up to version 5, by name or id from 6 on. Calls fn for each, in order. */
-static void each_deleted(struct kafka_session *s, const struct kafka_request *rq, void (*fn)(struct kafka_session *s, unsigned i, struct slice name, const uint8_t *uuid, void *arg),
+static void each_deleted(struct kafka_session *s, const struct kafka_request *rq,
+                         void (*fn)(struct kafka_session *s, unsigned i, struct slice name,
+                                    const uint8_t *uuid, void *arg),
                          void *arg)
 {
     struct kin in;
@@ -250,7 +265,8 @@ struct deleted_reply {
     struct kout *o;
 };
 
-static void put_deleted(struct kafka_session *s, unsigned i, struct slice name, const uint8_t *uuid, void *arg)
+static void put_deleted(struct kafka_session *s, unsigned i, struct slice name, const uint8_t *uuid,
+                        void *arg)
 {
     struct deleted_reply *d = arg;
     struct kafka_admin_item *item = &d->a->items[i];
@@ -288,7 +304,7 @@ int kafka_handle_delete_topics(struct kafka_session *s, struct kafka_request *rq
     return kafka_admin_run(a);
 }
 
-/* ---- CreatePartitions ----------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- CreatePartitions --------------------------------------------------------------------------------- */
 
 static void grow_finish(struct kafka_session *s, const struct kafka_request *rq, struct kafka_admin *a)
 {
@@ -340,12 +356,15 @@ int kafka_handle_create_partitions(struct kafka_session *s, struct kafka_request
                 mine = kin_elem_i32(&in) == kafka_node_id(s) && mine;
         }
         if (t == NULL)
-            kafka_admin_fail(item, KAFKA_ERR_UNKNOWN_TOPIC_OR_PARTITION, "%s", kafka_error_text(KAFKA_ERR_UNKNOWN_TOPIC_OR_PARTITION));
+            kafka_admin_fail(item, KAFKA_ERR_UNKNOWN_TOPIC_OR_PARTITION, "%s",
+                             kafka_error_text(KAFKA_ERR_UNKNOWN_TOPIC_OR_PARTITION));
         else if (count <= 0 || (uint32_t)count <= t->partitions || count > PARTITIONS_MAX)
-            kafka_admin_fail(item, KAFKA_ERR_INVALID_PARTITIONS, "Topic currently has %u partitions, %s than the requested %d.", t->partitions,
+            kafka_admin_fail(item, KAFKA_ERR_INVALID_PARTITIONS,
+                             "Topic currently has %u partitions, %s than the requested %d.", t->partitions,
                              count > PARTITIONS_MAX ? "and may not have more" : "which is not lower", count);
         else if (assigned > 0 && (!mine || assigned != count - (int64_t)t->partitions))
-            kafka_admin_fail(item, KAFKA_ERR_INVALID_REPLICA_ASSIGNMENT, "%s", kafka_error_text(KAFKA_ERR_INVALID_REPLICA_ASSIGNMENT));
+            kafka_admin_fail(item, KAFKA_ERR_INVALID_REPLICA_ASSIGNMENT, "%s",
+                             kafka_error_text(KAFKA_ERR_INVALID_REPLICA_ASSIGNMENT));
         else if (!validate_only) {
             topo_cmd_topic_partitions(&item->proposal.command, name, (uint32_t)count);
             kafka_admin_propose(a, item);

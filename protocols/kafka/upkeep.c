@@ -1,5 +1,5 @@
-/* What happens by itself: deadlines of groups ten times a second on worker 0; and on a background thread the producers' snapshots, retention and forgotten
- * groups. */
+/* What happens by itself: deadlines of groups ten times a second on worker 0; and on a background thread the
+ * producers' snapshots, retention and forgotten groups. */
 #include "protocols/kafka/session.h"
 
 #include "base/check.h"
@@ -10,19 +10,19 @@
 
 #define GROUP_TICK_MS 100
 #define UPKEEP_MS 5000
-#define RETENTION_EVERY 12        /* upkeeps: a minute */
-#define OFFSETS_EVERY 120         /* ten minutes */
-#define PRODUCER_IDLE_MS 86400000 /* producer.id.expiration.ms */
+#define RETENTION_EVERY 12                    /* upkeeps: a minute */
+#define OFFSETS_EVERY 120                     /* ten minutes */
+#define PRODUCER_IDLE_MS 86400000             /* producer.id.expiration.ms */
 #define OFFSETS_RETENTION_MS (7 * 86400000ll) /* offsets.retention.minutes */
 
-/* ---- producers -------------------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- producers ---------------------------------------------------------------------------------------- */
 
 static void tend_stream(struct stream *st, void *arg)
 {
     stream_tend_producers(st, *(int64_t *)arg, PRODUCER_IDLE_MS);
 }
 
-/* ---- retention -------------------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- retention ---------------------------------------------------------------------------------------- */
 
 struct kept_topic {
     uint64_t id;
@@ -54,7 +54,8 @@ static bool keep_topic(const struct topo_topic *t, void *arg)
         .name = mem_strdup_slice(t->name),
         .partitions = t->partitions,
         .segment_bytes = place.segment_bytes,
-        .retention = {.max_age_ms = kafka_topic_number(cfg, t, "retention.ms"), .max_bytes = kafka_topic_number(cfg, t, "retention.bytes")},
+        .retention = {.max_age_ms = kafka_topic_number(cfg, t, "retention.ms"),
+                      .max_bytes = kafka_topic_number(cfg, t, "retention.bytes")},
     };
     return true;
 }
@@ -78,7 +79,8 @@ static void retain_topic(struct kafka_front *f, const struct kept_topic *k, int6
             continue;
         gone = stream_retain(st, &k->retention, now_ms);
         if (gone != 0)
-            diag_debug("old segments of a topic partition were dropped", "topic=%s index=%u segments=%u", k->name, i, gone);
+            diag_debug("old segments of a topic partition were dropped", "topic=%s index=%u segments=%u",
+                       k->name, i, gone);
         stream_unref(st);
     }
 }
@@ -96,7 +98,7 @@ static void retain_all(struct kafka_front *f, int64_t now_ms)
     mem_free(all.rows);
 }
 
-/* ---- forgotten groups ------------------------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- forgotten groups --------------------------------------------------------------------------------- */
 
 struct forgotten {
     struct kafka_group_part *part;
@@ -113,7 +115,8 @@ static void newest_commit(struct slice topic, uint32_t index, const struct group
     x->newest_commit_ms = MAX_OF(x->newest_commit_ms, o->commit_ms);
 }
 
-/* Kafka's rule (KIP-211): a week after a group became empty, or after the last commit of a consumer that only keeps offsets. */
+/* Kafka's rule (KIP-211): a week after a group became empty, or after the last commit of a consumer that only
+ * keeps offsets. */
 static void forget_group(struct group *g, void *arg)
 {
     struct forgotten *x = arg;
@@ -150,7 +153,7 @@ static void forget_groups(struct kafka_front *f, int64_t now_ms)
     }
 }
 
-/* ---- running --------------------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- running ------------------------------------------------------------------------------------------ */
 
 static void upkeep_run(struct bg_job *job)
 {

@@ -11,7 +11,8 @@ static enum stream_fault fault(enum stream_fault f, const char *phrase, const ch
     return f;
 }
 
-/* The records of an uncompressed batch parse, are as many as the header says and number 0, 1, 2...: whoever reads the log later relies on it. */
+/* The records of an uncompressed batch parse, are as many as the header says and number 0, 1, 2...: whoever
+ * reads the log later relies on it. */
 static bool records_ok(const uint8_t *data, const struct batch_header *h)
 {
     struct record_iter it;
@@ -26,7 +27,8 @@ static bool records_ok(const uint8_t *data, const struct batch_header *h)
     return got == 0 && n == h->record_count;
 }
 
-/* LogAppendTime: maximum timestamp and the type bit change, hence the CRC. The records' own deltas stay; readers go by the maximum. */
+/* LogAppendTime: maximum timestamp and the type bit change, hence the CRC. The records' own deltas stay;
+ * readers go by the maximum. */
 static void stamp_append_time(uint8_t *data, struct batch_header *h, int64_t now_ms)
 {
     h->attributes |= BATCH_ATTR_LOG_APPEND_TIME;
@@ -37,7 +39,8 @@ static void stamp_append_time(uint8_t *data, struct batch_header *h, int64_t now
     be32_put(data + 17, h->crc);
 }
 
-enum stream_fault stream_check(uint8_t *data, size_t len, const struct stream_rules *rules, int64_t now_ms, struct batch_header *ret, const char **why)
+enum stream_fault stream_check(uint8_t *data, size_t len, const struct stream_rules *rules, int64_t now_ms,
+                               struct batch_header *ret, const char **why)
 {
     struct batch_header *h = ret;
     int err;
@@ -77,14 +80,15 @@ enum stream_fault stream_check(uint8_t *data, size_t len, const struct stream_ru
         return fault(STREAM_FAULT_INVALID, "the batch's records do not parse", why);
     if (rules->log_append_time)
         stamp_append_time(data, h, now_ms);
-    else if (rules->timestamp_after_max_ms != INT64_MAX && h->max_timestamp - rules->timestamp_after_max_ms > now_ms)
+    else if (rules->timestamp_after_max_ms != INT64_MAX &&
+             h->max_timestamp - rules->timestamp_after_max_ms > now_ms)
         return fault(STREAM_FAULT_TIMESTAMP, "a timestamp is too far in the future", why);
     *why = NULL;
     return STREAM_OK;
 }
 
-static int append_locked(struct stream *s, uint8_t *data, const struct batch_header *h, int64_t now_ms, struct log_commit *commit, struct stream_appended *ret)
-    REQUIRES(s->mu)
+static int append_locked(struct stream *s, uint8_t *data, const struct batch_header *h, int64_t now_ms,
+                         struct log_commit *commit, struct stream_appended *ret) REQUIRES(s->mu)
 {
     const struct producer_batch *repeated = NULL;
     struct batch_header appended = *h;
@@ -112,8 +116,7 @@ static int append_locked(struct stream *s, uint8_t *data, const struct batch_hea
         appended.base_offset = ret->base;
         producers_note(&s->producers, &appended, now_ms);
         s->bytes_since_snapshot += h->length;
-        LIST_FOREACH_SAFE(n, &s->waiters)
-        {
+        LIST_FOREACH_SAFE (n, &s->waiters) {
             struct stream_waiter *w = LIST_ENTRY(n, struct stream_waiter, node);
 
             w->notify(w);
@@ -125,7 +128,8 @@ static int append_locked(struct stream *s, uint8_t *data, const struct batch_hea
     return 0;
 }
 
-int stream_append(struct stream *s, uint8_t *data, const struct batch_header *h, int64_t now_ms, struct log_commit *commit, struct stream_appended *ret)
+int stream_append(struct stream *s, uint8_t *data, const struct batch_header *h, int64_t now_ms,
+                  struct log_commit *commit, struct stream_appended *ret)
 {
     int err;
 

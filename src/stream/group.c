@@ -7,7 +7,8 @@
 
 const char *group_state_name(enum group_state s)
 {
-    static const char *const names[] = {"Empty", "PreparingRebalance", "CompletingRebalance", "Stable", "Dead"};
+    static const char *const names[] = {"Empty", "PreparingRebalance", "CompletingRebalance", "Stable",
+                                        "Dead"};
 
     return names[s];
 }
@@ -20,7 +21,7 @@ void group_set_text(char **at, struct slice s)
     *at = copy;
 }
 
-/* ---- the table ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the table ---------------------------------------------------------------------------------------- */
 
 void groups_init(struct groups *gs, const struct group_ops *ops, uint32_t initial_rebalance_delay_ms)
 {
@@ -108,8 +109,7 @@ struct group *group_add(struct groups *gs, struct slice id)
 void group_remove(struct groups *gs, struct group *g)
 {
     g->state = GROUP_DEAD;
-    LIST_FOREACH(n, &g->members)
-    {
+    LIST_FOREACH (n, &g->members) {
         struct group_member *m = LIST_ENTRY(n, struct group_member, node);
         void *join = m->join_wait, *sync = m->sync_wait;
 
@@ -137,7 +137,7 @@ void groups_each(struct groups *gs, void (*fn)(struct group *g, void *arg), void
         }
 }
 
-/* ---- members -------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- members ------------------------------------------------------------------------------------------ */
 
 struct slice group_member_id(const struct group_member *m)
 {
@@ -167,8 +167,7 @@ void group_pending_free(struct group_pending *p)
 
 struct group_member *group_member_find(const struct group *g, struct slice id)
 {
-    LIST_FOREACH(n, &g->members)
-    {
+    LIST_FOREACH (n, &g->members) {
         struct group_member *m = LIST_ENTRY(n, struct group_member, node);
 
         if (slice_eq(slice_str(m->id), id))
@@ -179,8 +178,7 @@ struct group_member *group_member_find(const struct group *g, struct slice id)
 
 struct group_member *group_static_member(const struct group *g, struct slice instance)
 {
-    LIST_FOREACH(n, &g->members)
-    {
+    LIST_FOREACH (n, &g->members) {
         struct group_member *m = LIST_ENTRY(n, struct group_member, node);
 
         if (m->instance != NULL && slice_eq(slice_str(m->instance), instance))
@@ -204,11 +202,15 @@ bool group_is_leader(const struct group *g, const struct group_member *m)
 
 void group_session_restart(struct group_member *m, uint64_t now_ms)
 {
-    m->deadline_ms = now_ms + (m->is_new ? MAX_OF((uint32_t)m->session_timeout_ms, GROUP_NEW_MEMBER_JOIN_TIMEOUT_MS) : (uint32_t)m->session_timeout_ms);
+    m->deadline_ms =
+        now_ms + (m->is_new ? MAX_OF((uint32_t)m->session_timeout_ms, GROUP_NEW_MEMBER_JOIN_TIMEOUT_MS)
+                            : (uint32_t)m->session_timeout_ms);
 }
 
-/* Who asks, by member id and, for a static member, its instance id: an instance taken over by another member is fenced (KIP-345). */
-enum group_error group_check_member(struct group *g, struct slice member_id, struct slice instance, struct group_member **ret)
+/* Who asks, by member id and, for a static member, its instance id: an instance taken over by another member
+ * is fenced (KIP-345). */
+enum group_error group_check_member(struct group *g, struct slice member_id, struct slice instance,
+                                    struct group_member **ret)
 {
     struct group_member *m;
 
@@ -237,7 +239,10 @@ void group_member_drop(struct groups *gs, struct group *g, struct group_member *
     g->member_count--;
     g->changed = true;
     if (group_is_leader(g, m))
-        group_set_text(&g->leader, list_empty(&g->members) ? SLICE_NONE : slice_str(LIST_ENTRY(g->members.next, struct group_member, node)->id));
+        group_set_text(&g->leader,
+                       list_empty(&g->members)
+                           ? SLICE_NONE
+                           : slice_str(LIST_ENTRY(g->members.next, struct group_member, node)->id));
     group_member_free(m);
     if (join != NULL)
         gs->ops->joined(join, g, NULL, GROUP_ERR_UNKNOWN_MEMBER);
@@ -249,7 +254,7 @@ void group_member_drop(struct groups *gs, struct group *g, struct group_member *
         group_try_complete_join(gs, g, now_ms);
 }
 
-/* ---- requests --------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- requests ----------------------------------------------------------------------------------------- */
 
 static void answer_sync(struct groups *gs, struct group *g, struct group_member *m)
 {
@@ -264,8 +269,8 @@ static void answer_sync(struct groups *gs, struct group *g, struct group_member 
 /* The leader's assignment holds for everyone: members it leaves out get nothing. */
 static void take_assignment(struct groups *gs, struct group *g, const struct group_sync *y, uint64_t now_ms)
 {
-    LIST_FOREACH(n, &g->members)
-    buf_clear(&LIST_ENTRY(n, struct group_member, node)->assignment);
+    LIST_FOREACH (n, &g->members)
+        buf_clear(&LIST_ENTRY(n, struct group_member, node)->assignment);
     for (unsigned i = 0; i < y->assignment_count; i++) {
         struct group_member *m = group_member_find(g, y->members[i]);
 
@@ -276,8 +281,7 @@ static void take_assignment(struct groups *gs, struct group *g, const struct gro
     }
     g->state = GROUP_STABLE;
     g->changed = true;
-    LIST_FOREACH(n, &g->members)
-    {
+    LIST_FOREACH (n, &g->members) {
         struct group_member *m = LIST_ENTRY(n, struct group_member, node);
 
         if (m->sync_wait == NULL)
@@ -287,7 +291,8 @@ static void take_assignment(struct groups *gs, struct group *g, const struct gro
     }
 }
 
-/* Members that have not synced when a group becomes Stable have until the sync deadline, set when the joining phase ended. */
+/* Members that have not synced when a group becomes Stable have until the sync deadline, set when the joining
+ * phase ended. */
 enum group_error group_sync(struct groups *gs, struct group *g, const struct group_sync *y, uint64_t now_ms)
 {
     struct group_member *m;
@@ -297,7 +302,8 @@ enum group_error group_sync(struct groups *gs, struct group *g, const struct gro
         return err;
     if (y->generation != g->generation)
         return GROUP_ERR_ILLEGAL_GENERATION;
-    if (y->protocol_type.data != NULL && (g->protocol_type == NULL || !slice_eq(y->protocol_type, slice_str(g->protocol_type))))
+    if (y->protocol_type.data != NULL &&
+        (g->protocol_type == NULL || !slice_eq(y->protocol_type, slice_str(g->protocol_type))))
         return GROUP_ERR_INCONSISTENT_PROTOCOL;
     if (y->protocol.data != NULL && (g->protocol == NULL || !slice_eq(y->protocol, slice_str(g->protocol))))
         return GROUP_ERR_INCONSISTENT_PROTOCOL;
@@ -328,7 +334,8 @@ enum group_error group_sync(struct groups *gs, struct group *g, const struct gro
     UNREACHABLE();
 }
 
-enum group_error group_heartbeat(struct groups *gs, struct group *g, struct slice member_id, struct slice instance, int32_t generation, uint64_t now_ms)
+enum group_error group_heartbeat(struct groups *gs, struct group *g, struct slice member_id,
+                                 struct slice instance, int32_t generation, uint64_t now_ms)
 {
     struct group_member *m;
     enum group_error err = group_check_member(g, member_id, instance, &m);
@@ -344,7 +351,8 @@ enum group_error group_heartbeat(struct groups *gs, struct group *g, struct slic
     return g->state == GROUP_PREPARING ? GROUP_ERR_REBALANCING : GROUP_OK;
 }
 
-enum group_error group_leave(struct groups *gs, struct group *g, struct slice member_id, struct slice instance, uint64_t now_ms)
+enum group_error group_leave(struct groups *gs, struct group *g, struct slice member_id,
+                             struct slice instance, uint64_t now_ms)
 {
     struct group_member *m;
 
@@ -357,8 +365,7 @@ enum group_error group_leave(struct groups *gs, struct group *g, struct slice me
         if (member_id.len != 0 && !slice_eq(slice_str(m->id), member_id))
             return GROUP_ERR_FENCED_INSTANCE;
     } else {
-        LIST_FOREACH(n, &g->pending)
-        {
+        LIST_FOREACH (n, &g->pending) {
             struct group_pending *p = LIST_ENTRY(n, struct group_pending, node);
 
             if (slice_eq(slice_str(p->id), member_id)) {
@@ -377,7 +384,8 @@ enum group_error group_leave(struct groups *gs, struct group *g, struct slice me
     return GROUP_OK;
 }
 
-enum group_error group_may_commit(struct groups *gs, struct group *g, struct slice member_id, struct slice instance, int32_t generation, uint64_t now_ms)
+enum group_error group_may_commit(struct groups *gs, struct group *g, struct slice member_id,
+                                  struct slice instance, int32_t generation, uint64_t now_ms)
 {
     struct group_member *m;
     enum group_error err;
@@ -385,7 +393,8 @@ enum group_error group_may_commit(struct groups *gs, struct group *g, struct sli
     (void)gs;
     if (g->state == GROUP_DEAD)
         return GROUP_ERR_NOT_AVAILABLE;
-    if (generation < 0 && g->state == GROUP_EMPTY) /* an administrator, or a consumer that only keeps its offsets here */
+    if (generation < 0 &&
+        g->state == GROUP_EMPTY) /* an administrator, or a consumer that only keeps its offsets here */
         return GROUP_OK;
     err = group_check_member(g, member_id, instance, &m);
     if (err != GROUP_OK)
@@ -394,12 +403,13 @@ enum group_error group_may_commit(struct groups *gs, struct group *g, struct sli
         return GROUP_ERR_ILLEGAL_GENERATION;
     if (g->state == GROUP_EMPTY)
         return GROUP_ERR_UNKNOWN_MEMBER;
-    /* In PreparingRebalance a member still commits what it consumed; in CompletingRebalance its generation has nothing yet. */
+    /* In PreparingRebalance a member still commits what it consumed; in CompletingRebalance its generation
+     * has nothing yet. */
     group_session_restart(m, now_ms);
     return g->state == GROUP_COMPLETING ? GROUP_ERR_REBALANCING : GROUP_OK;
 }
 
-/* ---- deadlines ---------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- deadlines ---------------------------------------------------------------------------------------- */
 
 /* A member whose request waits for us is alive; one that is new has its own, longer deadline even then. */
 static bool member_is_lost(const struct group *g, const struct group_member *m, uint64_t now_ms)
@@ -415,8 +425,7 @@ static void drop_lost_members(struct groups *gs, struct group *g, uint64_t now_m
 
     while (again) { /* dropping one may change every other */
         again = false;
-        LIST_FOREACH(n, &g->members)
-        {
+        LIST_FOREACH (n, &g->members) {
             struct group_member *m = LIST_ENTRY(n, struct group_member, node);
 
             if (member_is_lost(g, m, now_ms)) {
@@ -432,8 +441,7 @@ static void drop_lost_pending(struct groups *gs, struct group *g, uint64_t now_m
 {
     bool gone = false;
 
-    LIST_FOREACH_SAFE(n, &g->pending)
-    {
+    LIST_FOREACH_SAFE (n, &g->pending) {
         struct group_pending *p = LIST_ENTRY(n, struct group_pending, node);
 
         if (now_ms >= p->deadline_ms) {
@@ -454,8 +462,7 @@ static void sync_phase_is_over(struct groups *gs, struct group *g, uint64_t now_
     g->sync_deadline_ms = 0;
     while (again && (g->state == GROUP_COMPLETING || g->state == GROUP_STABLE)) {
         again = false;
-        LIST_FOREACH(n, &g->members)
-        {
+        LIST_FOREACH (n, &g->members) {
             struct group_member *m = LIST_ENTRY(n, struct group_member, node);
 
             if (!m->synced) {
@@ -485,22 +492,21 @@ uint64_t group_deadline(const struct group *g)
         at = g->join_deadline_ms;
     if (g->sync_deadline_ms != 0)
         at = MIN_OF(at, g->sync_deadline_ms);
-    LIST_FOREACH(n, &g->members)
-    {
+    LIST_FOREACH (n, &g->members) {
         const struct group_member *m = LIST_ENTRY(n, struct group_member, node);
 
-        if ((m->join_wait == NULL && m->sync_wait == NULL) || (m->is_new && m->join_wait != NULL && g->state == GROUP_PREPARING))
+        if ((m->join_wait == NULL && m->sync_wait == NULL) ||
+            (m->is_new && m->join_wait != NULL && g->state == GROUP_PREPARING))
             at = MIN_OF(at, m->deadline_ms);
     }
-    LIST_FOREACH(n, &g->pending)
-    at = MIN_OF(at, LIST_ENTRY(n, struct group_pending, node)->deadline_ms);
+    LIST_FOREACH (n, &g->pending)
+        at = MIN_OF(at, LIST_ENTRY(n, struct group_pending, node)->deadline_ms);
     return at;
 }
 
 void group_forget_wait(struct group *g, void *wait)
 {
-    LIST_FOREACH(n, &g->members)
-    {
+    LIST_FOREACH (n, &g->members) {
         struct group_member *m = LIST_ENTRY(n, struct group_member, node);
 
         if (m->join_wait == wait)

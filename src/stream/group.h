@@ -1,14 +1,18 @@
-/* Consumer groups: the classic protocol (KIP-62, static members KIP-345, member ids first KIP-394) as a state machine without clock, socket or storage.
+/* Consumer groups: the classic protocol (KIP-62, static members KIP-345, member ids first KIP-394) as a state
+ * machine without clock, socket or storage.
  *
- *   Empty --join--> PreparingRebalance --all rejoined, or time is up--> CompletingRebalance --leader syncs--> Stable
- *     ^                 |    ^                                              |                                   |
- *     +--nobody is left-+    +------- member joins anew, leaves, is lost ---+-----------------------------------+
- *   Dead: deleted; whoever still asks is told to look for the coordinator again.
+ *   Empty --join--> PreparingRebalance --all rejoined, or time is up--> CompletingRebalance --leader syncs-->
+ * Stable ^                 |    ^                                              | |
+ *     +--nobody is left-+    +------- member joins anew, leaves, is lost
+ * ---+-----------------------------------+ Dead: deleted; whoever still asks is told to look for the
+ * coordinator again.
  *
- * A member whose JoinGroup or SyncGroup has no answer yet holds the asker's `wait` pointer; it comes back through struct group_ops exactly once. Time comes in as `now_ms` (monotonic: it is never stored);
+ * A member whose JoinGroup or SyncGroup has no answer yet holds the asker's `wait` pointer; it comes back
+ * through struct group_ops exactly once. Time comes in as `now_ms` (monotonic: it is never stored);
  * group_deadline says when group_tick wants to run.
  *
- * Threads: a group is guarded by the lock of the partition its id hashes to; so is struct groups, the table of one partition. */
+ * Threads: a group is guarded by the lock of the partition its id hashes to; so is struct groups, the table
+ * of one partition. */
 #ifndef GM_STREAM_GROUP_H
 #define GM_STREAM_GROUP_H
 
@@ -20,7 +24,8 @@
 #include "base/slice.h"
 
 enum group_state { GROUP_EMPTY, GROUP_PREPARING, GROUP_COMPLETING, GROUP_STABLE, GROUP_DEAD };
-const char *group_state_name(enum group_state s); /* "Empty", "PreparingRebalance"..., as DescribeGroups says */
+const char *
+group_state_name(enum group_state s); /* "Empty", "PreparingRebalance"..., as DescribeGroups says */
 
 /* What a request to a group may be answered with; the front end has a code for each. */
 enum group_error {
@@ -35,7 +40,7 @@ enum group_error {
 };
 
 struct group_protocol {
-    char *name;    /* owned */
+    char *name;          /* owned */
     struct buf metadata; /* owned */
 };
 
@@ -48,11 +53,11 @@ struct group_member {
     struct group_protocol *protocols; /* in order of preference */
     unsigned protocol_count;
     struct buf assignment;
-    bool is_new;          /* has never been given a generation: waits up to 5 minutes for it */
-    bool synced;          /* in CompletingRebalance: has sent its SyncGroup */
-    uint64_t deadline_ms; /* session */
+    bool is_new;                 /* has never been given a generation: waits up to 5 minutes for it */
+    bool synced;                 /* in CompletingRebalance: has sent its SyncGroup */
+    uint64_t deadline_ms;        /* session */
     void *join_wait, *sync_wait; /* the front end's, given back through group_ops */
-    bool skip_assignment; /* KIP-814: of the answer being given */
+    bool skip_assignment;        /* KIP-814: of the answer being given */
 };
 
 struct group_pending { /* a member id handed out and not used yet (KIP-394) */
@@ -63,7 +68,8 @@ struct group_pending { /* a member id handed out and not used yet (KIP-394) */
 
 struct group;
 struct group_ops {
-    /* Answers a JoinGroup: on success the member and the group's generation, protocol, leader are as they stand; m is NULL when the member is gone. */
+    /* Answers a JoinGroup: on success the member and the group's generation, protocol, leader are as they
+     * stand; m is NULL when the member is gone. */
     void (*joined)(void *wait, struct group *g, struct group_member *m, enum group_error err);
     /* Answers a SyncGroup with m->assignment. */
     void (*synced)(void *wait, struct group *g, struct group_member *m, enum group_error err);
@@ -80,19 +86,19 @@ struct group {
     struct list members; /* in order of arrival */
     unsigned member_count;
     struct list pending;
-    uint64_t join_deadline_ms;     /* Preparing: when it completes without those missing */
+    uint64_t join_deadline_ms;      /* Preparing: when it completes without those missing */
     uint64_t join_hard_deadline_ms; /* of an initial delay, which arrivals extend up to this */
-    uint32_t initial_delay_ms;     /* 0: not in an initial delay */
-    bool newcomer;                 /* somebody arrived during this initial delay */
-    uint64_t sync_deadline_ms;     /* Completing: members that have not synced by then are dropped; 0 otherwise */
-    int64_t empty_since_ms;        /* wall clock, for offset retention; -1 while it has members */
-    bool changed;                  /* generation, members or assignment must be stored: the owner does and clears it */
+    uint32_t initial_delay_ms;      /* 0: not in an initial delay */
+    bool newcomer;                  /* somebody arrived during this initial delay */
+    uint64_t sync_deadline_ms; /* Completing: members that have not synced by then are dropped; 0 otherwise */
+    int64_t empty_since_ms;    /* wall clock, for offset retention; -1 while it has members */
+    bool changed; /* generation, members or assignment must be stored: the owner does and clears it */
 };
 
 struct groups {
     struct group **buckets;
     uint32_t bucket_count, count;
-    const struct group_ops *ops;     /* borrowed */
+    const struct group_ops *ops; /* borrowed */
     uint32_t initial_rebalance_delay_ms;
 };
 
@@ -110,10 +116,10 @@ struct group_member *group_static_member(const struct group *g, struct slice ins
 struct slice group_member_metadata(const struct group *g, const struct group_member *m);
 bool group_is_leader(const struct group *g, const struct group_member *m);
 
-/* ---- requests ------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- requests ----------------------------------------------------------------------------------------- */
 struct group_join {
-    struct slice member_id;   /* empty: unknown yet */
-    struct slice instance;    /* data NULL: dynamic */
+    struct slice member_id; /* empty: unknown yet */
+    struct slice instance;  /* data NULL: dynamic */
     struct slice client_id, client_host;
     struct slice new_member_id; /* what a new member is to be called: unique, made by the caller */
     int32_t rebalance_timeout_ms, session_timeout_ms;
@@ -124,7 +130,8 @@ struct group_join {
     bool may_skip_assignment; /* JoinGroup 9 and newer */
     void *wait;
 };
-/* GROUP_OK: `wait` is or will be answered through ops->joined. Otherwise wait is the caller's again. With MEMBER_ID_REQUIRED the caller tells new_member_id. */
+/* GROUP_OK: `wait` is or will be answered through ops->joined. Otherwise wait is the caller's again. With
+ * MEMBER_ID_REQUIRED the caller tells new_member_id. */
 enum group_error group_join(struct groups *gs, struct group *g, const struct group_join *j, uint64_t now_ms);
 
 struct group_sync {
@@ -136,11 +143,15 @@ struct group_sync {
     void *wait;
 };
 enum group_error group_sync(struct groups *gs, struct group *g, const struct group_sync *y, uint64_t now_ms);
-enum group_error group_heartbeat(struct groups *gs, struct group *g, struct slice member_id, struct slice instance, int32_t generation, uint64_t now_ms);
+enum group_error group_heartbeat(struct groups *gs, struct group *g, struct slice member_id,
+                                 struct slice instance, int32_t generation, uint64_t now_ms);
 /* `instance` with data: by it, and member_id may be empty. */
-enum group_error group_leave(struct groups *gs, struct group *g, struct slice member_id, struct slice instance, uint64_t now_ms);
-/* Whether offsets may be committed by this member; keeps its session alive. generation < 0: from outside, allowed while nobody is in the group. */
-enum group_error group_may_commit(struct groups *gs, struct group *g, struct slice member_id, struct slice instance, int32_t generation, uint64_t now_ms);
+enum group_error group_leave(struct groups *gs, struct group *g, struct slice member_id,
+                             struct slice instance, uint64_t now_ms);
+/* Whether offsets may be committed by this member; keeps its session alive. generation < 0: from outside,
+ * allowed while nobody is in the group. */
+enum group_error group_may_commit(struct groups *gs, struct group *g, struct slice member_id,
+                                  struct slice instance, int32_t generation, uint64_t now_ms);
 
 /* Session, join and sync deadlines that have passed. */
 void group_tick(struct groups *gs, struct group *g, uint64_t now_ms);

@@ -1,10 +1,11 @@
-/* Joining a group, and the rebalance that follows. Comments name the rules of KIP-62, KIP-134 (initial delay), KIP-345 (static members), KIP-394 and KIP-814. */
+/* Joining a group, and the rebalance that follows. Comments name the rules of KIP-62, KIP-134 (initial
+ * delay), KIP-345 (static members), KIP-394 and KIP-814. */
 #include "stream/group_priv.h"
 
 #include "base/check.h"
 #include "base/mem.h"
 
-/* ---- protocols ------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- protocols ---------------------------------------------------------------------------------------- */
 
 static bool member_has_protocol(const struct group_member *m, const char *name)
 {
@@ -16,8 +17,7 @@ static bool member_has_protocol(const struct group_member *m, const char *name)
 
 static bool all_have_protocol(const struct group *g, const char *name, const struct group_member *but)
 {
-    LIST_FOREACH(n, &g->members)
-    {
+    LIST_FOREACH (n, &g->members) {
         const struct group_member *m = LIST_ENTRY(n, struct group_member, node);
 
         if (m != but && !member_has_protocol(m, name))
@@ -33,8 +33,8 @@ static bool fits(const struct group *g, const struct group_join *j, const struct
 
     if (j->protocol_type.len == 0 || j->protocol_count == 0)
         return false;
-    LIST_FOREACH(n, &g->members)
-    others = others || LIST_ENTRY(n, struct group_member, node) != but;
+    LIST_FOREACH (n, &g->members)
+        others = others || LIST_ENTRY(n, struct group_member, node) != but;
     if (!others)
         return true;
     if (g->protocol_type == NULL || !slice_eq(j->protocol_type, slice_str(g->protocol_type)))
@@ -70,7 +70,8 @@ static bool same_protocols(const struct group_member *m, const struct group_join
     if (m->protocol_count != j->protocol_count)
         return false;
     for (unsigned i = 0; i < j->protocol_count; i++)
-        if (!slice_eq(slice_str(m->protocols[i].name), j->names[i]) || !slice_eq(buf_slice(&m->protocols[i].metadata), j->metadata[i]))
+        if (!slice_eq(slice_str(m->protocols[i].name), j->names[i]) ||
+            !slice_eq(buf_slice(&m->protocols[i].metadata), j->metadata[i]))
             return false;
     return true;
 }
@@ -83,21 +84,20 @@ static const char *vote_of(const struct group *g, const struct group_member *m)
     return NULL;
 }
 
-/* Every member votes for the first of its protocols that all support; most votes win, an earlier member's choice on a tie. */
+/* Every member votes for the first of its protocols that all support; most votes win, an earlier member's
+ * choice on a tie. */
 static const char *select_protocol(const struct group *g)
 {
     const char *best = NULL;
     unsigned best_votes = 0;
 
-    LIST_FOREACH(n, &g->members)
-    {
+    LIST_FOREACH (n, &g->members) {
         const char *candidate = vote_of(g, LIST_ENTRY(n, struct group_member, node));
         unsigned votes = 0;
 
         if (candidate == NULL)
             continue;
-        LIST_FOREACH(k, &g->members)
-        {
+        LIST_FOREACH (k, &g->members) {
             const char *v = vote_of(g, LIST_ENTRY(k, struct group_member, node));
 
             votes += v != NULL && strcmp(v, candidate) == 0;
@@ -110,14 +110,14 @@ static const char *select_protocol(const struct group *g)
     return best;
 }
 
-/* ---- the rebalance ----------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the rebalance ------------------------------------------------------------------------------------ */
 
 static uint32_t longest_rebalance_timeout(const struct group *g)
 {
     int32_t longest = 0;
 
-    LIST_FOREACH(n, &g->members)
-    longest = MAX_OF(longest, LIST_ENTRY(n, struct group_member, node)->rebalance_timeout_ms);
+    LIST_FOREACH (n, &g->members)
+        longest = MAX_OF(longest, LIST_ENTRY(n, struct group_member, node)->rebalance_timeout_ms);
     return (uint32_t)longest;
 }
 
@@ -128,8 +128,7 @@ void group_prepare(struct groups *gs, struct group *g, uint64_t now_ms)
     if (g->state == GROUP_PREPARING)
         return;
     if (g->state == GROUP_COMPLETING)
-        LIST_FOREACH(n, &g->members)
-        {
+        LIST_FOREACH (n, &g->members) {
             struct group_member *m = LIST_ENTRY(n, struct group_member, node);
             void *wait = m->sync_wait;
 
@@ -140,7 +139,8 @@ void group_prepare(struct groups *gs, struct group *g, uint64_t now_ms)
         }
     g->sync_deadline_ms = 0;
     g->newcomer = false;
-    if (g->state == GROUP_EMPTY && gs->initial_rebalance_delay_ms != 0) { /* KIP-134: let the rest of a starting group arrive */
+    if (g->state == GROUP_EMPTY &&
+        gs->initial_rebalance_delay_ms != 0) { /* KIP-134: let the rest of a starting group arrive */
         g->initial_delay_ms = MIN_OF(gs->initial_rebalance_delay_ms, longest);
         g->join_deadline_ms = now_ms + g->initial_delay_ms;
         g->join_hard_deadline_ms = now_ms + longest;
@@ -160,9 +160,9 @@ void group_try_complete_join(struct groups *gs, struct group *g, uint64_t now_ms
         return; /* it ends by time alone */
     if (!list_empty(&g->pending))
         return;
-    LIST_FOREACH(n, &g->members)
-    if (LIST_ENTRY(n, struct group_member, node)->join_wait == NULL)
-        return;
+    LIST_FOREACH (n, &g->members)
+        if (LIST_ENTRY(n, struct group_member, node)->join_wait == NULL)
+            return;
     group_complete_join(gs, g, now_ms);
 }
 
@@ -183,15 +183,15 @@ static void answer_join(struct groups *gs, struct group *g, struct group_member 
     gs->ops->joined(wait, g, m, GROUP_OK);
 }
 
-/* The leader of the new generation has joined it: a static leader that is away hands over to the first that is there. */
+/* The leader of the new generation has joined it: a static leader that is away hands over to the first that
+ * is there. */
 static bool settle_leader(struct group *g)
 {
     struct group_member *leader = g->leader == NULL ? NULL : group_member_find(g, slice_str(g->leader));
 
     if (leader != NULL && leader->join_wait != NULL)
         return true;
-    LIST_FOREACH(n, &g->members)
-    {
+    LIST_FOREACH (n, &g->members) {
         struct group_member *m = LIST_ENTRY(n, struct group_member, node);
 
         if (m->join_wait != NULL) {
@@ -204,8 +204,7 @@ static bool settle_leader(struct group *g)
 
 static void drop_absent_members(struct group *g)
 {
-    LIST_FOREACH_SAFE(n, &g->members)
-    {
+    LIST_FOREACH_SAFE (n, &g->members) {
         struct group_member *m = LIST_ENTRY(n, struct group_member, node);
 
         if (m->join_wait != NULL || m->instance != NULL)
@@ -222,7 +221,8 @@ void group_complete_join(struct groups *gs, struct group *g, uint64_t now_ms)
 {
     uint32_t longest;
 
-    if (g->initial_delay_ms != 0 && g->newcomer && now_ms < g->join_hard_deadline_ms && g->member_count != 0) {
+    if (g->initial_delay_ms != 0 && g->newcomer && now_ms < g->join_hard_deadline_ms &&
+        g->member_count != 0) {
         g->newcomer = false; /* members keep arriving: another delay, within the longest rebalance timeout */
         g->join_deadline_ms = MIN_OF(now_ms + g->initial_delay_ms, g->join_hard_deadline_ms);
         return;
@@ -247,8 +247,7 @@ void group_complete_join(struct groups *gs, struct group *g, uint64_t now_ms)
     }
     g->state = GROUP_COMPLETING;
     g->sync_deadline_ms = now_ms + MAX_OF(longest, 1u);
-    LIST_FOREACH(n, &g->members)
-    {
+    LIST_FOREACH (n, &g->members) {
         struct group_member *m = LIST_ENTRY(n, struct group_member, node);
 
         m->synced = false;
@@ -260,7 +259,7 @@ void group_complete_join(struct groups *gs, struct group *g, uint64_t now_ms)
     }
 }
 
-/* ---- joining ------------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- joining ------------------------------------------------------------------------------------------ */
 
 static void park_join(struct groups *gs, struct group *g, struct group_member *m, void *wait)
 {
@@ -271,7 +270,8 @@ static void park_join(struct groups *gs, struct group *g, struct group_member *m
         gs->ops->joined(former, g, NULL, GROUP_ERR_UNKNOWN_MEMBER);
 }
 
-static void add_and_rebalance(struct groups *gs, struct group *g, struct slice id, const struct group_join *j, uint64_t now_ms)
+static void add_and_rebalance(struct groups *gs, struct group *g, struct slice id, const struct group_join *j,
+                              uint64_t now_ms)
 {
     struct group_member *m = mem_zalloc(sizeof(*m));
 
@@ -297,7 +297,8 @@ static void add_and_rebalance(struct groups *gs, struct group *g, struct slice i
     group_try_complete_join(gs, g, now_ms);
 }
 
-static void update_and_rebalance(struct groups *gs, struct group *g, struct group_member *m, const struct group_join *j, uint64_t now_ms)
+static void update_and_rebalance(struct groups *gs, struct group *g, struct group_member *m,
+                                 const struct group_join *j, uint64_t now_ms)
 {
     set_protocols(m, j);
     if (g->member_count == 1)
@@ -309,9 +310,11 @@ static void update_and_rebalance(struct groups *gs, struct group *g, struct grou
     group_try_complete_join(gs, g, now_ms);
 }
 
-/* KIP-345: a known instance comes back under a new member id; the former id is fenced. When nothing changed for a Stable group, it goes on with its assignment, and only the
- * leader of a client that cannot be told to skip the assignment (KIP-814) sees itself as a plain member. */
-static void replace_static_member(struct groups *gs, struct group *g, struct group_member *m, const struct group_join *j, uint64_t now_ms)
+/* KIP-345: a known instance comes back under a new member id; the former id is fenced. When nothing changed
+ * for a Stable group, it goes on with its assignment, and only the leader of a client that cannot be told to
+ * skip the assignment (KIP-814) sees itself as a plain member. */
+static void replace_static_member(struct groups *gs, struct group *g, struct group_member *m,
+                                  const struct group_join *j, uint64_t now_ms)
 {
     bool was_leader = group_is_leader(g, m), keep;
     void *join = m->join_wait, *sync = m->sync_wait;
@@ -366,7 +369,8 @@ static void replace_static_member(struct groups *gs, struct group *g, struct gro
     m->skip_assignment = false;
 }
 
-static enum group_error join_new(struct groups *gs, struct group *g, const struct group_join *j, uint64_t now_ms)
+static enum group_error join_new(struct groups *gs, struct group *g, const struct group_join *j,
+                                 uint64_t now_ms)
 {
     struct group_member *m = j->instance.data == NULL ? NULL : group_static_member(g, j->instance);
 
@@ -388,13 +392,13 @@ static enum group_error join_new(struct groups *gs, struct group *g, const struc
     return GROUP_OK;
 }
 
-static enum group_error join_known(struct groups *gs, struct group *g, const struct group_join *j, uint64_t now_ms)
+static enum group_error join_known(struct groups *gs, struct group *g, const struct group_join *j,
+                                   uint64_t now_ms)
 {
     struct group_member *m;
     enum group_error err;
 
-    LIST_FOREACH(n, &g->pending)
-    {
+    LIST_FOREACH (n, &g->pending) {
         struct group_pending *p = LIST_ENTRY(n, struct group_pending, node);
 
         if (j->instance.data != NULL || !slice_eq(slice_str(p->id), j->member_id))
@@ -417,7 +421,8 @@ static enum group_error join_known(struct groups *gs, struct group *g, const str
         return GROUP_OK;
     case GROUP_COMPLETING:
     case GROUP_STABLE:
-        /* The answer to its join may have been lost: then nothing changed, and it is told again. A leader that joins a Stable group anew wants a rebalance. */
+        /* The answer to its join may have been lost: then nothing changed, and it is told again. A leader
+         * that joins a Stable group anew wants a rebalance. */
         if (!same_protocols(m, j) || (g->state == GROUP_STABLE && group_is_leader(g, m))) {
             update_and_rebalance(gs, g, m, j, now_ms);
         } else {

@@ -9,7 +9,7 @@
 
 #define GROUP_FORMAT 1
 
-/* ---- the group's own state ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- the group's own state ---------------------------------------------------------------------------- */
 
 static void put_text(struct buf *out, const char *s)
 {
@@ -43,8 +43,7 @@ void group_encode(const struct group *g, struct buf *out)
     put_text(out, g->leader);
     buf_put_varint(out, g->empty_since_ms);
     buf_put_uvarint(out, g->member_count);
-    LIST_FOREACH(n, &g->members)
-    {
+    LIST_FOREACH (n, &g->members) {
         const struct group_member *m = LIST_ENTRY(n, struct group_member, node);
 
         put_text(out, m->id);
@@ -114,7 +113,7 @@ int group_decode(struct group *g, struct slice bytes)
     return 0;
 }
 
-/* ---- the store --------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- the store ---------------------------------------------------------------------------------------- */
 
 /* "group:<id>" in a small buffer or, for a long id, on the heap. */
 struct group_key {
@@ -144,18 +143,22 @@ static void key_fini(struct group_key *k)
     mem_free(k->large);
 }
 
-static struct group *load_stored(struct kv_ctx *c, struct groups *gs, struct slice id, struct slice stored, uint64_t now_ms)
+static struct group *load_stored(struct kv_ctx *c, struct groups *gs, struct slice id, struct slice stored,
+                                 uint64_t now_ms)
 {
     struct group *g = group_add(gs, id);
 
     (void)c;
-    if (stored.data != NULL && group_decode(g, stored) != 0) { /* a bug or damage the log's checksums did not see: its offsets still stand */
-        diag_error("a consumer group's state cannot be read; its members must join anew", "group=\"%s\"", g->id);
+    if (stored.data != NULL &&
+        group_decode(g, stored) !=
+            0) { /* a bug or damage the log's checksums did not see: its offsets still stand */
+        diag_error("a consumer group's state cannot be read; its members must join anew", "group=\"%s\"",
+                   g->id);
         group_remove(gs, g);
         g = group_add(gs, id);
     }
-    LIST_FOREACH(n, &g->members)
-    group_session_restart(LIST_ENTRY(n, struct group_member, node), now_ms);
+    LIST_FOREACH (n, &g->members)
+        group_session_restart(LIST_ENTRY(n, struct group_member, node), now_ms);
     return g;
 }
 
@@ -230,7 +233,7 @@ void group_erase(struct kv_ctx *c, struct slice id)
     key_fini(&k);
 }
 
-/* ---- offsets -------------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- offsets ------------------------------------------------------------------------------------------ */
 
 #define TOPIC_NAME_MAX 249
 
@@ -251,7 +254,8 @@ static struct slice field_of(struct offset_field *f, struct slice topic, uint32_
     return f->field;
 }
 
-void group_offset_put(struct kv_ctx *c, struct slice group, struct slice topic, uint32_t partition, const struct group_offset *o)
+void group_offset_put(struct kv_ctx *c, struct slice group, struct slice topic, uint32_t partition,
+                      const struct group_offset *o)
 {
     struct offset_field f;
     struct group_key k;
@@ -283,12 +287,14 @@ static bool read_offset(struct slice value, struct group_offset *ret)
     return !r.bad;
 }
 
-bool group_offset_get(struct kv_ctx *c, struct slice group, struct slice topic, uint32_t partition, struct group_offset *ret)
+bool group_offset_get(struct kv_ctx *c, struct slice group, struct slice topic, uint32_t partition,
+                      struct group_offset *ret)
 {
     struct offset_field f;
     struct group_key k;
     struct slice value;
-    bool found = kv_hash_get(c, key_of(&k, group), field_of(&f, topic, partition), &value) == 0 && read_offset(value, ret);
+    bool found = kv_hash_get(c, key_of(&k, group), field_of(&f, topic, partition), &value) == 0 &&
+                 read_offset(value, ret);
 
     key_fini(&k);
     return found;
@@ -321,7 +327,10 @@ static void each_field(struct slice field, struct slice value, void *arg)
     w->fn(slice_of(field.data + 5, field.len - 5), be32_get(field.data + 1), &o, w->arg);
 }
 
-void group_offset_each(struct kv_ctx *c, struct slice group, void (*fn)(struct slice topic, uint32_t partition, const struct group_offset *o, void *arg), void *arg)
+void group_offset_each(struct kv_ctx *c, struct slice group,
+                       void (*fn)(struct slice topic, uint32_t partition, const struct group_offset *o,
+                                  void *arg),
+                       void *arg)
 {
     struct offset_walk w = {fn, arg};
     struct group_key k;

@@ -1,10 +1,13 @@
-/* What survives of consumer groups, in the internal database of the partition a group hashes to: a hash "group:<id>" with the field
+/* What survives of consumer groups, in the internal database of the partition a group hashes to: a hash
+ * "group:<id>" with the field
  *
- *   m                    the group: version 1 | be32 generation | texts type, protocol, leader (length + 1, 0 = null) | zigzag empty since (wall ms) |
- *                        members: texts id, instance, client id, host; uvarint timeouts; protocols (name, metadata); assignment
- *   o be32 p, topic      an offset: be64 topic id | be64 offset | be32 leader epoch | be64 commit time | metadata
+ *   m                    the group: version 1 | be32 generation | texts type, protocol, leader (length + 1, 0
+ * = null) | zigzag empty since (wall ms) | members: texts id, instance, client id, host; uvarint timeouts;
+ * protocols (name, metadata); assignment o be32 p, topic      an offset: be64 topic id | be64 offset | be32
+ * leader epoch | be64 commit time | metadata
  *
- * Offsets name the topic id as well: those of a topic deleted and made anew do not count. Under the partition's lock; ctx->db is KV_DB_INTERNAL. */
+ * Offsets name the topic id as well: those of a topic deleted and made anew do not count. Under the
+ * partition's lock; ctx->db is KV_DB_INTERNAL. */
 #ifndef GM_STREAM_GROUP_STORE_H
 #define GM_STREAM_GROUP_STORE_H
 
@@ -19,7 +22,8 @@ struct group_offset {
     struct slice metadata; /* borrowed from the store */
 };
 
-/* The group from memory, else from the store; NULL when there is none. Members that come from the store have their sessions begun anew. */
+/* The group from memory, else from the store; NULL when there is none. Members that come from the store have
+ * their sessions begun anew. */
 struct group *group_load(struct kv_ctx *c, struct groups *gs, struct slice id, uint64_t now_ms);
 /* Loads every group of this partition, for listings. */
 void group_load_all(struct kv_ctx *c, struct groups *gs, uint64_t now_ms);
@@ -28,12 +32,17 @@ void group_save(struct kv_ctx *c, struct group *g, int64_t wall_ms);
 /* Everything of the group, offsets included. */
 void group_erase(struct kv_ctx *c, struct slice id);
 
-void group_offset_put(struct kv_ctx *c, struct slice group, struct slice topic, uint32_t partition, const struct group_offset *o);
+void group_offset_put(struct kv_ctx *c, struct slice group, struct slice topic, uint32_t partition,
+                      const struct group_offset *o);
 /* False: none. */
-bool group_offset_get(struct kv_ctx *c, struct slice group, struct slice topic, uint32_t partition, struct group_offset *ret);
+bool group_offset_get(struct kv_ctx *c, struct slice group, struct slice topic, uint32_t partition,
+                      struct group_offset *ret);
 bool group_offset_delete(struct kv_ctx *c, struct slice group, struct slice topic, uint32_t partition);
 /* In no order; fn must not change the store. */
-void group_offset_each(struct kv_ctx *c, struct slice group, void (*fn)(struct slice topic, uint32_t partition, const struct group_offset *o, void *arg), void *arg);
+void group_offset_each(struct kv_ctx *c, struct slice group,
+                       void (*fn)(struct slice topic, uint32_t partition, const struct group_offset *o,
+                                  void *arg),
+                       void *arg);
 
 /* The codec of field m, for the test. */
 void group_encode(const struct group *g, struct buf *out);

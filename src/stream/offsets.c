@@ -43,9 +43,11 @@ int stream_delete_records(struct stream *s, int64_t offset, int64_t *ret_start)
     return err;
 }
 
-/* The new start: behind the segments that are too old, then behind those that are too many bytes. The active segment goes, by age only, when everything before it has gone: the
- * start moves to the end, as Kafka rolls such a segment and drops it. */
-static int64_t retained_start(const struct log_segment_info *segments, size_t n, const struct stream_retention *r, int64_t now_ms, unsigned *ret_dropped)
+/* The new start: behind the segments that are too old, then behind those that are too many bytes. The active
+ * segment goes, by age only, when everything before it has gone: the start moves to the end, as Kafka rolls
+ * such a segment and drops it. */
+static int64_t retained_start(const struct log_segment_info *segments, size_t n,
+                              const struct stream_retention *r, int64_t now_ms, unsigned *ret_dropped)
 {
     uint64_t bytes = 0;
     size_t i = 0;
@@ -54,7 +56,8 @@ static int64_t retained_start(const struct log_segment_info *segments, size_t n,
         bytes += segments[k].bytes;
     for (; i < n; i++) {
         bool old = r->max_age_ms >= 0 && segments[i].max_timestamp < now_ms - r->max_age_ms;
-        bool much = r->max_bytes >= 0 && bytes - segments[i].bytes >= (uint64_t)r->max_bytes && !segments[i].active;
+        bool much =
+            r->max_bytes >= 0 && bytes - segments[i].bytes >= (uint64_t)r->max_bytes && !segments[i].active;
 
         if ((!old && !much) || segments[i].next == segments[i].base)
             break;
@@ -85,22 +88,24 @@ unsigned stream_retain(struct stream *s, const struct stream_retention *r, int64
     return dropped;
 }
 
-/* ---- producers -------------------------------------------------------------------------------------------------------------------------------- */
-
+/* ---- producers ---------------------------------------------------------------------------------------- */
 
 static char *snapshot_path(const struct stream *s)
 {
-    return mem_printf("%s/p-%04u/topic/%s-%u/producers", stream_table_data_dir(s->table), s->partition, s->topic, s->index);
+    return mem_printf("%s/p-%04u/topic/%s-%u/producers", stream_table_data_dir(s->table), s->partition,
+                      s->topic, s->index);
 }
 
-/* A snapshot beyond the log's end describes batches that a crash took away: worthless. One below the start is as good as one at it, for the producers themselves. */
+/* A snapshot beyond the log's end describes batches that a crash took away: worthless. One below the start is
+ * as good as one at it, for the producers themselves. */
 static int64_t read_snapshot(struct stream *s) NO_THREAD_SAFETY_ANALYSIS
 {
     char *path = snapshot_path(s);
     struct buf bytes = {0};
     int64_t at = 0;
 
-    if (file_read(path, SNAPSHOT_BYTES_MAX, &bytes) == 0 && producers_decode(&s->producers, buf_slice(&bytes), &at) == 0 && at > log_end(s->log)) {
+    if (file_read(path, SNAPSHOT_BYTES_MAX, &bytes) == 0 &&
+        producers_decode(&s->producers, buf_slice(&bytes), &at) == 0 && at > log_end(s->log)) {
         producers_fini(&s->producers);
         (void)unlink(path);
         at = 0;
@@ -170,7 +175,8 @@ void stream_tend_producers(struct stream *s, int64_t now_ms, int64_t max_idle_ms
     mutex_unlock(&s->mu);
     err = save ? stream_save_producers(s) : 0;
     if (err != 0)
-        DIAG_EVERY(DIAG_WARN, "the producers' snapshot was not written", "topic=%s index=%u err=%s", s->topic, s->index, err_name(err));
+        DIAG_EVERY(DIAG_WARN, "the producers' snapshot was not written", "topic=%s index=%u err=%s", s->topic,
+                   s->index, err_name(err));
 }
 
 size_t stream_producer_count(struct stream *s)

@@ -47,7 +47,8 @@ const struct producer *producers_find(const struct producers *ps, int64_t id)
 
 static void grow(struct producers *ps)
 {
-    struct producers bigger = {.bucket_count = ps->bucket_count == 0 ? 4 : ps->bucket_count * 2, .count = ps->count};
+    struct producers bigger = {.bucket_count = ps->bucket_count == 0 ? 4 : ps->bucket_count * 2,
+                               .count = ps->count};
 
     bigger.buckets = mem_calloc(bigger.bucket_count, sizeof(struct producer *));
     for (uint32_t i = 0; i < ps->bucket_count; i++)
@@ -84,7 +85,8 @@ int32_t producer_sequence_add(int32_t first, int32_t n)
     return (int32_t)(((uint32_t)first + (uint32_t)n) & 0x7fffffffu);
 }
 
-int producers_check(const struct producers *ps, const struct batch_header *h, const struct producer_batch **ret_repeated)
+int producers_check(const struct producers *ps, const struct batch_header *h,
+                    const struct producer_batch **ret_repeated)
 {
     const struct producer *p = find(ps, h->producer_id);
     int32_t last = producer_sequence_add(h->base_sequence, h->last_offset_delta);
@@ -102,7 +104,9 @@ int producers_check(const struct producers *ps, const struct batch_header *h, co
         }
     if (p->count == 0)
         return 0;
-    return h->base_sequence == producer_sequence_add(p->batches[p->count - 1].last_sequence, 1) ? 0 : ERR_OUT_OF_ORDER;
+    return h->base_sequence == producer_sequence_add(p->batches[p->count - 1].last_sequence, 1)
+               ? 0
+               : ERR_OUT_OF_ORDER;
 }
 
 void producers_note(struct producers *ps, const struct batch_header *h, int64_t now_ms)

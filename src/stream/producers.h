@@ -1,8 +1,9 @@
-/* Idempotent producers of one topic partition (KIP-98, KIP-360): per producer id the epoch and the last five batches, so that a batch sent again is answered with its first
- * offset and a gap is refused. Deterministic: rebuilt from batch headers.
+/* Idempotent producers of one topic partition (KIP-98, KIP-360): per producer id the epoch and the last five
+ * batches, so that a batch sent again is answered with its first offset and a gap is refused. Deterministic:
+ * rebuilt from batch headers.
  *
- * The snapshot file: magic "GMPS", version 1, then be64 offset (state of everything below it), be32 count, a row a producer, and a CRC32C of all before.
- * Guarded by the stream's mutex. */
+ * The snapshot file: magic "GMPS", version 1, then be64 offset (state of everything below it), be32 count, a
+ * row a producer, and a CRC32C of all before. Guarded by the stream's mutex. */
 #ifndef GM_STREAM_PRODUCERS_H
 #define GM_STREAM_PRODUCERS_H
 
@@ -36,8 +37,10 @@ struct producers {
 
 void producers_fini(struct producers *ps);
 const struct producer *producers_find(const struct producers *ps, int64_t id);
-/* What a batch of a producer means: 0 it is next; ERR_DUPLICATE with the batch it repeats; ERR_OUT_OF_ORDER; ERR_FENCED (older epoch). */
-int producers_check(const struct producers *ps, const struct batch_header *h, const struct producer_batch **ret_repeated);
+/* What a batch of a producer means: 0 it is next; ERR_DUPLICATE with the batch it repeats; ERR_OUT_OF_ORDER;
+ * ERR_FENCED (older epoch). */
+int producers_check(const struct producers *ps, const struct batch_header *h,
+                    const struct producer_batch **ret_repeated);
 /* Notes an appended batch (h->base_offset is final). Batches without a producer are ignored. */
 void producers_note(struct producers *ps, const struct batch_header *h, int64_t now_ms);
 unsigned producers_expire(struct producers *ps, int64_t before_ms);

@@ -1,15 +1,19 @@
-/* The stream engine: topic partitions. A stream is a data log with its own mutex (P15), the state of its idempotent producers and the fetches that wait for it.
+/* The stream engine: topic partitions. A stream is a data log with its own mutex (P15), the state of its
+ * idempotent producers and the fetches that wait for it.
  *
  * Life of a stream
  *   1. A topic of the topology; nothing is in memory or, before the first append, on disk.
- *   2. stream_open, at the first request that touches it: opens the log, rebuilds the producers' state from its snapshot and the batch headers behind it. May
- *      read the disk, so it runs on a background thread.
- *   3. Found by stream_find until deleted or the node stops. An idle stream is its struct and its log's, without an open file.
- *   4. stream_delete: taken out of the table, waiting fetches are told; the log's directory goes when the last reference does. Until then a new topic of the same name
- *      cannot be opened (ERR_BUSY), for it would share the directory.
+ *   2. stream_open, at the first request that touches it: opens the log, rebuilds the producers' state from
+ * its snapshot and the batch headers behind it. May read the disk, so it runs on a background thread.
+ *   3. Found by stream_find until deleted or the node stops. An idle stream is its struct and its log's,
+ * without an open file.
+ *   4. stream_delete: taken out of the table, waiting fetches are told; the log's directory goes when the
+ * last reference does. Until then a new topic of the same name cannot be opened (ERR_BUSY), for it would
+ * share the directory.
  *
- * Threads and locks: any thread. A stream's mutex guards appends, producers and waiters; order partition -> stream -> fetch session. Readers take none: they read up to
- * the atomically published log end. No clock: the caller gives the time. */
+ * Threads and locks: any thread. A stream's mutex guards appends, producers and waiters; order partition ->
+ * stream -> fetch session. Readers take none: they read up to the atomically published log end. No clock: the
+ * caller gives the time. */
 #ifndef GM_STREAM_STREAM_H
 #define GM_STREAM_STREAM_H
 
@@ -25,9 +29,9 @@ struct stream;
 struct stream_table;
 
 struct stream_table_options {
-    struct log_store *store;  /* borrowed */
-    struct workers *workers;  /* borrowed */
-    const char *data_dir;     /* the store's */
+    struct log_store *store; /* borrowed */
+    struct workers *workers; /* borrowed */
+    const char *data_dir;    /* the store's */
 };
 struct stream_table *stream_table_new(const struct stream_table_options *options);
 /* Nobody uses the streams any more: writes the producers' snapshots, closes the logs. */
@@ -44,7 +48,8 @@ struct stream_place {
 
 /* An open stream, counted; NULL when it is not open (stream_open then). */
 struct stream *stream_find(struct stream_table *t, uint64_t topic_id, uint32_t index);
-/* Finds or opens. ERR_NOT_FOUND (the topic was deleted), ERR_BUSY (a deleted predecessor of the same name is still in use), ERR_CORRUPT, ERR_IO. Background threads. */
+/* Finds or opens. ERR_NOT_FOUND (the topic was deleted), ERR_BUSY (a deleted predecessor of the same name is
+ * still in use), ERR_CORRUPT, ERR_IO. Background threads. */
 int stream_open(struct stream_table *t, const struct stream_place *place, struct stream **ret);
 void stream_ref(struct stream *s);
 void stream_unref(struct stream *s); /* NULL is fine */
@@ -64,38 +69,43 @@ int64_t stream_start(const struct stream *s);
 int64_t stream_high_watermark(const struct stream *s);
 int32_t stream_epoch(const struct stream *s);
 
-/* ---- appending: stream/append.c ------------------------------------------------------------------------------------------------ */
+/* ---- appending: stream/append.c ----------------------------------------------------------------------- */
 
 struct stream_rules {
-    uint32_t max_batch_bytes;     /* max.message.bytes */
-    bool log_append_time;         /* message.timestamp.type */
+    uint32_t max_batch_bytes;       /* max.message.bytes */
+    bool log_append_time;           /* message.timestamp.type */
     int64_t timestamp_after_max_ms; /* message.timestamp.after.max.ms; INT64_MAX: no bound */
 };
 
 enum stream_fault {
     STREAM_OK,
-    STREAM_FAULT_FORMAT,     /* an old message set: magic below 2 */
-    STREAM_FAULT_CORRUPT,    /* CRC, or shorter than it says */
-    STREAM_FAULT_INVALID,    /* not exactly one batch, counts, base offset, sequence, control bit, records that do not parse */
+    STREAM_FAULT_FORMAT,  /* an old message set: magic below 2 */
+    STREAM_FAULT_CORRUPT, /* CRC, or shorter than it says */
+    STREAM_FAULT_INVALID, /* not exactly one batch, counts, base offset, sequence, control bit, records that
+                             do not parse */
     STREAM_FAULT_TOO_LARGE,
     STREAM_FAULT_TRANSACTION, /* the transactional bit */
     STREAM_FAULT_TIMESTAMP,
 };
-/* What a client's batch must hold before anything is locked; the records of a compressed batch stay opaque. Stamps the append time, when the topic asks for it, into `data`.
- * `why` gets a constant phrase when it is not STREAM_OK. */
-enum stream_fault stream_check(uint8_t *data, size_t len, const struct stream_rules *rules, int64_t now_ms, struct batch_header *ret, const char **why);
+/* What a client's batch must hold before anything is locked; the records of a compressed batch stay opaque.
+ * Stamps the append time, when the topic asks for it, into `data`. `why` gets a constant phrase when it is
+ * not STREAM_OK. */
+enum stream_fault stream_check(uint8_t *data, size_t len, const struct stream_rules *rules, int64_t now_ms,
+                               struct batch_header *ret, const char **why);
 
 struct stream_appended {
     int64_t base, next;
     int64_t append_time; /* -1 unless the topic stamps it */
     int64_t start;
-    bool duplicate;      /* base is the original's */
+    bool duplicate; /* base is the original's */
 };
-/* Appends a checked batch: base offset and epoch are written into `data`. With `commit`, adds what must be committed (of a repeat too). ERR_FENCED (older producer epoch),
- * ERR_OUT_OF_ORDER, ERR_NOSPACE, ERR_IO, ERR_NOT_FOUND (deleted meanwhile). */
-int stream_append(struct stream *s, uint8_t *data, const struct batch_header *h, int64_t now_ms, struct log_commit *commit, struct stream_appended *ret);
+/* Appends a checked batch: base offset and epoch are written into `data`. With `commit`, adds what must be
+ * committed (of a repeat too). ERR_FENCED (older producer epoch), ERR_OUT_OF_ORDER, ERR_NOSPACE, ERR_IO,
+ * ERR_NOT_FOUND (deleted meanwhile). */
+int stream_append(struct stream *s, uint8_t *data, const struct batch_header *h, int64_t now_ms,
+                  struct log_commit *commit, struct stream_appended *ret);
 
-/* ---- offsets and retention: stream/offsets.c -------------------------------------------------------------------------------------- */
+/* ---- offsets and retention: stream/offsets.c ---------------------------------------------------------- */
 /* The first record at or after the time; ERR_NOT_FOUND. May read the disk. */
 int stream_find_time(struct stream *s, int64_t timestamp_ms, int64_t *ret_offset, int64_t *ret_timestamp);
 /* The record with the greatest timestamp; ERR_NOT_FOUND when empty. May read the disk. */
@@ -103,18 +113,21 @@ int stream_find_max_time(struct stream *s, int64_t *ret_offset, int64_t *ret_tim
 /* Moves the start up to `offset` (-1: the high watermark). ERR_OFFSET_RANGE beyond it. */
 int stream_delete_records(struct stream *s, int64_t offset, int64_t *ret_start);
 struct stream_retention {
-    int64_t max_age_ms;  /* -1: for ever */
-    int64_t max_bytes;   /* -1: unbounded */
+    int64_t max_age_ms; /* -1: for ever */
+    int64_t max_bytes;  /* -1: unbounded */
 };
-/* Drops whole segments that are too old or too much; of the active one all records, when they are too old. Returns how many segments went. Background threads. */
+/* Drops whole segments that are too old or too much; of the active one all records, when they are too old.
+ * Returns how many segments went. Background threads. */
 unsigned stream_retain(struct stream *s, const struct stream_retention *r, int64_t now_ms);
-/* Forgets producers idle for longer than this and writes their snapshot when enough was appended since the last. Background threads. */
+/* Forgets producers idle for longer than this and writes their snapshot when enough was appended since the
+ * last. Background threads. */
 void stream_tend_producers(struct stream *s, int64_t now_ms, int64_t max_idle_ms);
 size_t stream_producer_count(struct stream *s);
 
-/* ---- waiting ------------------------------------------------------------------------------------------------------------------------ */
-/* Embedded in the fetch. `notify` runs under the stream's mutex after an append or when the stream is deleted, on the thread that did it: it only notes the fact
- * and posts mail. It may run again at the next append; registering holds a reference. */
+/* ---- waiting ------------------------------------------------------------------------------------------ */
+/* Embedded in the fetch. `notify` runs under the stream's mutex after an append or when the stream is
+ * deleted, on the thread that did it: it only notes the fact and posts mail. It may run again at the next
+ * append; registering holds a reference. */
 struct stream_waiter {
     struct list node;
     struct stream *stream; /* counted; NULL: not registered */

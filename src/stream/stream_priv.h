@@ -14,11 +14,11 @@ struct stream {
     uint32_t magic;
     _Atomic uint32_t refs; /* the table holds one until the stream is deleted */
     struct stream_table *table;
-    struct stream *next;   /* in its bucket, or in the stripe's list of dying ones; under the stripe's mutex */
+    struct stream *next; /* in its bucket, or in the stripe's list of dying ones; under the stripe's mutex */
     uint64_t topic_id;
     uint32_t index, partition;
     char *topic;
-    struct log *log;       /* owned */
+    struct log *log; /* owned */
     _Atomic bool deleted;
     struct mutex mu;
     struct producers producers GUARDED_BY(mu);

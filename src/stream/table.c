@@ -1,5 +1,6 @@
-/* The table of open streams: 64 stripes by (topic id, index), each with a mutex for look-ups and one that makes openers of a stripe take turns, so that a slow recovery delays
- * no request that finds its stream open. */
+/* The table of open streams: 64 stripes by (topic id, index), each with a mutex for look-ups and one that
+ * makes openers of a stripe take turns, so that a slow recovery delays no request that finds its stream open.
+ */
 #include "stream/stream_priv.h"
 
 #include "base/check.h"
@@ -22,8 +23,9 @@ struct stream_table {
     struct workers *workers;
     char *data_dir;
     struct stripe stripes[STRIPES];
-    struct mutex gone_mu;        /* after opening */
-    uint64_t gone[GONE_MAX];     /* ids of topics deleted of late, a ring: a request with an older view must not bring one back */
+    struct mutex gone_mu;    /* after opening */
+    uint64_t gone[GONE_MAX]; /* ids of topics deleted of late, a ring: a request with an older view must not
+                                bring one back */
     unsigned gone_next;
 };
 
@@ -101,7 +103,8 @@ struct stream *stream_find(struct stream_table *t, uint64_t topic_id, uint32_t i
     return s;
 }
 
-/* A dying stream of the same directory, whatever its topic id: same topic name, same index. They are few, and of any stripe. */
+/* A dying stream of the same directory, whatever its topic id: same topic name, same index. They are few, and
+ * of any stripe. */
 static bool directory_in_use(struct stream_table *t, const struct stream_place *place)
 {
     bool found = false;
@@ -128,7 +131,8 @@ static void stream_destroy(struct stream *s)
 
 static int open_log(struct stream_table *t, const struct stream_place *place, struct log **ret)
 {
-    char *dir = mem_printf("p-%04u/topic/%.*s-%u", place->partition, (int)place->topic.len, (const char *)place->topic.data, place->index);
+    char *dir = mem_printf("p-%04u/topic/%.*s-%u", place->partition, (int)place->topic.len,
+                           (const char *)place->topic.data, place->index);
     struct log_options lo = {
         .kind = LOG_TOPIC,
         .dir = dir,
@@ -243,7 +247,8 @@ void stream_unref(struct stream *s)
     MAGIC_CHECK(s, STREAM_MAGIC);
     if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
         return;
-    /* Only a deleted stream gets here, the table's reference being gone. The directory goes before the name is free again. */
+    /* Only a deleted stream gets here, the table's reference being gone. The directory goes before the name
+     * is free again. */
     CHECK(s->deleted && list_empty(&s->waiters));
     st = stripe_of(s->table, hash_of(s->topic_id, s->index));
     log_delete(s->log);
@@ -272,8 +277,7 @@ static void bury(struct stripe *st, uint64_t hash, struct stream *s)
     mutex_unlock(&st->mu);
     mutex_lock(&s->mu);
     s->deleted = true;
-    LIST_FOREACH_SAFE(n, &s->waiters)
-    {
+    LIST_FOREACH_SAFE (n, &s->waiters) {
         struct stream_waiter *w = LIST_ENTRY(n, struct stream_waiter, node);
 
         w->notify(w);
@@ -363,7 +367,7 @@ void stream_table_free(struct stream_table *t)
     mem_free(t);
 }
 
-/* ---- one stream ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- one stream --------------------------------------------------------------------------------------- */
 
 uint64_t stream_topic_id(const struct stream *s)
 {

@@ -1,5 +1,6 @@
-/* Kafka requests of every API and version: what kafka_check takes can be walked and written again to bytes that pass as well; the hand-written parsers of Produce and Fetch take exactly what
- * their tables take. The input is a frame behind its size: key, version, correlation id, client id, tags, body. */
+/* Kafka requests of every API and version: what kafka_check takes can be walked and written again to bytes
+ * that pass as well; the hand-written parsers of Produce and Fetch take exactly what their tables take. The
+ * input is a frame behind its size: key, version, correlation id, client id, tags, body. */
 #include <stdint.h>
 #include <string.h>
 

@@ -9,12 +9,9 @@ static const struct kafka_field request[] = {
 };
 
 static const struct kafka_field response_brokers[] = {
-    KAFKA_FIELD("BrokerId", I32, 0, KAFKA_ALL),
-    KAFKA_FIELD("Host", STRING, 0, KAFKA_ALL),
-    KAFKA_FIELD("Port", I32, 0, KAFKA_ALL),
-    KAFKA_NULLABLE("Rack", ONE, STRING, 0, KAFKA_ALL, 0, NULL),
-    KAFKA_FIELD("IsFenced", BOOL, 2, KAFKA_ALL),
-    KAFKA_END,
+    KAFKA_FIELD("BrokerId", I32, 0, KAFKA_ALL),  KAFKA_FIELD("Host", STRING, 0, KAFKA_ALL),
+    KAFKA_FIELD("Port", I32, 0, KAFKA_ALL),      KAFKA_NULLABLE("Rack", ONE, STRING, 0, KAFKA_ALL, 0, NULL),
+    KAFKA_FIELD("IsFenced", BOOL, 2, KAFKA_ALL), KAFKA_END,
 };
 
 static const struct kafka_field response[] = {

@@ -35,5 +35,7 @@ static const struct kafka_field response[] = {
     KAFKA_END,
 };
 
-const struct kafka_message kafka_incremental_alter_configs_request = {"IncrementalAlterConfigsRequest", 1, request};
-const struct kafka_message kafka_incremental_alter_configs_response = {"IncrementalAlterConfigsResponse", 1, response};
+const struct kafka_message kafka_incremental_alter_configs_request = {"IncrementalAlterConfigsRequest", 1,
+                                                                      request};
+const struct kafka_message kafka_incremental_alter_configs_response = {"IncrementalAlterConfigsResponse", 1,
+                                                                       response};

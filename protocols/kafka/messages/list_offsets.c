@@ -23,12 +23,9 @@ static const struct kafka_field request[] = {
 };
 
 static const struct kafka_field response_topics_partitions[] = {
-    KAFKA_FIELD("PartitionIndex", I32, 0, KAFKA_ALL),
-    KAFKA_FIELD("ErrorCode", I16, 0, KAFKA_ALL),
-    KAFKA_FIELD("Timestamp", I64, 1, KAFKA_ALL),
-    KAFKA_FIELD("Offset", I64, 1, KAFKA_ALL),
-    KAFKA_FIELD("LeaderEpoch", I32, 4, KAFKA_ALL),
-    KAFKA_END,
+    KAFKA_FIELD("PartitionIndex", I32, 0, KAFKA_ALL), KAFKA_FIELD("ErrorCode", I16, 0, KAFKA_ALL),
+    KAFKA_FIELD("Timestamp", I64, 1, KAFKA_ALL),      KAFKA_FIELD("Offset", I64, 1, KAFKA_ALL),
+    KAFKA_FIELD("LeaderEpoch", I32, 4, KAFKA_ALL),    KAFKA_END,
 };
 
 static const struct kafka_field response_topics[] = {

@@ -40,5 +40,7 @@ static const struct kafka_field response[] = {
     KAFKA_END,
 };
 
-const struct kafka_message kafka_offset_for_leader_epoch_request = {"OffsetForLeaderEpochRequest", 4, request};
-const struct kafka_message kafka_offset_for_leader_epoch_response = {"OffsetForLeaderEpochResponse", 4, response};
+const struct kafka_message kafka_offset_for_leader_epoch_request = {"OffsetForLeaderEpochRequest", 4,
+                                                                    request};
+const struct kafka_message kafka_offset_for_leader_epoch_response = {"OffsetForLeaderEpochResponse", 4,
+                                                                     response};

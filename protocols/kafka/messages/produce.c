@@ -42,7 +42,8 @@ static const struct kafka_field response_responses_partition_responses[] = {
     KAFKA_FIELD("LogStartOffset", I64, 5, KAFKA_ALL),
     KAFKA_ARRAY("RecordErrors", STRUCT, 8, KAFKA_ALL, response_responses_partition_responses_record_errors),
     KAFKA_NULLABLE("ErrorMessage", ONE, STRING, 8, KAFKA_ALL, 8, NULL),
-    KAFKA_TAGGED("CurrentLeader", ONE, STRUCT, 10, KAFKA_ALL, 0, response_responses_partition_responses_current_leader),
+    KAFKA_TAGGED("CurrentLeader", ONE, STRUCT, 10, KAFKA_ALL, 0,
+                 response_responses_partition_responses_current_leader),
     KAFKA_END,
 };
 

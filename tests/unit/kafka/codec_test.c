@@ -1,5 +1,6 @@
-/* The codec against an encoder of the test's own: every version of every message, filled at random, must be taken, walked and written again byte for byte, and no shorter or longer bytes
- * may pass. Then a few messages written out by hand. */
+/* The codec against an encoder of the test's own: every version of every message, filled at random, must be
+ * taken, walked and written again byte for byte, and no shorter or longer bytes may pass. Then a few messages
+ * written out by hand. */
 #include <criterion/criterion.h>
 
 #include "base/err.h"
@@ -12,12 +13,13 @@ static const struct {
     int16_t first, last;
     const struct kafka_message *messages[2];
 } apis[] = {
-#define X(NAME, key, first, last, base) {#NAME, first, last, {&kafka_##base##_request, &kafka_##base##_response}},
+#define X(NAME, key, first, last, base)                                                                      \
+    {#NAME, first, last, {&kafka_##base##_request, &kafka_##base##_response}},
 #include "protocols/kafka/apis.def"
 #undef X
 };
 
-/* ---- an encoder that knows the rules of the wire, but not the codec ------------------------------------------------------------- */
+/* ---- an encoder that knows the rules of the wire, but not the codec ----------------------------------- */
 
 static void put_unsigned(struct buf *b, uint64_t v)
 {
@@ -43,11 +45,14 @@ static void put_random(struct buf *b, struct rand *r, size_t n)
         buf_put_u8(b, (uint8_t)rand_u64(r));
 }
 
-static void make_fields(const struct kafka_field *fields, int version, bool flexible, struct rand *r, struct buf *b, bool tags);
+static void make_fields(const struct kafka_field *fields, int version, bool flexible, struct rand *r,
+                        struct buf *b, bool tags);
 
-static void make_value(const struct kafka_field *f, int version, bool flexible, bool nullable, struct rand *r, struct buf *b, bool tags)
+static void make_value(const struct kafka_field *f, int version, bool flexible, bool nullable, struct rand *r,
+                       struct buf *b, bool tags)
 {
-    static const size_t sizes[] = {[KAFKA_BOOL] = 1, [KAFKA_I8] = 1, [KAFKA_I16] = 2, [KAFKA_I32] = 4, [KAFKA_I64] = 8, [KAFKA_UUID] = 16};
+    static const size_t sizes[] = {[KAFKA_BOOL] = 1, [KAFKA_I8] = 1,  [KAFKA_I16] = 2,
+                                   [KAFKA_I32] = 4,  [KAFKA_I64] = 8, [KAFKA_UUID] = 16};
     int64_t n = (int64_t)rand_below(r, rand_below(r, 20) == 0 ? 300 : 8);
 
     if (f->type == KAFKA_STRUCT_) {
@@ -69,7 +74,8 @@ static void make_value(const struct kafka_field *f, int version, bool flexible, 
         put_random(b, r, (size_t)n);
 }
 
-static void make_fields(const struct kafka_field *fields, int version, bool flexible, struct rand *r, struct buf *b, bool tags)
+static void make_fields(const struct kafka_field *fields, int version, bool flexible, struct rand *r,
+                        struct buf *b, bool tags)
 {
     for (const struct kafka_field *f = fields; f->name != NULL; f++) {
         bool nullable = version >= f->null_first;
@@ -81,7 +87,9 @@ static void make_fields(const struct kafka_field *fields, int version, bool flex
             make_value(f, version, flexible, nullable, r, b, tags);
             continue;
         }
-        n = nullable && rand_below(r, 3) == 0 ? -1 : (int64_t)rand_below(r, f->type != KAFKA_STRUCT_ && rand_below(r, 10) == 0 ? 200 : 4);
+        n = nullable && rand_below(r, 3) == 0
+                ? -1
+                : (int64_t)rand_below(r, f->type != KAFKA_STRUCT_ && rand_below(r, 10) == 0 ? 200 : 4);
         put_length(b, n, 4, flexible);
         for (; n > 0; n--)
             make_value(f, version, flexible, false, r, b, tags);
@@ -100,7 +108,7 @@ static void make_fields(const struct kafka_field *fields, int version, bool flex
     }
 }
 
-/* ---- a copier: reads with kin, writes with kout -------------------------------------------------------------------------------------- */
+/* ---- a copier: reads with kin, writes with kout ------------------------------------------------------- */
 
 static void copy_fields(const struct kafka_field *fields, int version, struct kin *in, struct kout *out)
 {
@@ -186,7 +194,8 @@ static void copy_fields(const struct kafka_field *fields, int version, struct ki
     }
 }
 
-static void walk_every_version(void (*visit)(const char *name, const struct kafka_message *m, int version, struct rand *r))
+static void walk_every_version(void (*visit)(const char *name, const struct kafka_message *m, int version,
+                                             struct rand *r))
 {
     struct rand r;
 
@@ -205,12 +214,14 @@ static void round_trip(const char *name, const struct kafka_message *m, int vers
     struct kout out;
 
     make_fields(m->fields, version, version >= m->flexible, r, &made, false);
-    cr_assert_eq(kafka_check(m, version, buf_slice(&made)), 0, "%s %s v%d is refused", name, m->name, version);
+    cr_assert_eq(kafka_check(m, version, buf_slice(&made)), 0, "%s %s v%d is refused", name, m->name,
+                 version);
     kin_init(&in, m, version, buf_slice(&made));
     kout_init(&out, m, version, &copied);
     copy_fields(m->fields, version, &in, &out);
     kout_end(&out);
-    cr_assert(slice_eq(buf_slice(&made), buf_slice(&copied)), "%s v%d: %zu bytes became %zu", m->name, version, made.len, copied.len);
+    cr_assert(slice_eq(buf_slice(&made), buf_slice(&copied)), "%s v%d: %zu bytes became %zu", m->name,
+              version, made.len, copied.len);
     buf_fini(&made);
     buf_fini(&copied);
 }
@@ -229,12 +240,14 @@ static void cut_and_extended(const char *name, const struct kafka_message *m, in
     for (size_t n = made.len > 200 ? made.len - 200 : 0; n < made.len; n++) {
         exact = mem_alloc(n + 1); /* a read behind the end is seen by ASan */
         memcpy(exact, made.data, n);
-        cr_assert_eq(kafka_check(m, version, slice_of(exact, n)), ERR_MALFORMED, "%s v%d: %zu of %zu bytes pass", name, version, n, made.len);
+        cr_assert_eq(kafka_check(m, version, slice_of(exact, n)), ERR_MALFORMED,
+                     "%s v%d: %zu of %zu bytes pass", name, version, n, made.len);
         mem_free(exact);
     }
     cr_assert_eq(kafka_check(m, version, buf_slice(&made)), 0);
     buf_put_u8(&made, 0);
-    cr_assert_eq(kafka_check(m, version, buf_slice(&made)), ERR_MALFORMED, "%s v%d takes a byte too many", name, version);
+    cr_assert_eq(kafka_check(m, version, buf_slice(&made)), ERR_MALFORMED, "%s v%d takes a byte too many",
+                 name, version);
     buf_fini(&made);
 }
 
@@ -274,7 +287,7 @@ Test(codec, damaged_messages_are_refused_or_walked_safely)
     walk_every_version(flipped);
 }
 
-/* ---- by hand ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- by hand ------------------------------------------------------------------------------------------ */
 
 #define BYTES(...) slice_of((const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}))
 
@@ -287,12 +300,14 @@ Test(codec, metadata_request_of_version_1_null_means_all)
     cr_assert_eq(kin_array(&in, "Topics"), -1);
     cr_assert_not(kin_item(&in));
     cr_assert(kin_bool(&in, "AllowAutoTopicCreation", true), "absent: the default");
-    cr_assert_eq(kafka_check(&kafka_metadata_request, 0, BYTES(0xff, 0xff, 0xff, 0xff)), ERR_MALFORMED, "version 0 knows no null");
+    cr_assert_eq(kafka_check(&kafka_metadata_request, 0, BYTES(0xff, 0xff, 0xff, 0xff)), ERR_MALFORMED,
+                 "version 0 knows no null");
 }
 
 Test(codec, fields_that_are_passed_over_are_skipped)
 {
-    struct slice five = slice_of((const uint8_t[]){0, 1, 'g', 0, 0, 0, 1, 0, 1, 't', 0, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 9}, 22);
+    struct slice five =
+        slice_of((const uint8_t[]){0, 1, 'g', 0, 0, 0, 1, 0, 1, 't', 0, 0, 0, 2, 0, 0, 0, 7, 0, 0, 0, 9}, 22);
     struct kin in;
 
     cr_assert_eq(kafka_check(&kafka_offset_fetch_request, 5, five), 0);
@@ -309,7 +324,8 @@ Test(codec, fields_that_are_passed_over_are_skipped)
 
 Test(codec, join_group_of_version_6_is_flexible)
 {
-    static const uint8_t want[] = {0, 0, 0, 5, 0, 0, 0, 0, 0, 1, 6, 'r', 'a', 'n', 'g', 'e', 2, 'm', 2, 'm', 2, 2, 'm', 0, 3, 1, 2, 0, 0};
+    static const uint8_t want[] = {0,   0, 0,   5, 0,   0, 0, 0,   0, 1, 6, 'r', 'a', 'n', 'g',
+                                   'e', 2, 'm', 2, 'm', 2, 2, 'm', 0, 3, 1, 2,   0,   0};
     struct buf b = {0};
     struct kout o;
 

@@ -16,8 +16,10 @@ Test(errors, every_error_of_ours_has_a_code)
         cr_assert_neq(code, KAFKA_ERR_NONE, "%s is told as success", err_name(err));
         for (unsigned i = 0; i < sizeof(unknown) / sizeof(unknown[0]); i++)
             may_be_unknown = may_be_unknown || unknown[i] == err;
-        cr_assert_eq(code == KAFKA_ERR_UNKNOWN_SERVER_ERROR, may_be_unknown, "%s becomes %s", err_name(err), kafka_error_name(code));
-        cr_assert(code == KAFKA_ERR_UNKNOWN_SERVER_ERROR || strcmp(kafka_error_name(code), "UNKNOWN_SERVER_ERROR") != 0);
+        cr_assert_eq(code == KAFKA_ERR_UNKNOWN_SERVER_ERROR, may_be_unknown, "%s becomes %s", err_name(err),
+                     kafka_error_name(code));
+        cr_assert(code == KAFKA_ERR_UNKNOWN_SERVER_ERROR ||
+                  strcmp(kafka_error_name(code), "UNKNOWN_SERVER_ERROR") != 0);
     }
 }
 
@@ -29,9 +31,9 @@ Test(errors, a_full_disk_is_retriable_for_producers)
 
 Test(errors, codes_have_names_and_texts)
 {
-#define X(NAME, code, text)                                                                                                                      \
-    cr_assert_str_eq(kafka_error_name(code), #NAME);                                                                                             \
-    cr_assert_gt(strlen(kafka_error_text(code)), 5); \
+#define X(NAME, code, text)                                                                                  \
+    cr_assert_str_eq(kafka_error_name(code), #NAME);                                                         \
+    cr_assert_gt(strlen(kafka_error_text(code)), 5);                                                         \
     cr_assert_str_eq(kafka_error_names[kafka_error_row(code)], #NAME);
 #include "protocols/kafka/errors.def"
 #undef X

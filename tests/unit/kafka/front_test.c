@@ -1,5 +1,6 @@
-/* The front end over sockets against a node in this process: every version of every API is asked and its answer held against its table, then what a client's library
- * does not show: sessions, sequences, limits, groups across a restart, bad input. */
+/* The front end over sockets against a node in this process: every version of every API is asked and its
+ * answer held against its table, then what a client's library does not show: sessions, sequences, limits,
+ * groups across a restart, bad input. */
 #include <criterion/criterion.h>
 #include <poll.h>
 #include <stdio.h>
@@ -46,14 +47,14 @@ static void exchange(int key, int version)
     client_read(&c, key, version);
 }
 
-static struct slice S(const char *s)
-{
+static struct slice S(const char *s) {
     return slice_str(s);
 }
 
-/* ---- helpers: topics, batches, produce, fetch ---------------------------------------------------------------------------------------------- */
+/* ---- helpers: topics, batches, produce, fetch --------------------------------------------------------- */
 
-static int16_t create_topic(const char *name, int32_t partitions, const char *config, const char *value)
+static int16_t
+create_topic(const char *name, int32_t partitions, const char *config, const char *value)
 {
     int16_t code;
 
@@ -147,7 +148,8 @@ static int16_t read_produced(int version, int64_t *ret_base)
     return code;
 }
 
-static int16_t produce(int version, int16_t acks, const char *topic, int32_t index, struct slice records, int64_t *ret_base)
+static int16_t produce(int version, int16_t acks, const char *topic, int32_t index, struct slice records,
+                       int64_t *ret_base)
 {
     put_produce(version, acks, topic, index, records);
     client_send(&c, &out);
@@ -179,8 +181,8 @@ struct wanted {
     int64_t offset;
 };
 
-static void put_fetch(int version, int32_t wait_ms, int32_t min_bytes, int32_t session, int32_t epoch, const char *topic, const uint8_t *uuid, const struct wanted *w,
-                      unsigned count)
+static void put_fetch(int version, int32_t wait_ms, int32_t min_bytes, int32_t session, int32_t epoch,
+                      const char *topic, const uint8_t *uuid, const struct wanted *w, unsigned count)
 {
     request(KAFKA_API_FETCH, version);
     kout_i32(&o, "ReplicaId", -1);
@@ -216,7 +218,7 @@ static void put_fetch(int version, int32_t wait_ms, int32_t min_bytes, int32_t s
 }
 
 struct fetched {
-    int16_t code;        /* of the request */
+    int16_t code; /* of the request */
     int32_t session;
     unsigned partitions; /* in the answer */
     int16_t last_code;
@@ -245,13 +247,14 @@ static struct fetched read_fetched(int version)
     return f;
 }
 
-/* ---- every version -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- every version ------------------------------------------------------------------------------------ */
 
 /* A request in its plainest form: empty arrays, empty strings, null where it may be. */
 static void plain_fields(const struct kafka_field *fields, int version, bool flexible, struct buf *b)
 {
     for (const struct kafka_field *f = fields; f->name != NULL; f++) {
-        static const uint8_t sizes[] = {[KAFKA_BOOL] = 1, [KAFKA_I8] = 1, [KAFKA_I16] = 2, [KAFKA_I32] = 4, [KAFKA_I64] = 8, [KAFKA_UUID] = 16};
+        static const uint8_t sizes[] = {[KAFKA_BOOL] = 1, [KAFKA_I8] = 1,  [KAFKA_I16] = 2,
+                                        [KAFKA_I32] = 4,  [KAFKA_I64] = 8, [KAFKA_UUID] = 16};
 
         if (version < f->first || version > f->last || f->tag != KAFKA_UNTAGGED)
             continue;
@@ -288,12 +291,15 @@ Test(front, every_version_of_every_api_is_answered_in_its_form)
 }
 
 /* The same with elements in every array, filled at random: unknown topics, groups and members, whatever. */
-static void random_fields(const struct kafka_field *fields, int version, bool flexible, struct rand *r, struct buf *b)
+static void random_fields(const struct kafka_field *fields, int version, bool flexible, struct rand *r,
+                          struct buf *b)
 {
-    static const char *const words[] = {"x", "y", "group-1", "group-2", "consumer", "range", "retention.ms", "100000", "", "no/such name"};
+    static const char *const words[] = {
+        "x", "y", "group-1", "group-2", "consumer", "range", "retention.ms", "100000", "", "no/such name"};
 
     for (const struct kafka_field *f = fields; f->name != NULL; f++) {
-        static const uint8_t sizes[] = {[KAFKA_BOOL] = 1, [KAFKA_I8] = 1, [KAFKA_I16] = 2, [KAFKA_I32] = 4, [KAFKA_I64] = 8, [KAFKA_UUID] = 16};
+        static const uint8_t sizes[] = {[KAFKA_BOOL] = 1, [KAFKA_I8] = 1,  [KAFKA_I16] = 2,
+                                        [KAFKA_I32] = 4,  [KAFKA_I64] = 8, [KAFKA_UUID] = 16};
         uint64_t count = 1;
 
         if (version < f->first || version > f->last || f->tag != KAFKA_UNTAGGED)
@@ -310,8 +316,12 @@ static void random_fields(const struct kafka_field *fields, int version, bool fl
             } else if (f->type == KAFKA_BYTES || f->type == KAFKA_RECORDS) {
                 kafka_put_len(b, 5, flexible);
                 buf_put(b, "bytes", 5);
-            } else { /* small numbers are the interesting ones; an acks of 0 has no answer, so none for int16 */
-                uint64_t v = f->type == KAFKA_BOOL ? rand_below(r, 2) : f->type == KAFKA_I16 ? 1 : rand_below(r, 4) == 0 ? rand_u64(r) : rand_below(r, 3) * 6000;
+            } else { /* small numbers are the interesting ones; an acks of 0 has no answer, so none for int16
+                      */
+                uint64_t v = f->type == KAFKA_BOOL   ? rand_below(r, 2)
+                             : f->type == KAFKA_I16  ? 1
+                             : rand_below(r, 4) == 0 ? rand_u64(r)
+                                                     : rand_below(r, 3) * 6000;
                 bool wait = strcmp(f->name, "MaxWaitMs") == 0 || strcmp(f->name, "RebalanceTimeoutMs") == 0;
                 bool many = strcmp(f->name, "NumPartitions") == 0 || strcmp(f->name, "Count") == 0;
 
@@ -342,14 +352,15 @@ Test(front, random_but_well_formed_requests_are_answered_in_form, .timeout = 120
                 if (api->key == KAFKA_API_JOIN_GROUP || api->key == KAFKA_API_SYNC_GROUP)
                     continue; /* they may wait for others: tested below */
                 client_begin(&c, &out, NULL, api->key, version);
-                random_fields(api->request->fields, version, kafka_is_flexible(api->request, version), &r, &out);
+                random_fields(api->request->fields, version, kafka_is_flexible(api->request, version), &r,
+                              &out);
                 client_send(&c, &out);
                 client_read(&c, api->key, version);
             }
     end();
 }
 
-/* ---- produce ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- produce ------------------------------------------------------------------------------------------ */
 
 Test(front, batches_are_produced_and_fetched_in_every_version)
 {
@@ -358,7 +369,8 @@ Test(front, batches_are_produced_and_fetched_in_every_version)
     begin();
     cr_assert_eq(touch_topic("t"), 4);
     for (int version = 3; version <= 11; version++) {
-        cr_assert_eq(produce(version, version % 2 == 0 ? 1 : -1, "t", 1, make_batch(2, -1, -1, 100), &base), 0, "version %d", version);
+        cr_assert_eq(produce(version, version % 2 == 0 ? 1 : -1, "t", 1, make_batch(2, -1, -1, 100), &base),
+                     0, "version %d", version);
         cr_assert_eq(base, want);
         want += 2;
     }
@@ -381,7 +393,8 @@ Test(front, old_message_sets_are_refused_by_name)
     begin();
     touch_topic("t");
     for (int version = 0; version <= 2; version++)
-        cr_assert_eq(produce(version, 1, "t", 0, S("an old message set of whatever form"), &base), KAFKA_ERR_UNSUPPORTED_FOR_MESSAGE_FORMAT);
+        cr_assert_eq(produce(version, 1, "t", 0, S("an old message set of whatever form"), &base),
+                     KAFKA_ERR_UNSUPPORTED_FOR_MESSAGE_FORMAT);
     cr_assert_eq(base, -1);
     end();
 }
@@ -409,7 +422,8 @@ Test(front, repeats_and_gaps_of_a_producer)
     cr_assert_eq(base, 3);
     cr_assert_eq(produce(8, -1, "t", 0, make_batch(3, id, 0, 10), &base), 0);
     cr_assert_eq(base, 0, "the first one's offset");
-    cr_assert_eq(produce(8, -1, "t", 0, make_batch(3, id, 9, 10), &base), KAFKA_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER);
+    cr_assert_eq(produce(8, -1, "t", 0, make_batch(3, id, 9, 10), &base),
+                 KAFKA_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER);
     cr_assert_eq(base, -1);
     end();
 }
@@ -422,7 +436,8 @@ Test(front, acks_0_is_not_answered_and_an_error_ends_the_connection)
     touch_topic("t");
     put_produce(7, 0, "t", 0, make_batch(1, -1, -1, 10));
     client_send(&c, &out);
-    cr_assert_eq(produce(7, 1, "t", 0, make_batch(1, -1, -1, 10), &base), 0, "the next answer is that of the next request");
+    cr_assert_eq(produce(7, 1, "t", 0, make_batch(1, -1, -1, 10), &base), 0,
+                 "the next answer is that of the next request");
     cr_assert_eq(base, 1);
     put_produce(7, 0, "t", 77, make_batch(1, -1, -1, 10));
     client_send(&c, &out);
@@ -434,7 +449,8 @@ Test(front, pipelined_requests_are_answered_in_order)
 {
     begin();
     touch_topic("t");
-    for (int i = 0; i < 20; i++) { /* every level at once: those that wait for the disk hold back the others */
+    for (int i = 0; i < 20;
+         i++) { /* every level at once: those that wait for the disk hold back the others */
         put_produce(7, i % 3 == 0 ? -1 : 1, "t", i % 4, make_batch(1, -1, -1, 1000));
         client_send(&c, &out);
     }
@@ -472,7 +488,7 @@ Test(front, append_time_is_told)
     end();
 }
 
-/* ---- fetch ------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- fetch -------------------------------------------------------------------------------------------- */
 
 Test(front, a_fetch_waits_and_is_woken)
 {
@@ -521,7 +537,8 @@ Test(front, a_client_that_leaves_while_it_waits)
             struct client mine = c;
 
             c = gone;
-            put_fetch(11, 60000, 1, 0, i % 2 == 0 ? -1 : 0, "t", NULL, (struct wanted[]){{0, i}, {1, 0}, {2, 0}}, 3);
+            put_fetch(11, 60000, 1, 0, i % 2 == 0 ? -1 : 0, "t", NULL,
+                      (struct wanted[]){{0, i}, {1, 0}, {2, 0}}, 3);
             gone = c;
             c = mine;
         }
@@ -637,7 +654,7 @@ Test(front, a_deleted_topic_ends_its_fetches_and_begins_empty_when_made_anew)
     end();
 }
 
-/* ---- groups --------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- groups ------------------------------------------------------------------------------------------- */
 
 static void put_join(const char *group, const char *member)
 {
@@ -705,7 +722,8 @@ static int16_t heartbeat(const char *group, const char *member, int32_t generati
     return kin_i16(&c.in, "ErrorCode", -1);
 }
 
-static int16_t commit(const char *group, const char *member, int32_t generation, const char *topic, int32_t index, int64_t offset)
+static int16_t commit(const char *group, const char *member, int32_t generation, const char *topic,
+                      int32_t index, int64_t offset)
 {
     request(KAFKA_API_OFFSET_COMMIT, 7);
     kout_str(&o, "GroupId", group);
@@ -849,7 +867,7 @@ Test(front, a_second_member_waits_for_the_first)
     end();
 }
 
-/* ---- bad input --------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- bad input ---------------------------------------------------------------------------------------- */
 
 static void expect_text(const char *sent, const char *want)
 {
@@ -888,8 +906,11 @@ static void expect_closed(const void *data, size_t len)
 
 Test(front, bad_frames_cost_their_connection_and_no_more)
 {
-    static const uint8_t negative[] = {0xff, 0xff, 0xff, 0xff}, huge[] = {0x7f, 0xff, 0xff, 0xff}, tiny[] = {0, 0, 0, 1, 0}, unknown[] = {0, 0, 0, 10, 3, 0xe7, 0, 0, 0, 0, 0, 1, 0xff, 0xff},
-                         newer[] = {0, 0, 0, 10, 0, 3, 0, 99, 0, 0, 0, 1, 0xff, 0xff}, name[] = {0, 0, 0, 10, 0, 3, 0, 1, 0, 0, 0, 1, 0x7f, 0xff},
+    static const uint8_t negative[] = {0xff, 0xff, 0xff, 0xff}, huge[] = {0x7f, 0xff, 0xff, 0xff},
+                         tiny[] = {0, 0, 0, 1, 0},
+                         unknown[] = {0, 0, 0, 10, 3, 0xe7, 0, 0, 0, 0, 0, 1, 0xff, 0xff},
+                         newer[] = {0, 0, 0, 10, 0, 3, 0, 99, 0, 0, 0, 1, 0xff, 0xff},
+                         name[] = {0, 0, 0, 10, 0, 3, 0, 1, 0, 0, 0, 1, 0x7f, 0xff},
                          count[] = {0, 0, 0, 14, 0, 3, 0, 1, 0, 0, 0, 1, 0xff, 0xff, 0x7f, 0xff, 0xff, 0xff};
 
     begin();
@@ -946,7 +967,8 @@ Test(front, names_and_settings_are_checked)
     cr_assert_eq(create_topic("t", 0, NULL, NULL), KAFKA_ERR_INVALID_PARTITIONS);
     cr_assert_eq(create_topic("t", 1, "no.such.thing", "1"), KAFKA_ERR_INVALID_CONFIG);
     cr_assert_eq(create_topic("t", 1, "retention.ms", "soon"), KAFKA_ERR_INVALID_CONFIG);
-    cr_assert_eq(create_topic("t", 1, "cleanup.policy", "compact"), KAFKA_ERR_INVALID_CONFIG, "it would promise what is not done");
+    cr_assert_eq(create_topic("t", 1, "cleanup.policy", "compact"), KAFKA_ERR_INVALID_CONFIG,
+                 "it would promise what is not done");
     cr_assert_eq(create_topic("t", 1, "retention.ms", "1000"), 0);
     cr_assert_eq(create_topic("t", 1, NULL, NULL), KAFKA_ERR_TOPIC_ALREADY_EXISTS);
     end();

@@ -22,10 +22,12 @@ static void changed(void *arg, const struct topology_change *change)
     struct node *n = arg;
 
     for (uint32_t i = 0; change->kind == TOPO_TOPIC_DELETED && i < change->partitions; i++)
-        stream_delete(n->streams, &(struct stream_place){.topic_id = change->id,
-                                                         .topic = change->name,
-                                                         .index = i,
-                                                         .partition = placement_of_topic(change->name, i, partitions_count(n->partitions))});
+        stream_delete(n->streams,
+                      &(struct stream_place){
+                          .topic_id = change->id,
+                          .topic = change->name,
+                          .index = i,
+                          .partition = placement_of_topic(change->name, i, partitions_count(n->partitions))});
 }
 
 static _Atomic int recovered;
@@ -68,8 +70,10 @@ static void close_front(struct worker *w, void *arg)
 void node_start(struct node *n, const char *dir, uint16_t port)
 {
     struct workers_options wo = {.count = 2};
-    struct log_store_options so = {.data_dir = dir, .fsync = LOG_FSYNC_INTERVAL, .sync_interval_ms = 1000, .segment_bytes = 1u << 20};
-    struct topology_options to = {.data_dir = dir, .node_name = "test", .total_partitions = 8, .changed = changed, .changed_arg = n};
+    struct log_store_options so = {
+        .data_dir = dir, .fsync = LOG_FSYNC_INTERVAL, .sync_interval_ms = 1000, .segment_bytes = 1u << 20};
+    struct topology_options to = {
+        .data_dir = dir, .node_name = "test", .total_partitions = 8, .changed = changed, .changed_arg = n};
     struct partitions_options po = {.data_dir = dir, .snapshot_log_bytes = 64u << 20};
     struct stream_table_options sto = {.data_dir = dir};
     struct kafka_front_options fo = {.group_initial_rebalance_delay_ms = 0};
@@ -141,11 +145,12 @@ void node_fini(struct node *n)
     file_remove_tree(n->dir);
 }
 
-/* ---- the client ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- the client --------------------------------------------------------------------------------------- */
 
 void client_open(struct client *c, const struct node *n)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(n->port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in to = {
+        .sin_family = AF_INET, .sin_port = htons(n->port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     struct timeval limit = {.tv_sec = 15};
 
     *c = (struct client){.fd = socket(AF_INET, SOCK_STREAM, 0)};

@@ -1,4 +1,5 @@
-/* A whole node with only the Kafka front end, in this process and a temporary directory, and a client that speaks frames. Criterion runs each test in a process of its own. */
+/* A whole node with only the Kafka front end, in this process and a temporary directory, and a client that
+ * speaks frames. Criterion runs each test in a process of its own. */
 #ifndef GM_TESTS_KAFKA_NODE_H
 #define GM_TESTS_KAFKA_NODE_H
 
@@ -33,7 +34,7 @@ struct client {
     int32_t next;
     struct buf frame; /* of the last answer, without its size */
     struct reader body;
-    struct kin in;    /* at the body of the last answer, when it was checked against its table */
+    struct kin in; /* at the body of the last answer, when it was checked against its table */
 };
 
 void client_open(struct client *c, const struct node *n);
@@ -42,7 +43,8 @@ void client_close(struct client *c);
 void client_begin(struct client *c, struct buf *out, struct kout *o, int key, int version);
 /* Sends what was begun. */
 void client_send(struct client *c, struct buf *out);
-/* Reads an answer, checks its correlation id, its header and, against the table, its body; c->in is at the body. */
+/* Reads an answer, checks its correlation id, its header and, against the table, its body; c->in is at the
+ * body. */
 void client_read(struct client *c, int key, int version);
 /* The same without a table: c->body is at the body. False when the connection ended instead. */
 int client_read_raw(struct client *c);

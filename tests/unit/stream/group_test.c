@@ -39,7 +39,8 @@ static void on_synced(void *wait, struct group *g, struct group_member *m, enum 
     a->synced++;
     a->err = err;
     if (m != NULL)
-        snprintf(a->assignment, sizeof(a->assignment), "%.*s", (int)m->assignment.len, m->assignment.len == 0 ? "" : (const char *)m->assignment.data);
+        snprintf(a->assignment, sizeof(a->assignment), "%.*s", (int)m->assignment.len,
+                 m->assignment.len == 0 ? "" : (const char *)m->assignment.data);
 }
 
 static const struct group_ops ops = {on_joined, on_synced};
@@ -60,14 +61,14 @@ static void end(void)
     groups_fini(&gs);
 }
 
-static struct slice S(const char *s)
-{
+static struct slice S(const char *s) {
     return s == NULL ? SLICE_NONE : slice_str(s);
 }
 
 /* A join with one or two protocols, "range" first. */
-static enum group_error join_as(const char *member, const char *instance, const char *fresh, const char *first, const char *second, bool id_required, struct answer *a,
-                                uint64_t now)
+static enum group_error
+join_as(const char *member, const char *instance, const char *fresh, const char *first, const char *second,
+        bool id_required, struct answer *a, uint64_t now)
 {
     struct slice names[2] = {S(first), S(second)}, metadata[2] = {S("meta-1"), S("meta-2")};
     struct group_join j = {
@@ -94,8 +95,8 @@ static enum group_error join(const char *member, const char *fresh, struct answe
     return join_as(member, NULL, fresh, "range", NULL, false, a, now);
 }
 
-static enum group_error sync_as(const char *member, int32_t generation, const char *who, const char *what, const char *who2, const char *what2, struct answer *a,
-                                uint64_t now)
+static enum group_error sync_as(const char *member, int32_t generation, const char *who, const char *what,
+                                const char *who2, const char *what2, struct answer *a, uint64_t now)
 {
     struct slice members[2] = {S(who), S(who2)}, assignments[2] = {S(what), S(what2)};
     struct group_sync y = {
@@ -103,7 +104,9 @@ static enum group_error sync_as(const char *member, int32_t generation, const ch
         .generation = generation,
         .members = members,
         .assignments = assignments,
-        .assignment_count = who == NULL ? 0 : who2 == NULL ? 1 : 2,
+        .assignment_count = who == NULL    ? 0
+                            : who2 == NULL ? 1
+                                           : 2,
         .wait = a,
     };
 
@@ -170,7 +173,8 @@ Test(group, heartbeat_tells_of_the_rebalance)
     cr_assert_eq(join("", "b", &b, 10), GROUP_OK);
     cr_assert_eq(g->state, GROUP_PREPARING);
     cr_assert_eq(group_heartbeat(&gs, g, S("a"), SLICE_NONE, 1, 20), GROUP_ERR_REBALANCING);
-    cr_assert_eq(group_may_commit(&gs, g, S("a"), SLICE_NONE, 1, 20), GROUP_OK, "what was consumed may still be committed");
+    cr_assert_eq(group_may_commit(&gs, g, S("a"), SLICE_NONE, 1, 20), GROUP_OK,
+                 "what was consumed may still be committed");
     cr_assert_eq(sync_as("a", 1, NULL, NULL, NULL, NULL, &a, 21), GROUP_ERR_REBALANCING);
     cr_assert_eq(group_heartbeat(&gs, g, S("a"), SLICE_NONE, 7, 20), GROUP_ERR_ILLEGAL_GENERATION);
     cr_assert_eq(group_heartbeat(&gs, g, S("x"), SLICE_NONE, 1, 20), GROUP_ERR_UNKNOWN_MEMBER);
@@ -249,7 +253,8 @@ Test(group, leaving_empties_it)
     cr_assert_eq(g->state, GROUP_EMPTY);
     cr_assert_eq(g->generation, 3);
     cr_assert_eq(group_deadline(g), UINT64_MAX);
-    cr_assert_eq(group_may_commit(&gs, g, S(""), SLICE_NONE, -1, 70), GROUP_OK, "from outside, while nobody is in it");
+    cr_assert_eq(group_may_commit(&gs, g, S(""), SLICE_NONE, -1, 70), GROUP_OK,
+                 "from outside, while nobody is in it");
     cr_assert_eq(group_may_commit(&gs, g, S("a"), SLICE_NONE, 3, 70), GROUP_ERR_UNKNOWN_MEMBER);
     end();
 }
@@ -354,7 +359,8 @@ Test(group, static_member_comes_back_without_rebalance)
     struct answer a = {0}, b = {0}, again = {0};
 
     begin(0);
-    cr_assert_eq(join_as("", "i1", "a", "range", NULL, true, &a, 0), GROUP_OK, "static members need no id first");
+    cr_assert_eq(join_as("", "i1", "a", "range", NULL, true, &a, 0), GROUP_OK,
+                 "static members need no id first");
     cr_assert_eq(join_as("", "i2", "b", "range", NULL, true, &b, 1), GROUP_OK);
     cr_assert_eq(join_as("a", "i1", "", "range", NULL, true, &a, 2), GROUP_OK);
     cr_assert_eq(sync_as("a", 2, "a", "p0", "b", "p1", &a, 3), GROUP_OK);
@@ -366,7 +372,8 @@ Test(group, static_member_comes_back_without_rebalance)
     cr_assert_str_eq(again.member, "b-again");
     cr_assert_eq(group_heartbeat(&gs, g, S("b"), S("i2"), 2, 11), GROUP_ERR_FENCED_INSTANCE);
     cr_assert_eq(group_heartbeat(&gs, g, S("b-again"), S("i2"), 2, 11), GROUP_OK);
-    cr_assert_eq(group_leave(&gs, g, S(""), S("i2"), 12), GROUP_OK, "an administrator removes it by its instance id");
+    cr_assert_eq(group_leave(&gs, g, S(""), S("i2"), 12), GROUP_OK,
+                 "an administrator removes it by its instance id");
     cr_assert_eq(g->member_count, 1);
     end();
 }

@@ -6,7 +6,11 @@
 
 static struct batch_header batch(int64_t id, int16_t epoch, int32_t sequence, int32_t count)
 {
-    return (struct batch_header){.producer_id = id, .producer_epoch = epoch, .base_sequence = sequence, .last_offset_delta = count - 1, .record_count = count};
+    return (struct batch_header){.producer_id = id,
+                                 .producer_epoch = epoch,
+                                 .base_sequence = sequence,
+                                 .last_offset_delta = count - 1,
+                                 .record_count = count};
 }
 
 static int check(struct producers *ps, struct batch_header h)
@@ -56,7 +60,8 @@ Test(producers, any_of_the_last_five_is_a_repeat)
         note(&ps, batch(9, 0, i * 10, 10));
     for (int i = 0; i < 7; i++) {
         h = batch(9, 0, i * 10, 10);
-        cr_assert_eq(producers_check(&ps, &h, &repeated), i < 2 ? ERR_OUT_OF_ORDER : ERR_DUPLICATE, "batch %d", i);
+        cr_assert_eq(producers_check(&ps, &h, &repeated), i < 2 ? ERR_OUT_OF_ORDER : ERR_DUPLICATE,
+                     "batch %d", i);
         if (i >= 2)
             cr_assert_eq(repeated->base_offset, 100 + i * 10);
     }

@@ -6,7 +6,6 @@
 #include "fixture.h"
 #include "stream/group_store.h"
 
-
 static void ignore(void *wait, struct group *g, struct group_member *m, enum group_error err)
 {
     (void)wait;
@@ -39,7 +38,9 @@ static void end(void)
 static struct group *stable_group(const char *id)
 {
     struct group *g = group_add(&gs, slice_str(id));
-    struct slice names[] = {SLICE_LIT("range"), SLICE_LIT("sticky")}, metadata[] = {SLICE_LIT("m1"), SLICE_LIT("")}, member = SLICE_LIT("a"), assigned = SLICE_LIT("p0");
+    struct slice names[] = {SLICE_LIT("range"), SLICE_LIT("sticky")},
+                 metadata[] = {SLICE_LIT("m1"), SLICE_LIT("")}, member = SLICE_LIT("a"),
+                 assigned = SLICE_LIT("p0");
     static char wait;
     struct group_join j = {
         .member_id = SLICE_LIT(""),
@@ -55,7 +56,12 @@ static struct group *stable_group(const char *id)
         .protocol_count = 2,
         .wait = &wait,
     };
-    struct group_sync y = {.member_id = member, .generation = 1, .members = &member, .assignments = &assigned, .assignment_count = 1, .wait = &wait};
+    struct group_sync y = {.member_id = member,
+                           .generation = 1,
+                           .members = &member,
+                           .assignments = &assigned,
+                           .assignment_count = 1,
+                           .wait = &wait};
 
     cr_assert_eq(group_join(&gs, g, &j, 0), GROUP_OK);
     cr_assert_eq(group_sync(&gs, g, &y, 1), GROUP_OK);
@@ -140,7 +146,12 @@ static void count(struct slice topic, uint32_t partition, const struct group_off
 
 Test(group_store, offsets_are_kept_with_their_metadata)
 {
-    struct group_offset o = {.topic_id = 7, .offset = 100, .leader_epoch = 0, .commit_ms = 5, .metadata = SLICE_LIT("note")}, back;
+    struct group_offset o = {.topic_id = 7,
+                             .offset = 100,
+                             .leader_epoch = 0,
+                             .commit_ms = 5,
+                             .metadata = SLICE_LIT("note")},
+                        back;
     struct slice group = SLICE_LIT("g"), topic = SLICE_LIT("orders");
     int64_t sum = 0;
 

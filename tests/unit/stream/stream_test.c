@@ -16,7 +16,8 @@ static const struct stream_rules rules = {.max_batch_bytes = 1u << 20, .timestam
 
 static void open_table(void)
 {
-    t = stream_table_new(&(struct stream_table_options){.store = r.s, .workers = fake_workers(), .data_dir = r.dir});
+    t = stream_table_new(
+        &(struct stream_table_options){.store = r.s, .workers = fake_workers(), .data_dir = r.dir});
 }
 
 static void begin(void)
@@ -52,7 +53,8 @@ static struct stream *open_stream(uint64_t id, const char *topic, uint32_t index
 }
 
 /* One batch of n records. */
-static struct slice batch(unsigned n, int64_t timestamp, int64_t producer, int32_t sequence, size_t value_size)
+static struct slice batch(unsigned n, int64_t timestamp, int64_t producer, int32_t sequence,
+                          size_t value_size)
 {
     static char value[100000];
 
@@ -69,7 +71,8 @@ static int produce_at(struct stream *s, struct slice b, int64_t now, struct stre
     struct batch_header h;
     const char *why;
 
-    cr_assert_eq(stream_check((uint8_t *)(uintptr_t)b.data, b.len, &rules, now, &h, &why), STREAM_OK, "%s", why);
+    cr_assert_eq(stream_check((uint8_t *)(uintptr_t)b.data, b.len, &rules, now, &h, &why), STREAM_OK, "%s",
+                 why);
     return stream_append(s, (uint8_t *)(uintptr_t)b.data, &h, now, NULL, ret);
 }
 
@@ -99,7 +102,8 @@ Test(stream, batches_get_offsets_in_order)
 Test(stream, checks_name_what_is_wrong)
 {
     struct batch_header h;
-    struct stream_rules small = {.max_batch_bytes = 100, .timestamp_after_max_ms = INT64_MAX}, soon = {.max_batch_bytes = 1u << 20, .timestamp_after_max_ms = 10};
+    struct stream_rules small = {.max_batch_bytes = 100, .timestamp_after_max_ms = INT64_MAX},
+                        soon = {.max_batch_bytes = 1u << 20, .timestamp_after_max_ms = 10};
     uint8_t bytes[4096];
     const char *why;
     struct slice b;
@@ -134,7 +138,8 @@ Test(stream, checks_name_what_is_wrong)
 
 Test(stream, append_time_is_stamped_and_the_batch_stays_whole)
 {
-    struct stream_rules stamp = {.max_batch_bytes = 1u << 20, .log_append_time = true, .timestamp_after_max_ms = INT64_MAX};
+    struct stream_rules stamp = {
+        .max_batch_bytes = 1u << 20, .log_append_time = true, .timestamp_after_max_ms = INT64_MAX};
     struct batch_header h, again;
     struct stream_appended a;
     struct stream *s;
@@ -295,7 +300,8 @@ Test(stream, deleted_records_are_gone)
 
 Test(stream, retention_by_size_and_age)
 {
-    struct stream_retention size = {.max_age_ms = -1, .max_bytes = 2u << 20}, age = {.max_age_ms = 1000, .max_bytes = -1};
+    struct stream_retention size = {.max_age_ms = -1, .max_bytes = 2u << 20},
+                            age = {.max_age_ms = 1000, .max_bytes = -1};
     struct stream_appended a;
     struct stream *s;
 
