@@ -305,6 +305,7 @@ static int open_engines(struct server *s)
         .workers = s->workers,
         .data_dir = s->config->node_data_dir,
         .snapshot_log_bytes = (uint64_t)CONFIG_GET(s->config, kv_snapshot_log_bytes),
+        .snapshot_keep_bytes = 1, /* nobody lags behind a node that is alone (rule 3) */
         .never_synced = logs.fsync == LOG_FSYNC_NEVER,
         .queue_ended = server_queue_ended,
         .queue_ended_arg = s,
