@@ -138,16 +138,16 @@ static void deliver_woken(struct worker *w, struct mail *m)
 void partition_park_cancel(struct partition_park *park)
 {
     struct parking *from = park->from;
+    bool woken;
 
     if (from == NULL)
         return;
     mutex_lock(&from->ps->park_mutex);
-    if (!list_linked(&park->node))
-        from = NULL;
+    woken = list_linked(&park->node);
     park_take(park);
-    mutex_unlock(&park->from->ps->park_mutex);
+    mutex_unlock(&from->ps->park_mutex);
     park->from = NULL;
-    if (from != NULL && __atomic_load_n(&from->count, __ATOMIC_SEQ_CST) != 0 && is_free(from))
+    if (woken && __atomic_load_n(&from->count, __ATOMIC_SEQ_CST) != 0 && is_free(from))
         wake_one(from);
 }
 

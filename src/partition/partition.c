@@ -342,7 +342,7 @@ struct rebuild_job {
     struct partition *p;
 };
 
-static void run_rebuild(struct bg_job *job)
+static void run_rebuild(struct bg_job *job) NO_THREAD_SAFETY_ANALYSIS /* partition_unlock gives it back */
 {
     struct rebuild_job *r = CONTAINER_OF(job, struct rebuild_job, job);
     struct partition *p = r->p;

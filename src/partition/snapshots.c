@@ -55,7 +55,7 @@ static int wait_durable(struct partition *p, int64_t end)
 }
 
 /* Drops whole segments behind the snapshot, but keeps so much that a replica that was away for a moment finds its place (rule 3). */
-static int cut_log(struct partition *p, int64_t start)
+static int cut_log(struct partition *p, int64_t start) NO_THREAD_SAFETY_ANALYSIS /* partition_unlock gives it back */
 {
     struct log_segment_info *segs;
     size_t n;
