@@ -16,6 +16,9 @@ include tests/unit/amqp/module.mk
 include tests/unit/http/module.mk
 include tests/unit/server/module.mk
 include tests/unit/ctl/module.mk
+else
+check-local:
+	@echo "the unit tests need Criterion (Debian package: libcriterion-dev): install it and configure again" >&2; exit 1
 endif
 include tests/integration/module.mk
 include tests/fuzz/module.mk

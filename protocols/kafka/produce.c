@@ -3,7 +3,7 @@
  * each batch where it lies in the input buffer, and the answer echoes the topics in their order.
  *
  * acks 0: no answer, an error closes the connection so that the client looks for a new leader; 1: answered
- * when appended; -1: when committed, later answers waiting behind. Versions 0 to 2 carry message sets of
+ * when appended, or with log.fsync: always when committed; -1: when committed, later answers waiting behind. Versions 0 to 2 carry message sets of
  * before KIP-98: the node keeps record batches only, so they are refused by name
  * (UNSUPPORTED_FOR_MESSAGE_FORMAT). */
 #include "protocols/kafka/session.h"
@@ -284,7 +284,7 @@ int kafka_handle_produce(struct kafka_session *s, struct kafka_request *rq)
         let_go(&p);
         return kafka_open_start(s, open);
     }
-    if (p.acks == -1)
+    if (p.acks == -1 || (p.acks == 1 && log_store_sync_always(s->front->options.logs)))
         commit = kafka_commit_new(s);
     for (unsigned i = 0; i < p.count; i++) {
         struct produce_part *part = &p.parts[i];
