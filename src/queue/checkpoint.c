@@ -30,6 +30,7 @@
 #define CHECKPOINT_VERSION 1
 #define CHECKPOINT_MAX (1u << 30)
 #define SEGMENTS_MAX 4096 /* dropped by one checkpoint */
+#define SPAN_MAX (1u << 26) /* chunks from the first live offset to the last: memory follows it, 16 bytes each */
 #define CHUNK_BYTES (ACKMAP_CHUNK / 8)
 
 static char *path_of(const struct queue *q, const char *name)
@@ -176,7 +177,7 @@ int queue_checkpoint_decode(struct queue *q, struct slice in)
 {
     struct reader r = reader_of(in);
     struct ackmap m;
-    uint64_t end, reserve, bytes, live, chunks, last = 0;
+    uint64_t end, reserve, bytes, live, chunks, first = 0, last = 0;
     const uint8_t *magic = reader_take(&r, 4);
     uint32_t crc = reader_be32(&r);
     int err = 0;
@@ -192,7 +193,7 @@ int queue_checkpoint_decode(struct queue *q, struct slice in)
     bytes = reader_uvarint(&r);
     live = reader_uvarint(&r);
     chunks = reader_uvarint(&r);
-    if (r.bad || end > INT64_MAX >> 16 || reserve > INT64_MAX >> 8 || live > end)
+    if (r.bad || end > INT64_MAX >> 17 || reserve > INT64_MAX >> 8 || live > end)
         return ERR_CORRUPT;
     ackmap_init(&m, 0);
     for (uint64_t i = 0; i < chunks && err == 0; i++) {
@@ -203,6 +204,11 @@ int queue_checkpoint_decode(struct queue *q, struct slice in)
             break;
         }
         last += gap;
+        first = i == 0 ? last : first;
+        if (last - first > SPAN_MAX) {
+            err = ERR_CORRUPT;
+            break;
+        }
         err = decode_chunk(&m, (int64_t)last, &r, (int64_t)end);
     }
     if (err == 0 && (r.bad || reader_left(&r) != 0 || m.live != live))

@@ -104,3 +104,15 @@ EXTRA_DIST += \
 	%D%/corpus/kafka_request/list-offsets-4 %D%/corpus/kafka_request/metadata-12 %D%/corpus/kafka_request/metadata-null \
 	%D%/corpus/kafka_request/offset-fetch-8 %D%/corpus/kafka_request/produce-7 %D%/corpus/kafka_request/produce-9 \
 	%D%/corpus/kafka_request/sync-3
+
+check_PROGRAMS += fuzz-queue
+if !FUZZ
+TESTS += fuzz-queue
+endif
+fuzz_queue_SOURCES = %D%/fuzz_queue.c $(FUZZ_MAIN)
+fuzz_queue_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_NAME=\"queue\"
+fuzz_queue_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+fuzz_queue_LDADD = libqueue.a liblog.a libio.a libbase.a $(LOG_LIBS) $(EV_LIBS) $(JEMALLOC_LIBS) -lpthread
+EXTRA_DIST += \
+	%D%/corpus/queue/message %D%/corpus/queue/message-cut %D%/corpus/queue/checkpoint-empty \
+	%D%/corpus/queue/checkpoint-ranges %D%/corpus/queue/checkpoint-bits %D%/corpus/queue/checkpoint-far
