@@ -421,8 +421,10 @@ int header_walk_at(struct header_walk *w, struct batch_header *ret)
 
                 if (got < BATCH_HEADER_SIZE && (got >= 0 || errno == EAGAIN))
                     return ERR_AGAIN;
-                if (got < 0)
-                    return err_from_errno(errno);
+                if (got < 0 && errno == EOPNOTSUPP)
+                    got = pread(w->file->fd, w->buf, n, (off_t)w->pos); /* a file system that cannot tell (tmpfs): it has no disk to wait for */
+                if (got < BATCH_HEADER_SIZE)
+                    return got < 0 ? err_from_errno(errno) : ERR_AGAIN;
                 n = (size_t)got;
             } else {
                 err = file_pread_all(w->file->fd, w->buf, n, w->pos);
