@@ -132,13 +132,12 @@ static bool read_expiration(struct amqp_channel *ch, struct slice text, int64_t 
 
     for (i = negative; i < text.len && text.data[i] >= '0' && text.data[i] <= '9' && i < 18; i++)
         v = v * 10 + (text.data[i] - '0');
-    if (i == (size_t)negative)
+    if (i == (size_t)negative) {
         why = "no_integer";
-    else if (i < text.len) {
+    } else if (i < text.len) {
         snprintf(value, sizeof(value), "{leftover_string,\"%.*s\"}", (int)MIN_OF(text.len - i, 32), (const char *)text.data + i);
         why = value;
-    }
-    else if (negative || v > 315360000000) {
+    } else if (negative || v > 315360000000) {
         snprintf(value, sizeof(value), "{%s,%s%lld}", negative ? "value_negative" : "value_too_large", negative ? "-" : "", (long long)v);
         why = value;
     }
