@@ -1,29 +1,32 @@
-/* Who may do what: login, permissions as regular expressions over names (RabbitMQ's access control), names in error texts. */
+/* Who may do what: login, permissions as regular expressions over names (RabbitMQ's access control), names in
+ * error texts. */
 #include <openssl/evp.h>
 #include <regex.h>
 
 #include "base/mem.h"
 #include "protocols/amqp/session.h"
 
-/* ---- names -------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- names --------------------------------------------------------------------------------------------- */
 
 const char *amqp_rs(char text[AMQP_RS_MAX], enum amqp_kind kind, struct slice name, struct slice vhost)
 {
-    snprintf(text, AMQP_RS_MAX, "%s '%.*s' in vhost '%.*s'", kind == AMQP_QUEUE ? "queue" : "exchange", SLICE_FMT(name), SLICE_FMT(vhost));
+    snprintf(text, AMQP_RS_MAX, "%s '%.*s' in vhost '%.*s'", kind == AMQP_QUEUE ? "queue" : "exchange",
+             SLICE_FMT(name), SLICE_FMT(vhost));
     return text;
 }
 
-/* ---- login -------------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- login --------------------------------------------------------------------------------------------- */
 
 /* PLAIN (RFC 4616): [authzid] NUL user NUL password. AMQPLAIN: a table's bytes with LOGIN and PASSWORD. */
-static int read_response(struct slice mechanism, struct slice response, struct slice *ret_user, struct slice *ret_password)
+static int read_response(struct slice mechanism, struct slice response, struct slice *ret_user,
+                         struct slice *ret_password)
 {
     const uint8_t *a, *b;
     struct amqp_value user, password;
 
     if (slice_eq(mechanism, SLICE_LIT("AMQPLAIN"))) {
-        if (amqp_table_check(response) < 0 || !amqp_table_find(response, "LOGIN", &user) || !amqp_table_find(response, "PASSWORD", &password) || user.type != 'S' ||
-            password.type != 'S')
+        if (amqp_table_check(response) < 0 || !amqp_table_find(response, "LOGIN", &user) ||
+            !amqp_table_find(response, "PASSWORD", &password) || user.type != 'S' || password.type != 'S')
             return ERR_SYNTAX;
         *ret_user = user.bytes;
         *ret_password = password.bytes;
@@ -48,7 +51,8 @@ static bool password_is_right(const struct topo_user *user, struct slice passwor
     bool ok;
 
     CHECK(ctx != NULL);
-    ok = EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) == 1 && EVP_DigestUpdate(ctx, user->salt, sizeof(user->salt)) == 1 &&
+    ok = EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) == 1 &&
+         EVP_DigestUpdate(ctx, user->salt, sizeof(user->salt)) == 1 &&
          EVP_DigestUpdate(ctx, password.data, password.len) == 1 && EVP_DigestFinal_ex(ctx, hash, NULL) == 1;
     EVP_MD_CTX_free(ctx);
     for (size_t i = 0; i < sizeof(user->hash); i++)
@@ -77,7 +81,7 @@ bool amqp_authenticate(struct amqp_session *s, struct slice mechanism, struct sl
     return true;
 }
 
-/* ---- permissions -------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- permissions --------------------------------------------------------------------------------------- */
 
 #define REGEX_CACHE 16
 
@@ -143,7 +147,11 @@ bool amqp_allowed(struct amqp_session *s, enum amqp_permission p, struct slice n
 
     if (permission == NULL)
         return false;
-    return pattern_matches(s->aw, p == AMQP_CONFIGURE ? permission->configure : p == AMQP_WRITE ? permission->write : permission->read, name);
+    return pattern_matches(s->aw,
+                           p == AMQP_CONFIGURE ? permission->configure
+                           : p == AMQP_WRITE   ? permission->write
+                                               : permission->read,
+                           name);
 }
 
 bool amqp_permitted(struct amqp_channel *ch, enum amqp_permission p, enum amqp_kind kind, struct slice name)
@@ -156,6 +164,7 @@ bool amqp_permitted(struct amqp_channel *ch, enum amqp_permission p, enum amqp_k
         name = SLICE_LIT("amq.default");
     if (amqp_allowed(s, p, name))
         return true;
-    amqp_fail(ch, AMQP_ACCESS_REFUSED, "%s access to %s refused for user '%.*s'", words[p], amqp_rs(text, kind, name, s->vhost), SLICE_FMT(s->user));
+    amqp_fail(ch, AMQP_ACCESS_REFUSED, "%s access to %s refused for user '%.*s'", words[p],
+              amqp_rs(text, kind, name, s->vhost), SLICE_FMT(s->user));
     return false;
 }

@@ -2,7 +2,8 @@
 #include "protocols/amqp/batch.h"
 #include "protocols/amqp/session.h"
 
-static void settle_one(struct amqp_channel *ch, enum queue_settle how, uint64_t tag, const struct queue_handle *h)
+static void settle_one(struct amqp_channel *ch, enum queue_settle how, uint64_t tag,
+                       const struct queue_handle *h)
 {
     if (GM_LIKELY(ch->tx == NULL))
         amqp_batch_settle(ch, how, h);
@@ -20,12 +21,14 @@ static int settle(struct amqp_channel *ch, enum queue_settle how, uint64_t tag, 
 
     if (!multiple) {
         if (!amqp_unacked_take(&ch->unacked, tag, &h))
-            return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "unknown delivery tag %llu", (unsigned long long)tag);
+            return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "unknown delivery tag %llu",
+                             (unsigned long long)tag);
         settle_one(ch, how, tag, &h);
         n = 1;
     } else {
         if (tag != 0 && !amqp_unacked_known(&ch->unacked, tag))
-            return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "unknown delivery tag %llu", (unsigned long long)tag);
+            return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "unknown delivery tag %llu",
+                             (unsigned long long)tag);
         while (amqp_unacked_pop(&ch->unacked, tag == 0 ? UINT64_MAX : tag, &at, &h)) {
             settle_one(ch, how, at, &h);
             n++;
@@ -52,7 +55,8 @@ int amqp_on_basic_reject(struct amqp_channel *ch, const struct amqp_basic_reject
     return settle(ch, m->requeue ? QUEUE_REQUEUE : QUEUE_DISCARD, m->delivery_tag, false);
 }
 
-/* Requeues everything unsettled on the channel. A handler may run twice; the second time nothing is left to requeue. */
+/* Requeues everything unsettled on the channel. A handler may run twice; the second time nothing is left to
+ * requeue. */
 static int recover(struct amqp_channel *ch, bool requeue)
 {
     struct queue_handle h;

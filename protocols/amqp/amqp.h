@@ -1,6 +1,7 @@
 /* The AMQP 0-9-1 front end: what server/ wires. Everything else of this folder is private to it.
  *
- * Made before the workers start, freed after they stopped. amqp_front_ops goes to a listener whose `arg` is the front. */
+ * Made before the workers start, freed after they stopped. amqp_front_ops goes to a listener whose `arg` is
+ * the front. */
 #ifndef GM_AMQP_AMQP_H
 #define GM_AMQP_AMQP_H
 
@@ -18,18 +19,17 @@
 struct amqp_front;
 
 struct amqp_front_options {
-    struct workers *workers;            /* borrowed, as all of these */
+    struct workers *workers; /* borrowed, as all of these */
     struct partitions *partitions;
     struct topology_store *topology;
     struct log_store *store;
-    const char *cluster_name;           /* server-properties; default "gomsg" */
-    uint32_t frame_max;                 /* default 131072 */
-    uint16_t channel_max;               /* default 2047 */
-    uint16_t heartbeat_s;               /* proposed; 0: none */
-    uint32_t handshake_timeout_ms;      /* default 10000 */
-    uint64_t max_message_bytes;         /* default 16 MiB */
-    uint64_t max_content_bytes;         /* content that one connection may have under way; default 64 MiB */
-    uint32_t max_connections_per_vhost; /* 0 = unlimited */
+    const char *cluster_name;      /* server-properties; default "gomsg" */
+    uint32_t frame_max;            /* default 131072 */
+    uint16_t channel_max;          /* default 2047 */
+    uint16_t heartbeat_s;          /* proposed; 0: none */
+    uint32_t handshake_timeout_ms; /* default 10000 */
+    uint64_t max_message_bytes;    /* default 16 MiB */
+    uint64_t max_content_bytes;    /* content that one connection may have under way; default 64 MiB */
 };
 
 int amqp_front_new(const struct amqp_front_options *options, struct amqp_front **ret);

@@ -6,12 +6,12 @@
 #define BATCH_KEEP_PUBLISHES 1024 /* larger arrays are not kept for reuse */
 
 /* Grows an array to hold one more. */
-#define ARRAY_ROOM(array, count, cap)                                  \
-    do {                                                               \
-        if ((count) == (cap)) {                                        \
-            (cap) = (cap) == 0 ? 16 : (cap) * 2;                       \
-            (array) = mem_realloc((array), (cap) * sizeof((array)[0])); \
-        }                                                              \
+#define ARRAY_ROOM(array, count, cap)                                                                        \
+    do {                                                                                                     \
+        if ((count) == (cap)) {                                                                              \
+            (cap) = (cap) == 0 ? 16 : (cap)*2;                                                               \
+            (array) = mem_realloc((array), (cap) * sizeof((array)[0]));                                      \
+        }                                                                                                    \
     } while (0)
 
 struct amqp_batch *amqp_batch_get(struct amqp_session *s)
@@ -48,12 +48,14 @@ static void batch_retire(struct amqp_session *s)
     s->batch = NULL;
     for (uint32_t i = 0; i < b->body_count; i++)
         buf_fini(&b->bodies[i]);
-    if (s->aw->spare != NULL || b->publish_cap > BATCH_KEEP_PUBLISHES || b->handle_cap > 16 * BATCH_KEEP_PUBLISHES || b->owned.cap != 0) {
+    if (s->aw->spare != NULL || b->publish_cap > BATCH_KEEP_PUBLISHES ||
+        b->handle_cap > 16 * BATCH_KEEP_PUBLISHES || b->owned.cap != 0) {
         b->body_count = 0;
         amqp_batch_free(b);
         return;
     }
-    b->publish_count = b->op_count = b->handle_count = b->part_count = b->done_parts = b->last_part = b->body_count = 0;
+    b->publish_count = b->op_count = b->handle_count = b->part_count = b->done_parts = b->last_part =
+        b->body_count = 0;
     b->confirming = b->transaction = false;
     b->round = NULL;
     s->aw->spare = b;
@@ -95,7 +97,8 @@ static struct amqp_op *add_op(struct amqp_batch *b, struct amqp_batch_part *part
     return &b->ops[index];
 }
 
-void amqp_batch_publish(struct amqp_session *s, const struct amqp_publish *p, const struct amqp_route *route, struct buf *body)
+void amqp_batch_publish(struct amqp_session *s, const struct amqp_publish *p, const struct amqp_route *route,
+                        struct buf *body)
 {
     struct amqp_batch *b = amqp_batch_get(s);
     uint32_t item = b->publish_count;
@@ -129,8 +132,8 @@ void amqp_batch_settle(struct amqp_channel *ch, enum queue_settle how, const str
 
     ARRAY_ROOM(b->handles, b->handle_count, b->handle_cap);
     b->handles[b->handle_count++] = *h;
-    if (op == NULL || op->kind != AMQP_OP_SETTLE || op->how != how || op->channel != ch || op->source != h->consumer ||
-        op->item + op->count != b->handle_count - 1) {
+    if (op == NULL || op->kind != AMQP_OP_SETTLE || op->how != how || op->channel != ch ||
+        op->source != h->consumer || op->item + op->count != b->handle_count - 1) {
         op = add_op(b, part);
         op->kind = AMQP_OP_SETTLE;
         op->how = how;
@@ -143,7 +146,7 @@ void amqp_batch_settle(struct amqp_channel *ch, enum queue_settle how, const str
     op->count++;
 }
 
-/* ---- running -------------------------------------------------------------------------------------------------------------------- */
+/* ---- running ------------------------------------------------------------------------------------------- */
 
 static void own_slice(struct buf *owned, struct slice *s)
 {
@@ -226,7 +229,8 @@ static void run_settle(struct amqp_batch *b, const struct amqp_op *op, struct qu
         amqp_source_settled(ch, op->source, true);
 }
 
-static void run_part(struct amqp_session *s, struct amqp_batch *b, const struct amqp_batch_part *part, struct partition_guard *g)
+static void run_part(struct amqp_session *s, struct amqp_batch *b, const struct amqp_batch_part *part,
+                     struct partition_guard *g)
 {
     struct queue_table *t = partition_queues(g->p);
     struct queue *q = NULL;
@@ -283,8 +287,8 @@ static void round_fill(struct amqp_round *r, const struct amqp_batch *b)
     }
 }
 
-/* Without confirms a refusal is silent when the queue asked for it (x-overflow=reject-publish); anything else ends the channel, so that the client
- * does not believe its messages are kept. */
+/* Without confirms a refusal is silent when the queue asked for it (x-overflow=reject-publish); anything else
+ * ends the channel, so that the client does not believe its messages are kept. */
 static void report_failures(struct amqp_session *s, struct amqp_batch *b)
 {
     for (uint32_t i = 0; i < b->publish_count; i++) {
@@ -292,7 +296,8 @@ static void report_failures(struct amqp_session *s, struct amqp_batch *b)
         const struct topo_queue *q;
         char text[AMQP_RS_MAX];
 
-        if (p->err == 0 || p->err == ERR_LIMIT || p->confirm != 0 || p->channel->state != AMQP_CHANNEL_OPEN || s->conn == NULL)
+        if (p->err == 0 || p->err == ERR_LIMIT || p->confirm != 0 || p->channel->state != AMQP_CHANNEL_OPEN ||
+            s->conn == NULL)
             continue;
         q = topo_queue_by_id(amqp_session_view(s), p->err_queue);
         s->method = AMQP_ID_basic_publish;
@@ -357,7 +362,7 @@ int amqp_batch_flush(struct amqp_session *s)
     return 0;
 }
 
-/* ---- rounds --------------------------------------------------------------------------------------------------------------------- */
+/* ---- rounds -------------------------------------------------------------------------------------------- */
 
 static void round_free(struct amqp_round *r)
 {
@@ -381,14 +386,17 @@ static void put_nack(struct amqp_session *s, uint16_t channel, uint64_t number, 
 static uint64_t next_nack(const struct amqp_round *r, const struct amqp_round_part *part, uint64_t from)
 {
     for (uint32_t i = 0; i < r->nack_count; i++) {
-        if (r->nacks[i].serial == part->serial && r->nacks[i].number >= from && r->nacks[i].number <= part->last)
+        if (r->nacks[i].serial == part->serial && r->nacks[i].number >= from &&
+            r->nacks[i].number <= part->last)
             return r->nacks[i].number;
     }
     return part->last + 1;
 }
 
-/* Answers one part: everything before it on the channel was answered before, so one ack with `multiple` covers a run of successes. */
-static void round_answer_part(struct amqp_session *s, const struct amqp_round *r, const struct amqp_round_part *part)
+/* Answers one part: everything before it on the channel was answered before, so one ack with `multiple`
+ * covers a run of successes. */
+static void round_answer_part(struct amqp_session *s, const struct amqp_round *r,
+                              const struct amqp_round_part *part)
 {
     uint64_t from = part->first;
 
@@ -412,7 +420,8 @@ static void round_answer_part(struct amqp_session *s, const struct amqp_round *r
     }
 }
 
-/* Answers the rounds that are done, oldest first, and stops at one that is not. Neighbouring rounds of one channel without failures share one ack. */
+/* Answers the rounds that are done, oldest first, and stops at one that is not. Neighbouring rounds of one
+ * channel without failures share one ack. */
 static void rounds_answer(struct amqp_session *s)
 {
     struct amqp_round_part pending = {0};
@@ -430,7 +439,8 @@ static void rounds_answer(struct amqp_session *s)
 
             if (ch == NULL || ch->serial != part->serial || ch->state != AMQP_CHANNEL_OPEN)
                 continue;
-            if (r->err == 0 && r->nack_count == 0 && pending.serial == part->serial && pending.last + 1 == part->first) {
+            if (r->err == 0 && r->nack_count == 0 && pending.serial == part->serial &&
+                pending.last + 1 == part->first) {
                 pending.last = part->last;
                 continue;
             }

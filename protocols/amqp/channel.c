@@ -6,7 +6,7 @@
 
 #include "base/mem.h"
 
-/* ---- the sorted array of channels ---------------------------------------------------------------------------------------------------- */
+/* ---- the sorted array of channels ---------------------------------------------------------------------- */
 
 static uint32_t channel_seek(const struct amqp_session *s, uint16_t number)
 {
@@ -77,7 +77,7 @@ void amqp_channel_free(struct amqp_channel *ch)
     mem_free(ch);
 }
 
-/* ---- ending ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- ending -------------------------------------------------------------------------------------------- */
 
 /* Takes what one source still has unsettled out of the tags, in their order, and requeues it in one go. */
 static int requeue_source(struct amqp_channel *ch, uint16_t source)
@@ -131,7 +131,8 @@ int amqp_channel_drain(struct amqp_channel *ch)
 
         if (err == ERR_PARKED)
             return err;
-        if (err < 0) { /* nobody delivers from a failed partition any more, and what it holds is on its disk */
+        if (err <
+            0) { /* nobody delivers from a failed partition any more, and what it holds is on its disk */
             amqp_consumer_abandon(c);
             continue;
         }
@@ -139,7 +140,8 @@ int amqp_channel_drain(struct amqp_channel *ch)
         (void)partition_leave(&g);
     }
     for (uint32_t i = 0; i < ch->source_cap; i++) {
-        if (ch->sources[i].used && ch->sources[i].outstanding != 0 && requeue_source(ch, (uint16_t)i) == ERR_PARKED)
+        if (ch->sources[i].used && ch->sources[i].outstanding != 0 &&
+            requeue_source(ch, (uint16_t)i) == ERR_PARKED)
             return ERR_PARKED;
     }
     ch->drained = true;
@@ -191,7 +193,7 @@ int amqp_channel_settle_acks(struct amqp_channel *ch)
     return 0;
 }
 
-/* ---- dispatch ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- dispatch ------------------------------------------------------------------------------------------ */
 
 static int undecodable(struct amqp_session *s, const char *name)
 {
@@ -204,13 +206,13 @@ static int gathered_method(struct amqp_channel *ch, uint32_t id, struct slice fi
     struct amqp_session *s = ch->session;
 
     switch (id) {
-#define ON(class, method)                                         \
-    case AMQP_ID_##class##_##method: {                            \
-        struct amqp_##class##_##method m;                         \
-                                                                  \
-        if (amqp_get_##class##_##method(fields, &m) < 0)          \
-            return undecodable(s, #class "." #method);            \
-        return amqp_on_##class##_##method(ch, &m);                \
+#define ON(class, method)                                                                                    \
+    case AMQP_ID_##class##_##method: {                                                                       \
+        struct amqp_##class##_##method m;                                                                    \
+                                                                                                             \
+        if (amqp_get_##class##_##method(fields, &m) < 0)                                                     \
+            return undecodable(s, #class "." #method);                                                       \
+        return amqp_on_##class##_##method(ch, &m);                                                           \
     }
         ON(basic, publish)
         ON(basic, ack)
@@ -243,7 +245,8 @@ static int other_method(struct amqp_channel *ch, uint32_t id, struct slice field
 #undef BOTH
 #undef ON
     default:
-        return amqp_connection_fail(s, AMQP_COMMAND_INVALID, "unimplemented method {%u,%u}", id >> 16, id & 0xffff);
+        return amqp_connection_fail(s, AMQP_COMMAND_INVALID, "unimplemented method {%u,%u}", id >> 16,
+                                    id & 0xffff);
     }
 }
 
@@ -270,8 +273,9 @@ static int channel_open(struct amqp_session *s, uint16_t number, uint32_t id, st
     if (amqp_get_channel_open(fields, &m) < 0)
         return undecodable(s, "channel.open");
     if (s->channel_count >= s->channel_max)
-        return amqp_connection_fail(s, AMQP_NOT_ALLOWED, "number of channels opened (%u) has reached the negotiated channel_max (%u)", s->channel_count,
-                                    s->channel_max);
+        return amqp_connection_fail(
+            s, AMQP_NOT_ALLOWED, "number of channels opened (%u) has reached the negotiated channel_max (%u)",
+            s->channel_count, s->channel_max);
     amqp_channel_new(s, number);
     worker_note_reply(s->aw->worker);
     amqp_put_channel_open_ok(conn_out(s->conn), number, &(struct amqp_channel_open_ok){});
@@ -300,10 +304,13 @@ int amqp_channel_frame(struct amqp_session *s, const struct amqp_frame *f)
         return closing_method(ch, id);
     s->method = id;
     if (GM_UNLIKELY(ch->content.stage != AMQP_CONTENT_NONE))
-        return amqp_connection_fail(s, AMQP_UNEXPECTED_FRAME,
-                                    ch->content.stage == AMQP_CONTENT_HEADER ? "expected content header for class 60, got non content header frame instead"
-                                                                             : "expected content body, got non content body frame instead");
-    if (id == AMQP_ID_basic_publish || id == AMQP_ID_basic_ack || id == AMQP_ID_basic_nack || id == AMQP_ID_basic_reject)
+        return amqp_connection_fail(
+            s, AMQP_UNEXPECTED_FRAME,
+            ch->content.stage == AMQP_CONTENT_HEADER
+                ? "expected content header for class 60, got non content header frame instead"
+                : "expected content body, got non content body frame instead");
+    if (id == AMQP_ID_basic_publish || id == AMQP_ID_basic_ack || id == AMQP_ID_basic_nack ||
+        id == AMQP_ID_basic_reject)
         return gathered_method(ch, id, fields);
     if (amqp_batch_flush(s) == ERR_PARKED)
         return AMQP_AGAIN;
@@ -324,7 +331,7 @@ int amqp_channel_frame(struct amqp_session *s, const struct amqp_frame *f)
     return r;
 }
 
-/* ---- class channel --------------------------------------------------------------------------------------------------------------------- */
+/* ---- class channel ------------------------------------------------------------------------------------- */
 
 int amqp_on_channel_open(struct amqp_channel *ch, const struct amqp_channel_open *m)
 {
@@ -376,7 +383,7 @@ int amqp_on_access_request(struct amqp_channel *ch, const struct amqp_access_req
     return 0;
 }
 
-/* ---- confirm --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- confirm ------------------------------------------------------------------------------------------- */
 
 int amqp_on_confirm_select(struct amqp_channel *ch, const struct amqp_confirm_select *m)
 {
@@ -384,6 +391,7 @@ int amqp_on_confirm_select(struct amqp_channel *ch, const struct amqp_confirm_se
         return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "cannot switch from tx to confirm mode");
     ch->confirming = true;
     if (!m->nowait)
-        amqp_put_confirm_select_ok(conn_out(ch->session->conn), ch->number, &(struct amqp_confirm_select_ok){});
+        amqp_put_confirm_select_ok(conn_out(ch->session->conn), ch->number,
+                                   &(struct amqp_confirm_select_ok){});
     return 0;
 }

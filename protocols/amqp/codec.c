@@ -2,7 +2,7 @@
 
 #include "base/check.h"
 
-/* ---- decoding: a reader that knows about packed bits (section 4.2.5.2) ----------------------------------------------------- */
+/* ---- decoding: a reader that knows about packed bits (section 4.2.5.2) --------------------------------- */
 
 struct decoder {
     struct reader r;
@@ -62,7 +62,7 @@ static inline amqp_table get_table(struct decoder *d)
     return table;
 }
 
-/* ---- encoding --------------------------------------------------------------------------------------------------------------- */
+/* ---- encoding ------------------------------------------------------------------------------------------ */
 
 struct encoder {
     struct buf *out;
@@ -127,17 +127,17 @@ static void method_frame_end(struct buf *out, size_t start)
     buf_put_u8(out, AMQP_FRAME_END);
 }
 
-/* ---- one pair of functions a row ---------------------------------------------------------------------------------------------- */
+/* ---- one pair of functions a row ----------------------------------------------------------------------- */
 
 #define F(type, name) ret->name = get_##type(&d);
-#define CLIENT(class, class_id, method, method_id, sync, fields)                                    \
-    int amqp_get_##class##_##method(struct slice fields_bytes, struct amqp_##class##_##method *ret) \
-    {                                                                                               \
-        struct decoder d = {.r = reader_of(fields_bytes)};                                          \
-                                                                                                    \
-        (void)ret;                                                                                  \
-        fields;                                                                                     \
-        return d.r.bad || reader_left(&d.r) != 0 ? ERR_MALFORMED : 0;                               \
+#define CLIENT(class, class_id, method, method_id, sync, fields)                                             \
+    int amqp_get_##class##_##method(struct slice fields_bytes, struct amqp_##class##_##method *ret)          \
+    {                                                                                                        \
+        struct decoder d = {.r = reader_of(fields_bytes)};                                                   \
+                                                                                                             \
+        (void)ret;                                                                                           \
+        fields;                                                                                              \
+        return d.r.bad || reader_left(&d.r) != 0 ? ERR_MALFORMED : 0;                                        \
     }
 #define SERVER CLIENT
 #define BOTH CLIENT
@@ -148,16 +148,17 @@ static void method_frame_end(struct buf *out, size_t start)
 #undef BOTH
 
 #define F(type, name) put_##type(&e, m->name);
-#define CLIENT(class, class_id, method, method_id, sync, fields)                                                 \
-    void amqp_put_##class##_##method(struct buf *out, uint16_t channel, const struct amqp_##class##_##method *m) \
-    {                                                                                                            \
-        struct encoder e = {.out = out};                                                                         \
-        size_t start = method_frame_begin(out, channel, AMQP_ID_##class##_##method);                             \
-                                                                                                                 \
-        (void)m;                                                                                                 \
-        (void)e;                                                                                                 \
-        fields;                                                                                                  \
-        method_frame_end(out, start);                                                                            \
+#define CLIENT(class, class_id, method, method_id, sync, fields)                                             \
+    void amqp_put_##class##_##method(struct buf *out, uint16_t channel,                                      \
+                                     const struct amqp_##class##_##method *m)                                \
+    {                                                                                                        \
+        struct encoder e = {.out = out};                                                                     \
+        size_t start = method_frame_begin(out, channel, AMQP_ID_##class##_##method);                         \
+                                                                                                             \
+        (void)m;                                                                                             \
+        (void)e;                                                                                             \
+        fields;                                                                                              \
+        method_frame_end(out, start);                                                                        \
     }
 #define SERVER CLIENT
 #define BOTH CLIENT
@@ -167,11 +168,14 @@ static void method_frame_end(struct buf *out, size_t start)
 #undef SERVER
 #undef BOTH
 
-#define ROW(class, class_id, method, method_id, sync, client, server) \
+#define ROW(class, class_id, method, method_id, sync, client, server)                                        \
     {(class_id) << 16 | (method_id), #class "." #method, sync, client, server},
-#define CLIENT(class, class_id, method, method_id, sync, fields) ROW(class, class_id, method, method_id, sync, true, false)
-#define SERVER(class, class_id, method, method_id, sync, fields) ROW(class, class_id, method, method_id, sync, false, true)
-#define BOTH(class, class_id, method, method_id, sync, fields) ROW(class, class_id, method, method_id, sync, true, true)
+#define CLIENT(class, class_id, method, method_id, sync, fields)                                             \
+    ROW(class, class_id, method, method_id, sync, true, false)
+#define SERVER(class, class_id, method, method_id, sync, fields)                                             \
+    ROW(class, class_id, method, method_id, sync, false, true)
+#define BOTH(class, class_id, method, method_id, sync, fields)                                               \
+    ROW(class, class_id, method, method_id, sync, true, true)
 const struct amqp_method_info amqp_methods[] = {
 #include "protocols/amqp/methods.def"
 };
@@ -190,13 +194,13 @@ const struct amqp_method_info *amqp_method_find(uint32_t id)
     return NULL;
 }
 
-/* ---- replies ------------------------------------------------------------------------------------------------------------------ */
+/* ---- replies ------------------------------------------------------------------------------------------- */
 
 const char *amqp_reply_name(unsigned code)
 {
     switch (code) {
-#define X(name, number, level) \
-    case number:               \
+#define X(name, number, level)                                                                               \
+    case number:                                                                                             \
         return #name;
 #include "protocols/amqp/replies.def"
 #undef X
@@ -209,8 +213,8 @@ bool amqp_reply_is_hard(unsigned code)
 {
     enum { CHANNEL, CONNECTION };
     switch (code) {
-#define X(name, number, level) \
-    case number:               \
+#define X(name, number, level)                                                                               \
+    case number:                                                                                             \
         return (level) == CONNECTION;
 #include "protocols/amqp/replies.def"
 #undef X
@@ -219,7 +223,7 @@ bool amqp_reply_is_hard(unsigned code)
     }
 }
 
-/* ---- frames ------------------------------------------------------------------------------------------------------------------- */
+/* ---- frames -------------------------------------------------------------------------------------------- */
 
 ssize_t amqp_frame_read(struct slice in, uint32_t frame_max, struct amqp_frame *ret)
 {
@@ -258,7 +262,7 @@ void amqp_put_heartbeat(struct buf *out)
     buf_put_u8(out, AMQP_FRAME_END);
 }
 
-/* ---- content ------------------------------------------------------------------------------------------------------------------ */
+/* ---- content ------------------------------------------------------------------------------------------- */
 
 int amqp_properties_read(struct slice raw, struct amqp_properties *ret)
 {
@@ -269,8 +273,8 @@ int amqp_properties_read(struct slice raw, struct amqp_properties *ret)
     /* Bit 0 would announce a further flag word, bit 1 is unused: class basic has neither. */
     if (ret->flags & 3)
         return ERR_MALFORMED;
-#define P(bit, ptype, pname)        \
-    if (ret->flags & (1u << (bit))) \
+#define P(bit, ptype, pname)                                                                                 \
+    if (ret->flags & (1u << (bit)))                                                                          \
         ret->pname = get_##ptype(&d);
 #include "protocols/amqp/properties.def"
 #undef P
@@ -282,14 +286,15 @@ void amqp_properties_write(const struct amqp_properties *p, struct buf *out)
     struct encoder e = {.out = out};
 
     buf_put_be16(out, p->flags);
-#define P(bit, ptype, pname)      \
-    if (p->flags & (1u << (bit))) \
+#define P(bit, ptype, pname)                                                                                 \
+    if (p->flags & (1u << (bit)))                                                                            \
         put_##ptype(&e, p->pname);
 #include "protocols/amqp/properties.def"
 #undef P
 }
 
-int amqp_content_header_read(struct slice payload, uint16_t *ret_class, uint64_t *ret_body_size, struct slice *ret_properties)
+int amqp_content_header_read(struct slice payload, uint16_t *ret_class, uint64_t *ret_body_size,
+                             struct slice *ret_properties)
 {
     struct reader r = reader_of(payload);
 
@@ -309,7 +314,8 @@ void amqp_put_content_header(struct buf *out, uint16_t channel, uint64_t body_si
     buf_put_u8(out, AMQP_FRAME_END);
 }
 
-void amqp_put_content(struct buf *out, uint16_t channel, uint32_t frame_max, struct slice properties, struct slice body)
+void amqp_put_content(struct buf *out, uint16_t channel, uint32_t frame_max, struct slice properties,
+                      struct slice body)
 {
     size_t room = frame_max == 0 ? SIZE_MAX : frame_max - AMQP_FRAME_OVERHEAD;
 

@@ -6,7 +6,8 @@
 
 static const char *state_name(enum amqp_state state)
 {
-    static const char *const names[] = {"pre_init", "starting", "tuning", "opening", "running", "closing", "closed"};
+    static const char *const names[] = {"pre_init", "starting", "tuning", "opening",
+                                        "running",  "closing",  "closed"};
 
     return names[state];
 }
@@ -16,13 +17,13 @@ int amqp_connection_method(struct amqp_session *s, uint32_t id, struct slice fie
     s->method = id;
     worker_note_reply(s->aw->worker);
     switch (id) {
-#define ON(class, method)                                                                      \
-    case AMQP_ID_##class##_##method: {                                                         \
-        struct amqp_##class##_##method m;                                                      \
-                                                                                               \
-        if (amqp_get_##class##_##method(fields, &m) < 0)                                       \
+#define ON(class, method)                                                                                    \
+    case AMQP_ID_##class##_##method: {                                                                       \
+        struct amqp_##class##_##method m;                                                                    \
+                                                                                                             \
+        if (amqp_get_##class##_##method(fields, &m) < 0)                                                     \
             return amqp_connection_fail(s, AMQP_FRAME_ERROR, "cannot decode method %s.%s", #class, #method); \
-        return amqp_on_##class##_##method(s, &m);                                              \
+        return amqp_on_##class##_##method(s, &m);                                                            \
     }
 #define ON_connection(method) ON(connection, method)
 #define ON_channel(method)
@@ -42,14 +43,17 @@ int amqp_connection_method(struct amqp_session *s, uint32_t id, struct slice fie
 #undef ON
     default:
         if (amqp_method_find(id) == NULL)
-            return amqp_connection_fail(s, AMQP_COMMAND_INVALID, "unknown method {%u,%u}", id >> 16, id & 0xffff);
-        return amqp_connection_fail(s, AMQP_CHANNEL_ERROR, "unexpected method in connection state %s", state_name(s->state));
+            return amqp_connection_fail(s, AMQP_COMMAND_INVALID, "unknown method {%u,%u}", id >> 16,
+                                        id & 0xffff);
+        return amqp_connection_fail(s, AMQP_CHANNEL_ERROR, "unexpected method in connection state %s",
+                                    state_name(s->state));
     }
 }
 
 static int wrong_state(struct amqp_session *s)
 {
-    return amqp_connection_fail(s, AMQP_CHANNEL_ERROR, "unexpected method in connection state %s", state_name(s->state));
+    return amqp_connection_fail(s, AMQP_CHANNEL_ERROR, "unexpected method in connection state %s",
+                                state_name(s->state));
 }
 
 static void read_capabilities(struct amqp_session *s, struct slice client_properties)
@@ -70,14 +74,17 @@ static void read_capabilities(struct amqp_session *s, struct slice client_proper
     }
 }
 
-/* A client that declared it wants to know is told; others just lose the connection, as they expect from RabbitMQ. */
+/* A client that declared it wants to know is told; others just lose the connection, as they expect from
+ * RabbitMQ. */
 static int login_refused(struct amqp_session *s, struct slice mechanism)
 {
     amqp_count(&s->aw->count.login_failures, 1);
     s->method = 0;
     if (s->capabilities & AMQP_CAP_AUTH_FAILURE_CLOSE) {
-        amqp_connection_fail(s, AMQP_ACCESS_REFUSED,
-                             "Login was refused using authentication mechanism %.*s. For details see the broker logfile.", SLICE_FMT(mechanism));
+        amqp_connection_fail(
+            s, AMQP_ACCESS_REFUSED,
+            "Login was refused using authentication mechanism %.*s. For details see the broker logfile.",
+            SLICE_FMT(mechanism));
         return 0;
     }
     s->state = AMQP_CLOSED;
@@ -93,16 +100,19 @@ int amqp_on_connection_start_ok(struct amqp_session *s, const struct amqp_connec
         return wrong_state(s);
     read_capabilities(s, m->client_properties);
     if (!slice_eq(m->mechanism, SLICE_LIT("PLAIN")) && !slice_eq(m->mechanism, SLICE_LIT("AMQPLAIN")))
-        return amqp_connection_fail(s, AMQP_COMMAND_INVALID, "unknown authentication mechanism '%.*s'", SLICE_FMT(m->mechanism));
+        return amqp_connection_fail(s, AMQP_COMMAND_INVALID, "unknown authentication mechanism '%.*s'",
+                                    SLICE_FMT(m->mechanism));
     if (!amqp_authenticate(s, m->mechanism, m->response, &err)) {
         if (err == ERR_SYNTAX)
-            return amqp_connection_fail(s, AMQP_SYNTAX_ERROR, "response of %zu octets invalid", m->response.len);
+            return amqp_connection_fail(s, AMQP_SYNTAX_ERROR, "response of %zu octets invalid",
+                                        m->response.len);
         return login_refused(s, m->mechanism);
     }
     amqp_count(&s->aw->count.logins, 1);
     s->state = AMQP_TUNING;
     amqp_put_connection_tune(conn_out(s->conn), 0,
-                             &(struct amqp_connection_tune){s->front->o.channel_max, s->front->o.frame_max, s->front->o.heartbeat_s});
+                             &(struct amqp_connection_tune){s->front->o.channel_max, s->front->o.frame_max,
+                                                            s->front->o.heartbeat_s});
     return 0;
 }
 
@@ -121,13 +131,18 @@ int amqp_on_connection_tune_ok(struct amqp_session *s, const struct amqp_connect
         return wrong_state(s);
     s->method = AMQP_ID_connection_tune;
     if (m->frame_max != 0 && m->frame_max < AMQP_FRAME_MIN)
-        return amqp_connection_fail(s, AMQP_NOT_ALLOWED, "negotiated frame_max = %u is lower than the minimum allowed value (%u)", m->frame_max, AMQP_FRAME_MIN);
+        return amqp_connection_fail(s, AMQP_NOT_ALLOWED,
+                                    "negotiated frame_max = %u is lower than the minimum allowed value (%u)",
+                                    m->frame_max, AMQP_FRAME_MIN);
     if (m->frame_max == 0 || m->frame_max > o->frame_max)
-        return amqp_connection_fail(s, AMQP_NOT_ALLOWED, "negotiated frame_max = %u%s is higher than the maximum allowed value (%u)", m->frame_max,
-                                    m->frame_max == 0 ? " (no limit)" : "", o->frame_max);
+        return amqp_connection_fail(
+            s, AMQP_NOT_ALLOWED, "negotiated frame_max = %u%s is higher than the maximum allowed value (%u)",
+            m->frame_max, m->frame_max == 0 ? " (no limit)" : "", o->frame_max);
     if (m->channel_max == 0 || m->channel_max > o->channel_max)
-        return amqp_connection_fail(s, AMQP_NOT_ALLOWED, "negotiated channel_max = %u%s is higher than the maximum allowed value (%u)", m->channel_max,
-                                    m->channel_max == 0 ? " (no limit)" : "", o->channel_max);
+        return amqp_connection_fail(
+            s, AMQP_NOT_ALLOWED,
+            "negotiated channel_max = %u%s is higher than the maximum allowed value (%u)", m->channel_max,
+            m->channel_max == 0 ? " (no limit)" : "", o->channel_max);
     s->frame_max = m->frame_max;
     s->channel_max = m->channel_max;
     s->heartbeat_s = m->heartbeat;
@@ -136,7 +151,8 @@ int amqp_on_connection_tune_ok(struct amqp_session *s, const struct amqp_connect
     return 0;
 }
 
-/* The vhost must exist and the user must have an entry of permissions in it; what it may do there is asked at each use. */
+/* The vhost must exist and the user must have an entry of permissions in it; what it may do there is asked at
+ * each use. */
 static bool vhost_allowed(struct amqp_session *s, struct slice vhost)
 {
     const struct topology *v = amqp_session_view(s);
@@ -146,7 +162,8 @@ static bool vhost_allowed(struct amqp_session *s, struct slice vhost)
         return false;
     }
     if (topo_permission_find(v, s->user, vhost) == NULL) {
-        amqp_connection_fail(s, AMQP_NOT_ALLOWED, "access to vhost '%.*s' refused for user '%.*s'", SLICE_FMT(vhost), SLICE_FMT(s->user));
+        amqp_connection_fail(s, AMQP_NOT_ALLOWED, "access to vhost '%.*s' refused for user '%.*s'",
+                             SLICE_FMT(vhost), SLICE_FMT(s->user));
         return false;
     }
     return true;
@@ -164,7 +181,8 @@ int amqp_on_connection_open(struct amqp_session *s, const struct amqp_connection
     return 0;
 }
 
-/* Unsettled deliveries are requeued and exclusive queues deleted before close-ok goes out, so that who waits for it finds it done. */
+/* Unsettled deliveries are requeued and exclusive queues deleted before close-ok goes out, so that who waits
+ * for it finds it done. */
 int amqp_on_connection_close(struct amqp_session *s, const struct amqp_connection_close *m)
 {
     (void)m;
@@ -194,7 +212,8 @@ int amqp_on_connection_close_ok(struct amqp_session *s, const struct amqp_connec
     return wrong_state(s);
 }
 
-/* RabbitMQ's renewal of a credential. Its internal users have none that expires, so any secret will do, as there; access to the vhost is asked again. */
+/* RabbitMQ's renewal of a credential. Its internal users have none that expires, so any secret will do, as
+ * there; access to the vhost is asked again. */
 int amqp_on_connection_update_secret(struct amqp_session *s, const struct amqp_connection_update_secret *m)
 {
     (void)m;

@@ -8,7 +8,7 @@
 
 #define CONSUMERS_PER_CHANNEL_MAX 16384
 
-/* ---- sources ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- sources ------------------------------------------------------------------------------------------- */
 
 uint16_t amqp_source_new(struct amqp_channel *ch, const struct topo_queue *q, struct amqp_consumer *consumer)
 {
@@ -70,8 +70,7 @@ void amqp_source_settled(struct amqp_channel *ch, uint16_t index, bool dirty)
 
 void amqp_channel_wake(struct amqp_channel *ch)
 {
-    LIST_FOREACH(n, &ch->consumers)
-    {
+    LIST_FOREACH (n, &ch->consumers) {
         struct amqp_consumer *c = LIST_ENTRY(n, struct amqp_consumer, node);
 
         if (c->shared_out)
@@ -79,12 +78,11 @@ void amqp_channel_wake(struct amqp_channel *ch)
     }
 }
 
-/* ---- consume ----------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- consume ------------------------------------------------------------------------------------------- */
 
 static struct amqp_consumer *consumer_find(struct amqp_channel *ch, struct slice tag)
 {
-    LIST_FOREACH(n, &ch->consumers)
-    {
+    LIST_FOREACH (n, &ch->consumers) {
         struct amqp_consumer *c = LIST_ENTRY(n, struct amqp_consumer, node);
 
         if (slice_eq(c->tag, tag))
@@ -93,7 +91,8 @@ static struct amqp_consumer *consumer_find(struct amqp_channel *ch, struct slice
     return NULL;
 }
 
-static struct amqp_consumer *consumer_new(struct amqp_channel *ch, const struct topo_queue *q, const struct amqp_basic_consume *m, int32_t priority)
+static struct amqp_consumer *consumer_new(struct amqp_channel *ch, const struct topo_queue *q,
+                                          const struct amqp_basic_consume *m, int32_t priority)
 {
     struct amqp_consumer *c = mem_zalloc(sizeof(*c));
     char generated[AMQP_NAME_MAX];
@@ -139,9 +138,11 @@ int amqp_on_basic_consume(struct amqp_channel *ch, const struct amqp_basic_consu
     int err, added = 0;
 
     if (m->consumer_tag.len != 0 && consumer_find(ch, m->consumer_tag) != NULL)
-        return amqp_fail(ch, AMQP_NOT_ALLOWED, "attempt to reuse consumer tag '%.*s'", SLICE_FMT(m->consumer_tag));
+        return amqp_fail(ch, AMQP_NOT_ALLOWED, "attempt to reuse consumer tag '%.*s'",
+                         SLICE_FMT(m->consumer_tag));
     if (ch->consumer_count >= CONSUMERS_PER_CHANNEL_MAX)
-        return amqp_fail(ch, AMQP_NOT_ALLOWED, "reached maximum (%u) of consumers per channel", CONSUMERS_PER_CHANNEL_MAX);
+        return amqp_fail(ch, AMQP_NOT_ALLOWED, "reached maximum (%u) of consumers per channel",
+                         CONSUMERS_PER_CHANNEL_MAX);
     if (slice_eq(name, SLICE_LIT(AMQP_REPLY_QUEUE)))
         return amqp_reply_consume(ch, m);
     if (!amqp_queue_name(ch, &name) || !amqp_permitted(ch, AMQP_READ, AMQP_QUEUE, name))
@@ -150,14 +151,16 @@ int amqp_on_basic_consume(struct amqp_channel *ch, const struct amqp_basic_consu
     if (tq == NULL)
         return 0;
     if (amqp_table_find(m->arguments, "x-priority", &priority) && !amqp_value_is_integer(&priority))
-        return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "invalid arg 'x-priority' for %s: \"expected integer, got %s\"", amqp_rs(text, AMQP_QUEUE, name, s->vhost),
-                         amqp_value_type_name(&priority));
+        return amqp_fail(ch, AMQP_PRECONDITION_FAILED,
+                         "invalid arg 'x-priority' for %s: \"expected integer, got %s\"",
+                         amqp_rs(text, AMQP_QUEUE, name, s->vhost), amqp_value_type_name(&priority));
     err = amqp_session_enter(s, tq->partition, &g);
     if (err == ERR_PARKED)
         return AMQP_AGAIN;
     if (err < 0)
         return amqp_queue_unavailable(ch, name, err);
-    c = consumer_new(ch, tq, m, priority.type == 0 ? 0 : (int32_t)MAX_OF(MIN_OF(priority.i, INT32_MAX), INT32_MIN));
+    c = consumer_new(ch, tq, m,
+                     priority.type == 0 ? 0 : (int32_t)MAX_OF(MIN_OF(priority.i, INT32_MAX), INT32_MIN));
     q = amqp_queue_enter(s, partition_queues(g.p), tq->id, &err);
     if (q != NULL) {
         /* Deliveries are encoded at the turn's end, behind consume-ok. */
@@ -174,15 +177,17 @@ int amqp_on_basic_consume(struct amqp_channel *ch, const struct amqp_basic_consu
         consumer_discard(c);
         if (q == NULL)
             return amqp_queue_unavailable(ch, name, err);
-        return amqp_fail(ch, AMQP_ACCESS_REFUSED, "%s in exclusive use", amqp_rs(text, AMQP_QUEUE, name, s->vhost));
+        return amqp_fail(ch, AMQP_ACCESS_REFUSED, "%s in exclusive use",
+                         amqp_rs(text, AMQP_QUEUE, name, s->vhost));
     }
     if (!m->nowait)
         amqp_put_basic_consume_ok(conn_out(s->conn), ch->number, &(struct amqp_basic_consume_ok){c->tag});
     return 0;
 }
 
-/* What it took stays unsettled on the channel. An unknown tag is fine. When the last consumer of an auto-delete queue goes, cancel-ok waits for the queue to go, too: then the
- * handler runs again and finds no consumer. */
+/* What it took stays unsettled on the channel. An unknown tag is fine. When the last consumer of an
+ * auto-delete queue goes, cancel-ok waits for the queue to go, too: then the handler runs again and finds no
+ * consumer. */
 int amqp_on_basic_cancel(struct amqp_channel *ch, const struct amqp_basic_cancel *m)
 {
     struct amqp_session *s = ch->session;
@@ -212,12 +217,14 @@ int amqp_on_basic_cancel(struct amqp_channel *ch, const struct amqp_basic_cancel
             struct amqp_wait *w = amqp_session_wait(s);
 
             buf_clear(&w->proposal.command);
-            topo_cmd_queue_delete(&w->proposal.command, id); /* the engine asks for it, too; the second finds nothing */
+            topo_cmd_queue_delete(&w->proposal.command,
+                                  id); /* the engine asks for it, too; the second finds nothing */
             return amqp_propose(s);
         }
     }
     if (!m->nowait)
-        amqp_put_basic_cancel_ok(conn_out(s->conn), ch->number, &(struct amqp_basic_cancel_ok){m->consumer_tag});
+        amqp_put_basic_cancel_ok(conn_out(s->conn), ch->number,
+                                 &(struct amqp_basic_cancel_ok){m->consumer_tag});
     return 0;
 }
 
@@ -228,7 +235,8 @@ int amqp_on_basic_cancel_ok(struct amqp_channel *ch, const struct amqp_basic_can
     return 0;
 }
 
-/* global=false: for each consumer started later; global=true: shared by all consumers of the channel (RabbitMQ's meaning, not the specification's). */
+/* global=false: for each consumer started later; global=true: shared by all consumers of the channel
+ * (RabbitMQ's meaning, not the specification's). */
 int amqp_on_basic_qos(struct amqp_channel *ch, const struct amqp_basic_qos *m)
 {
     if (m->prefetch_size != 0)

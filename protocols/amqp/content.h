@@ -1,5 +1,5 @@
-/* Content: the header and body frames behind basic.publish. Usually all three frames stand in the input buffer and nothing is copied; what does not fit is
- * gathered in content.held as it arrives. */
+/* Content: the header and body frames behind basic.publish. Usually all three frames stand in the input
+ * buffer and nothing is copied; what does not fit is gathered in content.held as it arrives. */
 #ifndef GM_AMQP_CONTENT_H
 #define GM_AMQP_CONTENT_H
 

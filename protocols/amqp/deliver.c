@@ -1,8 +1,10 @@
-/* Deliveries: a consumer's news links it to its worker's ready list; at the turn's end each partition with ready consumers is entered once and what they may have is
- * encoded straight into their connections' output (P4, P25).
+/* Deliveries: a consumer's news links it to its worker's ready list; at the turn's end each partition with
+ * ready consumers is entered once and what they may have is encoded straight into their connections' output
+ * (P4, P25).
  *
- * Life of a consumer's memory: made by basic.consume; detached from its queue under the partition's lock (cancel, channel end, queue deleted); freed at once, or, while a mail
- * or a disk read that names it is under way, when that arrives. */
+ * Life of a consumer's memory: made by basic.consume; detached from its queue under the partition's lock
+ * (cancel, channel end, queue deleted); freed at once, or, while a mail or a disk read that names it is under
+ * way, when that arrives. */
 #include "base/diag.h"
 #include "base/mem.h"
 #include "protocols/amqp/session.h"
@@ -19,7 +21,7 @@ struct delivery_park {
     uint32_t partition;
 };
 
-/* ---- news ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- news ---------------------------------------------------------------------------------------------- */
 
 void amqp_consumer_ready(struct amqp_consumer *c)
 {
@@ -57,7 +59,8 @@ static void news_mail(struct worker *w, struct mail *m)
         consumer_free(c);
 }
 
-/* Under the partition's lock, on whatever thread changed the queue. At most one at a time: the engine's `told`. */
+/* Under the partition's lock, on whatever thread changed the queue. At most one at a time: the engine's
+ * `told`. */
 void amqp_consumer_news(struct queue_consumer *qc)
 {
     struct amqp_consumer *c = CONTAINER_OF(qc, struct amqp_consumer, qc);
@@ -75,7 +78,8 @@ void amqp_consumer_detach(struct amqp_consumer *c, int64_t now_ms)
 {
     struct amqp_channel *ch = c->channel;
 
-    (void)queue_consumer_remove(&c->qc, now_ms); /* news under way is a mail or a place in a list: both are ours to see */
+    (void)queue_consumer_remove(
+        &c->qc, now_ms); /* news under way is a mail or a place in a list: both are ours to see */
     if (c->committing)
         log_commit_cancel(&c->commit);
     c->committing = false;
@@ -107,7 +111,7 @@ void amqp_consumer_abandon(struct amqp_consumer *c)
     c->pins++; /* for ever */
 }
 
-/* ---- encoding ------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- encoding ------------------------------------------------------------------------------------------ */
 
 /* The content of a delivery: header and body frames. */
 static void put_content(struct buf *out, uint16_t channel, uint32_t frame_max, const struct queue_delivery *d)
@@ -115,12 +119,16 @@ static void put_content(struct buf *out, uint16_t channel, uint32_t frame_max, c
     amqp_put_content(out, channel, frame_max, d->properties, d->body);
 }
 
-/* One basic.deliver with its content, hand-written because every message passes here: the same bytes amqp_put_basic_deliver and amqp_put_content write. */
-static void put_deliver(struct buf *out, const struct amqp_consumer *c, uint32_t frame_max, uint64_t tag, const struct queue_delivery *d)
+/* One basic.deliver with its content, hand-written because every message passes here: the same bytes
+ * amqp_put_basic_deliver and amqp_put_content write. */
+static void put_deliver(struct buf *out, const struct amqp_consumer *c, uint32_t frame_max, uint64_t tag,
+                        const struct queue_delivery *d)
 {
     uint16_t channel = c->channel->number;
     size_t fixed = c->prefix.len + 9 + 1 + d->exchange.len + 1 + d->routing_key.len + 1;
-    uint8_t *start = buf_reserve(out, fixed + AMQP_FRAME_OVERHEAD * 2 + 12 + d->properties.len + d->body.len + 16), *p = start;
+    uint8_t *start =
+                buf_reserve(out, fixed + AMQP_FRAME_OVERHEAD * 2 + 12 + d->properties.len + d->body.len + 16),
+            *p = start;
 
     memcpy(p, c->prefix.data, c->prefix.len);
     be32_put(p + 3, (uint32_t)(fixed - AMQP_FRAME_OVERHEAD));
@@ -184,7 +192,7 @@ static bool deliver_one(void *arg, const struct queue_delivery *d)
     return true;
 }
 
-/* ---- what one acquisition leaves to be done after it ------------------------------------------------------------------------------------------ */
+/* ---- what one acquisition leaves to be done after it --------------------------------------------------- */
 
 struct warm_job {
     struct bg_job job;
@@ -237,7 +245,8 @@ static void reservation_done(struct log_commit *commit, int err)
         amqp_consumer_ready(c);
 }
 
-/* The queue was deleted, or it failed: the consumer is no more. The client is told if it said it understands that. */
+/* The queue was deleted, or it failed: the consumer is no more. The client is told if it said it understands
+ * that. */
 static void cancelled(struct amqp_consumer *c, int64_t now_ms)
 {
     struct amqp_channel *ch = c->channel;
@@ -248,7 +257,7 @@ static void cancelled(struct amqp_consumer *c, int64_t now_ms)
     amqp_consumer_detach(c, now_ms);
 }
 
-/* ---- serving ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- serving ------------------------------------------------------------------------------------------- */
 
 /* Deliveries the channel's shared prefetch leaves room for. */
 static uint32_t shared_room(const struct amqp_channel *ch)
@@ -260,12 +269,16 @@ static uint32_t shared_room(const struct amqp_channel *ch)
     return MIN_OF(QUEUE_TAKE_MAX, ch->prefetch_global - ch->global_outstanding);
 }
 
-/* Serves one consumer, under its partition's lock. True: *ret_arm's commit is to be armed after the lock was left. */
+/* Serves one consumer, under its partition's lock. True: *ret_arm's commit is to be armed after the lock was
+ * left. */
 static bool serve(struct amqp_consumer *c, int64_t now_ms)
 {
     struct amqp_channel *ch = c->channel;
     struct amqp_session *s = ch->session;
-    struct queue_take take = {.deliver = deliver_one, .arg = c, .commit = c->committing ? NULL : &c->commit, .read_cold = c->read_cold};
+    struct queue_take take = {.deliver = deliver_one,
+                              .arg = c,
+                              .commit = c->committing ? NULL : &c->commit,
+                              .read_cold = c->read_cold};
     size_t out;
     int err;
 
@@ -273,7 +286,8 @@ static bool serve(struct amqp_consumer *c, int64_t now_ms)
         cancelled(c, now_ms);
         return false;
     }
-    if (s->conn == NULL || s->state != AMQP_RUNNING || ch->state != AMQP_CHANNEL_OPEN || conn_closing(s->conn))
+    if (s->conn == NULL || s->state != AMQP_RUNNING || ch->state != AMQP_CHANNEL_OPEN ||
+        conn_closing(s->conn))
         return false; /* it is about to be detached */
     if (c->warming)
         return false;
@@ -303,7 +317,8 @@ static bool serve(struct amqp_consumer *c, int64_t now_ms)
     if (err == ERR_AGAIN) {
         warm_start(c, &take.cold);
     } else if (err < 0) {
-        DIAG_EVERY(DIAG_ERROR, "amqp: a queue cannot be read", "queue=%llu error=\"%s\"", (unsigned long long)c->qc.queue_id, err_text(err));
+        DIAG_EVERY(DIAG_ERROR, "amqp: a queue cannot be read", "queue=%llu error=\"%s\"",
+                   (unsigned long long)c->qc.queue_id, err_text(err));
         cancelled(c, now_ms);
         return false;
     }
@@ -323,8 +338,7 @@ static void park_retry(struct worker *w, struct partition_park *park)
 
 static struct delivery_park *park_find(struct amqp_worker *aw, uint32_t partition)
 {
-    LIST_FOREACH(n, &aw->parks)
-    {
+    LIST_FOREACH (n, &aw->parks) {
         struct delivery_park *p = LIST_ENTRY(n, struct delivery_park, node);
 
         if (p->partition == partition)
@@ -369,8 +383,7 @@ static void serve_partition(struct amqp_worker *aw, struct amqp_consumer *first)
         return; /* parked; or the partition failed, and nothing is delivered from it any more */
     if (serve(first, now_ms))
         arm[n++] = first;
-    LIST_FOREACH_SAFE(p, &aw->ready)
-    {
+    LIST_FOREACH_SAFE (p, &aw->ready) {
         struct amqp_consumer *c = LIST_ENTRY(p, struct amqp_consumer, ready);
 
         if (c->partition != partition)
@@ -381,7 +394,8 @@ static void serve_partition(struct amqp_worker *aw, struct amqp_consumer *first)
         if (serve(c, now_ms))
             arm[n++] = c;
     }
-    /* Deliveries are in the output already. If their bookkeeping cannot be logged they may come again after a restart, which is what redelivery means. */
+    /* Deliveries are in the output already. If their bookkeeping cannot be logged they may come again after a
+     * restart, which is what redelivery means. */
     (void)partition_leave(&g);
     for (unsigned i = 0; i < n; i++) {
         struct amqp_consumer *c = arm[i];

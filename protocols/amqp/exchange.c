@@ -5,7 +5,8 @@
 static const struct {
     const char *name;
     enum topo_exchange_type type;
-} types[] = {{"direct", TOPO_DIRECT}, {"fanout", TOPO_FANOUT}, {"topic", TOPO_TOPIC}, {"headers", TOPO_HEADERS}};
+} types[] = {
+    {"direct", TOPO_DIRECT}, {"fanout", TOPO_FANOUT}, {"topic", TOPO_TOPIC}, {"headers", TOPO_HEADERS}};
 
 static const char *type_name(enum topo_exchange_type type)
 {
@@ -34,18 +35,21 @@ static int default_exchange(struct amqp_channel *ch)
 static int declare_ok(struct amqp_channel *ch, bool nowait)
 {
     if (!nowait)
-        amqp_put_exchange_declare_ok(conn_out(ch->session->conn), ch->number, &(struct amqp_exchange_declare_ok){});
+        amqp_put_exchange_declare_ok(conn_out(ch->session->conn), ch->number,
+                                     &(struct amqp_exchange_declare_ok){});
     return 0;
 }
 
-static bool equivalent(struct amqp_channel *ch, const struct topo_exchange *x, enum topo_exchange_type type, const struct amqp_exchange_declare *m)
+static bool equivalent(struct amqp_channel *ch, const struct topo_exchange *x, enum topo_exchange_type type,
+                       const struct amqp_exchange_declare *m)
 {
     static const char *const compared_args[] = {"alternate-exchange", NULL};
     char text[AMQP_RS_MAX];
 
     if (x->type != type) {
-        amqp_fail(ch, AMQP_PRECONDITION_FAILED, "inequivalent arg 'type' for %s: received '%s' but current is '%s'",
-                  amqp_rs(text, AMQP_EXCHANGE, x->name, ch->session->vhost), type_name(type), type_name(x->type));
+        amqp_fail(
+            ch, AMQP_PRECONDITION_FAILED, "inequivalent arg 'type' for %s: received '%s' but current is '%s'",
+            amqp_rs(text, AMQP_EXCHANGE, x->name, ch->session->vhost), type_name(type), type_name(x->type));
         return false;
     }
     return amqp_bit_equivalent(ch, AMQP_EXCHANGE, x->name, "durable", x->durable, m->durable) &&
@@ -62,8 +66,10 @@ static int declare_passive(struct amqp_channel *ch, const struct amqp_exchange_d
     if (m->exchange.len == 0)
         return default_exchange(ch);
     amqp_rs(text, AMQP_EXCHANGE, m->exchange, s->vhost);
-    if (!amqp_allowed(s, AMQP_CONFIGURE, m->exchange) && !amqp_allowed(s, AMQP_WRITE, m->exchange) && !amqp_allowed(s, AMQP_READ, m->exchange))
-        return amqp_fail(ch, AMQP_ACCESS_REFUSED, "access to %s refused for user '%.*s'", text, SLICE_FMT(s->user));
+    if (!amqp_allowed(s, AMQP_CONFIGURE, m->exchange) && !amqp_allowed(s, AMQP_WRITE, m->exchange) &&
+        !amqp_allowed(s, AMQP_READ, m->exchange))
+        return amqp_fail(ch, AMQP_ACCESS_REFUSED, "access to %s refused for user '%.*s'", text,
+                         SLICE_FMT(s->user));
     if (topo_exchange_find(amqp_session_view(s), s->vhost, m->exchange) == NULL)
         return amqp_fail(ch, AMQP_NOT_FOUND, "no %s", text);
     return declare_ok(ch, m->nowait);
@@ -99,17 +105,21 @@ int amqp_on_exchange_declare(struct amqp_channel *ch, const struct amqp_exchange
     if (x != NULL)
         return equivalent(ch, x, types[t].type, m) ? declare_ok(ch, m->nowait) : 0;
     if (is_reserved(m->exchange))
-        return amqp_fail(ch, AMQP_ACCESS_REFUSED, "exchange name '%.*s' contains reserved prefix 'amq.*'", SLICE_FMT(m->exchange));
+        return amqp_fail(ch, AMQP_ACCESS_REFUSED, "exchange name '%.*s' contains reserved prefix 'amq.*'",
+                         SLICE_FMT(m->exchange));
     if (amqp_table_find(m->arguments, "alternate-exchange", &alternate)) {
         if (alternate.type != 'S')
-            return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "invalid type '%s' for arg 'alternate-exchange' in %s", amqp_value_type_name(&alternate),
-                             amqp_rs(text, AMQP_EXCHANGE, m->exchange, s->vhost));
-        if (!amqp_permitted(ch, AMQP_READ, AMQP_EXCHANGE, m->exchange) || !amqp_permitted(ch, AMQP_WRITE, AMQP_EXCHANGE, alternate.bytes))
+            return amqp_fail(
+                ch, AMQP_PRECONDITION_FAILED, "invalid type '%s' for arg 'alternate-exchange' in %s",
+                amqp_value_type_name(&alternate), amqp_rs(text, AMQP_EXCHANGE, m->exchange, s->vhost));
+        if (!amqp_permitted(ch, AMQP_READ, AMQP_EXCHANGE, m->exchange) ||
+            !amqp_permitted(ch, AMQP_WRITE, AMQP_EXCHANGE, alternate.bytes))
             return 0;
     }
     w = amqp_session_wait(s);
     buf_clear(&w->proposal.command);
-    topo_cmd_exchange_declare(&w->proposal.command, s->vhost, m->exchange, types[t].type, m->durable, m->auto_delete, m->internal, m->arguments);
+    topo_cmd_exchange_declare(&w->proposal.command, s->vhost, m->exchange, types[t].type, m->durable,
+                              m->auto_delete, m->internal, m->arguments);
     return amqp_propose(s);
 }
 
@@ -152,7 +162,8 @@ int amqp_on_exchange_delete(struct amqp_channel *ch, const struct amqp_exchange_
 int amqp_on_exchange_bind(struct amqp_channel *ch, const struct amqp_exchange_bind *m)
 {
     bool done;
-    int r = amqp_bind(ch, true, AMQP_EXCHANGE, m->destination, m->source, m->routing_key, m->arguments, &done);
+    int r =
+        amqp_bind(ch, true, AMQP_EXCHANGE, m->destination, m->source, m->routing_key, m->arguments, &done);
 
     if (done && !m->nowait)
         amqp_put_exchange_bind_ok(conn_out(ch->session->conn), ch->number, &(struct amqp_exchange_bind_ok){});
@@ -162,9 +173,11 @@ int amqp_on_exchange_bind(struct amqp_channel *ch, const struct amqp_exchange_bi
 int amqp_on_exchange_unbind(struct amqp_channel *ch, const struct amqp_exchange_unbind *m)
 {
     bool done;
-    int r = amqp_bind(ch, false, AMQP_EXCHANGE, m->destination, m->source, m->routing_key, m->arguments, &done);
+    int r =
+        amqp_bind(ch, false, AMQP_EXCHANGE, m->destination, m->source, m->routing_key, m->arguments, &done);
 
     if (done && !m->nowait)
-        amqp_put_exchange_unbind_ok(conn_out(ch->session->conn), ch->number, &(struct amqp_exchange_unbind_ok){});
+        amqp_put_exchange_unbind_ok(conn_out(ch->session->conn), ch->number,
+                                    &(struct amqp_exchange_unbind_ok){});
     return r;
 }

@@ -12,9 +12,10 @@
 /* Clients decide by these (specs: pika, amqplib, kombu, the Java client). */
 static void put_server_properties(struct buf *out, const char *cluster_name)
 {
-    static const char *const capabilities[] = {"publisher_confirms", "exchange_exchange_bindings", "basic.nack",
-                                               "consumer_cancel_notify", "connection.blocked", "consumer_priorities",
-                                               "authentication_failure_close", "per_consumer_qos", "direct_reply_to"};
+    static const char *const capabilities[] = {
+        "publisher_confirms",           "exchange_exchange_bindings", "basic.nack",
+        "consumer_cancel_notify",       "connection.blocked",         "consumer_priorities",
+        "authentication_failure_close", "per_consumer_qos",           "direct_reply_to"};
     struct buf table = {0};
 
     for (size_t i = 0; i < ARRAY_LEN(capabilities); i++)
@@ -90,7 +91,7 @@ const struct conn_ops *amqp_front_ops(const struct amqp_front *f)
     return &f->ops;
 }
 
-/* ---- exclusive queues ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- exclusive queues ---------------------------------------------------------------------------------- */
 
 bool amqp_exclusive_claim(struct amqp_session *s, uint64_t queue_id)
 {
@@ -155,7 +156,7 @@ bool amqp_exclusive_delete_all(struct amqp_session *s, bool wait)
     return s->ending == 0;
 }
 
-/* ---- numbers ----------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- numbers ------------------------------------------------------------------------------------------- */
 
 void amqp_front_stats(struct amqp_front *f, struct amqp_front_stats *ret)
 {
@@ -173,7 +174,8 @@ void amqp_front_stats(struct amqp_front *f, struct amqp_front_stats *ret)
 
 bool amqp_connection_info(const struct conn *c, struct amqp_connection_info *ret)
 {
-    static const char *const states[] = {"starting", "starting", "tuning", "opening", "running", "closing", "closed"};
+    static const char *const states[] = {"starting", "starting", "tuning", "opening",
+                                         "running",  "closing",  "closed"};
     const struct amqp_session *s = c->session;
 
     if (c->ops->protocol != CONN_AMQP || s == NULL)

@@ -1,4 +1,5 @@
-/* basic.get. May wait for the disk (cold messages, P16) or for a reservation (rule 8); the frame is then handled again. */
+/* basic.get. May wait for the disk (cold messages, P16) or for a reservation (rule 8); the frame is then
+ * handled again. */
 #include "base/mem.h"
 #include "protocols/amqp/queues.h"
 #include "protocols/amqp/session.h"
@@ -16,7 +17,8 @@ static bool deliver_get(void *arg, const struct queue_delivery *d)
     struct amqp_channel *ch = get->channel;
     struct amqp_session *s = ch->session;
     struct queue_handle h = d->handle;
-    struct amqp_basic_get_ok m = {.redelivered = d->redelivered, .exchange = d->exchange, .routing_key = d->routing_key};
+    struct amqp_basic_get_ok m = {
+        .redelivered = d->redelivered, .exchange = d->exchange, .routing_key = d->routing_key};
     struct buf *out = &s->aw->scratch;
 
     if (get->no_ack) {
@@ -89,7 +91,8 @@ int amqp_on_basic_get(struct amqp_channel *ch, const struct amqp_basic_get *m)
     struct amqp_session *s = ch->session;
     struct amqp_wait *wait = amqp_session_wait(s);
     struct getting get = {.channel = ch, .no_ack = m->no_ack};
-    struct queue_take take = {.max = 1, .deliver = deliver_get, .arg = &get, .commit = &wait->commit, .read_cold = wait->read_cold};
+    struct queue_take take = {
+        .max = 1, .deliver = deliver_get, .arg = &get, .commit = &wait->commit, .read_cold = wait->read_cold};
     struct partition_guard g;
     char text[AMQP_RS_MAX];
     struct slice name = m->queue;
@@ -114,7 +117,9 @@ int amqp_on_basic_get(struct amqp_channel *ch, const struct amqp_basic_get *m)
     if (q == NULL)
         return amqp_queue_unavailable(ch, name, err);
     if (err == ERR_LOCKED)
-        return amqp_fail(ch, AMQP_RESOURCE_LOCKED, "cannot obtain access to locked %s. basic.get operations are not supported by classic queues with single active consumer",
+        return amqp_fail(ch, AMQP_RESOURCE_LOCKED,
+                         "cannot obtain access to locked %s. basic.get operations are not supported by "
+                         "classic queues with single active consumer",
                          amqp_rs(text, AMQP_QUEUE, name, s->vhost));
     if (take.count != 0) {
         be32_put(s->aw->scratch.data + get.count_at, (uint32_t)MIN_OF(take.ready, UINT32_MAX));

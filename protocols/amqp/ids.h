@@ -1,4 +1,5 @@
-/* Which connection something belongs to: exclusive queues by queue id, direct reply-to by its random id. An open hash table under a mutex of its own. Any thread. */
+/* Which connection something belongs to: exclusive queues by queue id, direct reply-to by its random id. An
+ * open hash table under a mutex of its own. Any thread. */
 #ifndef GM_AMQP_IDS_H
 #define GM_AMQP_IDS_H
 

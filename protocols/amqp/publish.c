@@ -5,7 +5,7 @@
 #include "protocols/amqp/reply.h"
 #include "protocols/amqp/session.h"
 
-/* ---- content ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- content ------------------------------------------------------------------------------------------- */
 
 static void content_reset(struct amqp_channel *ch)
 {
@@ -32,8 +32,9 @@ static void own_slice(struct buf *b, struct slice *s)
     *s = copy;
 }
 
-/* Exchange, key and properties go first, in `held`; then the body grows behind them. As the buffer may move, the slices are offsets from its
- * start, resolved when the message is complete. Here the first three are copied and remembered by length. */
+/* Exchange, key and properties go first, in `held`; then the body grows behind them. As the buffer may move,
+ * the slices are offsets from its start, resolved when the message is complete. Here the first three are
+ * copied and remembered by length. */
 void amqp_content_own(struct amqp_channel *ch)
 {
     struct amqp_content *c = &ch->content;
@@ -69,7 +70,7 @@ static void content_resolve(struct amqp_content *c)
     c->body = slice_of(p, (size_t)(c->held.data + c->held.len - p));
 }
 
-/* ---- routes -------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- routes -------------------------------------------------------------------------------------------- */
 
 static uint32_t route_slot(struct slice exchange, struct slice key)
 {
@@ -83,8 +84,10 @@ static uint32_t route_slot(struct slice exchange, struct slice key)
     return (h ^ h >> 15) % AMQP_ROUTE_CACHE;
 }
 
-/* The route of a message, from the channel's cache or made anew; NULL: the channel was failed. *ret_temporary: free it after use. */
-static const struct amqp_route *route_find(struct amqp_channel *ch, const struct amqp_content *c, struct slice headers, struct amqp_route **ret_temporary)
+/* The route of a message, from the channel's cache or made anew; NULL: the channel was failed.
+ * *ret_temporary: free it after use. */
+static const struct amqp_route *route_find(struct amqp_channel *ch, const struct amqp_content *c,
+                                           struct slice headers, struct amqp_route **ret_temporary)
 {
     const struct topology *v = amqp_session_view(ch->session);
     struct amqp_route **cached = &ch->routes[route_slot(c->exchange, c->routing_key)];
@@ -95,9 +98,10 @@ static const struct amqp_route *route_find(struct amqp_channel *ch, const struct
     int err;
 
     *ret_temporary = NULL;
-    special = headers.len != 0 && (amqp_table_find(headers, "CC", &copies) || amqp_table_find(headers, "BCC", &copies));
-    if (GM_LIKELY(route != NULL && route->index == v->index && !special && slice_eq(route->routing_key, c->routing_key) &&
-                  slice_eq(route->exchange, c->exchange)))
+    special = headers.len != 0 &&
+              (amqp_table_find(headers, "CC", &copies) || amqp_table_find(headers, "BCC", &copies));
+    if (GM_LIKELY(route != NULL && route->index == v->index && !special &&
+                  slice_eq(route->routing_key, c->routing_key) && slice_eq(route->exchange, c->exchange)))
         return route;
     if (!amqp_permitted(ch, AMQP_WRITE, AMQP_EXCHANGE, c->exchange))
         return NULL;
@@ -107,7 +111,8 @@ static const struct amqp_route *route_find(struct amqp_channel *ch, const struct
         return NULL;
     }
     if (err == ERR_ACCESS) {
-        amqp_fail(ch, AMQP_ACCESS_REFUSED, "cannot publish to internal %s", amqp_rs(text, AMQP_EXCHANGE, c->exchange, ch->session->vhost));
+        amqp_fail(ch, AMQP_ACCESS_REFUSED, "cannot publish to internal %s",
+                  amqp_rs(text, AMQP_EXCHANGE, c->exchange, ch->session->vhost));
         return NULL;
     }
     if (route->by_headers) {
@@ -119,7 +124,7 @@ static const struct amqp_route *route_find(struct amqp_channel *ch, const struct
     return route;
 }
 
-/* ---- a whole message ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- a whole message ----------------------------------------------------------------------------------- */
 
 /* RabbitMQ's rabbit_basic:parse_expiration: decimal milliseconds. False: the channel was failed. */
 static bool read_expiration(struct amqp_channel *ch, struct slice text, int64_t *ret)
@@ -135,10 +140,12 @@ static bool read_expiration(struct amqp_channel *ch, struct slice text, int64_t 
     if (i == (size_t)negative) {
         why = "no_integer";
     } else if (i < text.len) {
-        snprintf(value, sizeof(value), "{leftover_string,\"%.*s\"}", (int)MIN_OF(text.len - i, 32), (const char *)text.data + i);
+        snprintf(value, sizeof(value), "{leftover_string,\"%.*s\"}", (int)MIN_OF(text.len - i, 32),
+                 (const char *)text.data + i);
         why = value;
     } else if (negative || v > 315360000000) {
-        snprintf(value, sizeof(value), "{%s,%s%lld}", negative ? "value_negative" : "value_too_large", negative ? "-" : "", (long long)v);
+        snprintf(value, sizeof(value), "{%s,%s%lld}", negative ? "value_negative" : "value_too_large",
+                 negative ? "-" : "", (long long)v);
         why = value;
     }
     if (why != NULL) {
@@ -150,30 +157,36 @@ static bool read_expiration(struct amqp_channel *ch, struct slice text, int64_t 
 }
 
 /* user-id, expiration and CC/BCC must hold. False: the channel was failed. */
-static bool check_properties(struct amqp_channel *ch, const struct amqp_properties *p, int64_t *ret_expiration)
+static bool check_properties(struct amqp_channel *ch, const struct amqp_properties *p,
+                             int64_t *ret_expiration)
 {
     struct amqp_session *s = ch->session;
     const char *name, *type;
 
     if (p->flags & AMQP_HAS_user_id && !slice_eq(p->user_id, s->user)) {
-        amqp_fail(ch, AMQP_PRECONDITION_FAILED, "user_id property set to '%.*s' but authenticated user was '%.*s'", SLICE_FMT(p->user_id), SLICE_FMT(s->user));
+        amqp_fail(ch, AMQP_PRECONDITION_FAILED,
+                  "user_id property set to '%.*s' but authenticated user was '%.*s'", SLICE_FMT(p->user_id),
+                  SLICE_FMT(s->user));
         return false;
     }
     if (p->flags & AMQP_HAS_expiration && !read_expiration(ch, p->expiration, ret_expiration))
         return false;
-    if (p->flags & AMQP_HAS_reply_to && ch->reply == NULL && slice_eq(p->reply_to, SLICE_LIT(AMQP_REPLY_QUEUE))) {
+    if (p->flags & AMQP_HAS_reply_to && ch->reply == NULL &&
+        slice_eq(p->reply_to, SLICE_LIT(AMQP_REPLY_QUEUE))) {
         amqp_fail(ch, AMQP_PRECONDITION_FAILED, "fast reply consumer does not exist");
         return false;
     }
     if (p->headers.len != 0 && amqp_route_check_cc(p->headers, &name, &type) < 0) {
-        amqp_fail(ch, AMQP_PRECONDITION_FAILED, "invalid message: {unacceptable_type_in_header,\"%s\",%s}", name, type);
+        amqp_fail(ch, AMQP_PRECONDITION_FAILED, "invalid message: {unacceptable_type_in_header,\"%s\",%s}",
+                  name, type);
         return false;
     }
     return true;
 }
 
-/* What is stored differs from what was sent in two ways: BCC is removed (RabbitMQ's sender-selected distribution), and a direct reply-to gets the name of this
- * channel. False: stored as it came; else the new properties are in the worker's scratch. */
+/* What is stored differs from what was sent in two ways: BCC is removed (RabbitMQ's sender-selected
+ * distribution), and a direct reply-to gets the name of this channel. False: stored as it came; else the new
+ * properties are in the worker's scratch. */
 static bool rewrite_properties(struct amqp_channel *ch, const struct amqp_properties *p)
 {
     struct amqp_properties copy = *p;
@@ -205,7 +218,9 @@ static void return_message(struct amqp_channel *ch, const struct amqp_content *c
     struct buf *out = conn_out(s->conn);
 
     amqp_count(&s->aw->count.returned, 1);
-    amqp_put_basic_return(out, ch->number, &(struct amqp_basic_return){AMQP_NO_ROUTE, SLICE_LIT("NO_ROUTE"), c->exchange, c->routing_key});
+    amqp_put_basic_return(
+        out, ch->number,
+        &(struct amqp_basic_return){AMQP_NO_ROUTE, SLICE_LIT("NO_ROUTE"), c->exchange, c->routing_key});
     amqp_put_content(out, ch->number, s->frame_max, c->properties, c->body);
 }
 
@@ -228,9 +243,12 @@ int amqp_content_publish(struct amqp_channel *ch)
     if (!plain) {
         if (amqp_properties_read(c->properties, &properties) < 0) {
             s->method = 0;
-            return amqp_connection_fail(s, AMQP_FRAME_ERROR, "cannot decode the properties of a content header");
+            return amqp_connection_fail(s, AMQP_FRAME_ERROR,
+                                        "cannot decode the properties of a content header");
         }
-        if ((properties.flags & (AMQP_HAS_user_id | AMQP_HAS_expiration | AMQP_HAS_headers | AMQP_HAS_reply_to)) && !check_properties(ch, &properties, &p.expiration_ms))
+        if ((properties.flags &
+             (AMQP_HAS_user_id | AMQP_HAS_expiration | AMQP_HAS_headers | AMQP_HAS_reply_to)) &&
+            !check_properties(ch, &properties, &p.expiration_ms))
             return 0;
     }
     route = route_find(ch, c, properties.headers, &temporary);
@@ -284,7 +302,7 @@ int amqp_content_publish(struct amqp_channel *ch)
     return 0;
 }
 
-/* ---- frames --------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- frames -------------------------------------------------------------------------------------------- */
 
 int amqp_on_basic_publish(struct amqp_channel *ch, const struct amqp_basic_publish *m)
 {
@@ -335,10 +353,13 @@ static int content_header(struct amqp_channel *ch, const struct amqp_frame *f)
         return amqp_connection_fail(s, AMQP_FRAME_ERROR, "cannot decode a content header");
     }
     if (class_id != AMQP_CLASS_BASIC)
-        return amqp_connection_fail(s, AMQP_UNEXPECTED_FRAME, "expected content header for class 60, got one for class %u instead", class_id);
+        return amqp_connection_fail(s, AMQP_UNEXPECTED_FRAME,
+                                    "expected content header for class 60, got one for class %u instead",
+                                    class_id);
     if (c->body_size > s->front->o.max_message_bytes)
-        return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "message size %llu is larger than configured max size %llu", (unsigned long long)c->body_size,
-                         (unsigned long long)s->front->o.max_message_bytes);
+        return amqp_fail(ch, AMQP_PRECONDITION_FAILED,
+                         "message size %llu is larger than configured max size %llu",
+                         (unsigned long long)c->body_size, (unsigned long long)s->front->o.max_message_bytes);
     c->properties = properties;
     if (!c->borrowed) {
         /* Only exchange and key are held so far. */
@@ -357,8 +378,9 @@ static int content_body(struct amqp_channel *ch, const struct amqp_frame *f)
     c->body_got += f->payload.len;
     if (c->body_got > c->body_size) {
         s->method = 0;
-        return amqp_connection_fail(s, AMQP_FRAME_ERROR, "content body of %llu octets is larger than the %llu its header announced",
-                                    (unsigned long long)c->body_got, (unsigned long long)c->body_size);
+        return amqp_connection_fail(
+            s, AMQP_FRAME_ERROR, "content body of %llu octets is larger than the %llu its header announced",
+            (unsigned long long)c->body_got, (unsigned long long)c->body_size);
     }
     if (c->borrowed && c->body.len == 0 && c->body_got == c->body_size) {
         c->body = f->payload;
@@ -366,8 +388,10 @@ static int content_body(struct amqp_channel *ch, const struct amqp_frame *f)
     }
     amqp_content_own(ch);
     if (s->content_bytes + f->payload.len > s->front->o.max_content_bytes && s->content_bytes > c->held.len)
-        return amqp_connection_fail(s, AMQP_NOT_ALLOWED, "more than %llu octets of unfinished messages on the channels of this connection",
-                                    (unsigned long long)s->front->o.max_content_bytes);
+        return amqp_connection_fail(
+            s, AMQP_NOT_ALLOWED,
+            "more than %llu octets of unfinished messages on the channels of this connection",
+            (unsigned long long)s->front->o.max_content_bytes);
     buf_put_slice(&c->held, f->payload);
     s->content_bytes += f->payload.len;
     return c->body_got == c->body_size ? complete(ch) : 0;
@@ -382,13 +406,17 @@ int amqp_content_frame(struct amqp_channel *ch, const struct amqp_frame *f)
     case AMQP_CONTENT_HEADER:
         if (f->type == AMQP_FRAME_CONTENT_HEADER)
             return content_header(ch, f);
-        return amqp_connection_fail(s, AMQP_UNEXPECTED_FRAME, "expected content header for class 60, got non content header frame instead");
+        return amqp_connection_fail(
+            s, AMQP_UNEXPECTED_FRAME,
+            "expected content header for class 60, got non content header frame instead");
     case AMQP_CONTENT_BODY:
         if (f->type == AMQP_FRAME_BODY)
             return content_body(ch, f);
-        return amqp_connection_fail(s, AMQP_UNEXPECTED_FRAME, "expected content body, got non content body frame instead");
+        return amqp_connection_fail(s, AMQP_UNEXPECTED_FRAME,
+                                    "expected content body, got non content body frame instead");
     case AMQP_CONTENT_NONE:
         break;
     }
-    return amqp_connection_fail(s, AMQP_UNEXPECTED_FRAME, "expected method frame, got non method frame instead");
+    return amqp_connection_fail(s, AMQP_UNEXPECTED_FRAME,
+                                "expected method frame, got non method frame instead");
 }

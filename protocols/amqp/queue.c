@@ -1,4 +1,5 @@
-/* Class queue: declare, bind, unbind, purge, delete. Metadata goes through the topology; a handler proposes, waits, and runs again (session.h). */
+/* Class queue: declare, bind, unbind, purge, delete. Metadata goes through the topology; a handler proposes,
+ * waits, and runs again (session.h). */
 #include "base/mem.h"
 #include "base/rand.h"
 #include "cluster/topology/commands.h"
@@ -6,7 +7,7 @@
 #include "protocols/amqp/queues.h"
 #include "protocols/amqp/reply.h"
 
-/* ---- helpers ---------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- helpers ------------------------------------------------------------------------------------------- */
 
 void amqp_generate_name(char name[AMQP_NAME_MAX], const char *prefix)
 {
@@ -39,7 +40,8 @@ static bool locked(struct amqp_channel *ch, struct slice name)
     char text[AMQP_RS_MAX];
 
     amqp_fail(ch, AMQP_RESOURCE_LOCKED,
-              "cannot obtain exclusive access to locked %s. It could be originally declared on another connection or the exclusive property value does not match that "
+              "cannot obtain exclusive access to locked %s. It could be originally declared on another "
+              "connection or the exclusive property value does not match that "
               "of the original declaration.",
               amqp_rs(text, AMQP_QUEUE, name, ch->session->vhost));
     return false;
@@ -118,7 +120,7 @@ static int proposal_failed(struct amqp_channel *ch, int err)
     return amqp_fail(ch, AMQP_INTERNAL_ERROR, "the metadata store refused the change: %s", err_text(err));
 }
 
-/* ---- declare ----------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- declare ------------------------------------------------------------------------------------------- */
 
 static void remember(struct amqp_channel *ch, struct slice name)
 {
@@ -159,11 +161,20 @@ static int declare_ok(struct amqp_channel *ch, const struct topo_queue *tq, bool
     return 0;
 }
 
-static const char *const compared_args[] = {"x-expires",      "x-message-ttl",  "x-dead-letter-exchange", "x-dead-letter-routing-key", "x-max-length",
-                                            "x-max-length-bytes", "x-max-priority", "x-overflow",             "x-queue-type",
-                                            "x-single-active-consumer", NULL};
+static const char *const compared_args[] = {"x-expires",
+                                            "x-message-ttl",
+                                            "x-dead-letter-exchange",
+                                            "x-dead-letter-routing-key",
+                                            "x-max-length",
+                                            "x-max-length-bytes",
+                                            "x-max-priority",
+                                            "x-overflow",
+                                            "x-queue-type",
+                                            "x-single-active-consumer",
+                                            NULL};
 
-static bool equivalent(struct amqp_channel *ch, const struct topo_queue *q, const struct amqp_queue_declare *m)
+static bool equivalent(struct amqp_channel *ch, const struct topo_queue *q,
+                       const struct amqp_queue_declare *m)
 {
     if (q->exclusive != m->exclusive || !mine(ch, q))
         return locked(ch, q->name);
@@ -181,9 +192,10 @@ static int declare_passive(struct amqp_channel *ch, const struct amqp_queue_decl
     if (!amqp_queue_name(ch, &name))
         return 0;
     /* Any permission will do. */
-    if (!amqp_allowed(ch->session, AMQP_CONFIGURE, name) && !amqp_allowed(ch->session, AMQP_WRITE, name) && !amqp_allowed(ch->session, AMQP_READ, name))
-        return amqp_fail(ch, AMQP_ACCESS_REFUSED, "access to %s refused for user '%.*s'", amqp_rs(text, AMQP_QUEUE, name, ch->session->vhost),
-                         SLICE_FMT(ch->session->user));
+    if (!amqp_allowed(ch->session, AMQP_CONFIGURE, name) && !amqp_allowed(ch->session, AMQP_WRITE, name) &&
+        !amqp_allowed(ch->session, AMQP_READ, name))
+        return amqp_fail(ch, AMQP_ACCESS_REFUSED, "access to %s refused for user '%.*s'",
+                         amqp_rs(text, AMQP_QUEUE, name, ch->session->vhost), SLICE_FMT(ch->session->user));
     q = amqp_queue_usable(ch, name);
     return q == NULL ? 0 : declare_ok(ch, q, m->nowait);
 }
@@ -201,7 +213,8 @@ int amqp_on_queue_declare(struct amqp_channel *ch, const struct amqp_queue_decla
         if (!amqp_reply_lives(s->front, name))
             return amqp_fail(ch, AMQP_NOT_FOUND, "no %s", amqp_rs(text, AMQP_QUEUE, name, s->vhost));
         if (!m->nowait)
-            amqp_put_queue_declare_ok(conn_out(s->conn), ch->number, &(struct amqp_queue_declare_ok){name, 0, 1});
+            amqp_put_queue_declare_ok(conn_out(s->conn), ch->number,
+                                      &(struct amqp_queue_declare_ok){name, 0, 1});
         return 0;
     }
     if (m->passive)
@@ -224,7 +237,8 @@ int amqp_on_queue_declare(struct amqp_channel *ch, const struct amqp_queue_decla
             buf_put_be64(&s->exclusive, w->proposal.id);
     }
     if (q == NULL && m->queue.len >= 4 && memcmp(m->queue.data, "amq.", 4) == 0)
-        return amqp_fail(ch, AMQP_ACCESS_REFUSED, "queue name '%.*s' contains reserved prefix 'amq.*'", SLICE_FMT(m->queue));
+        return amqp_fail(ch, AMQP_ACCESS_REFUSED, "queue name '%.*s' contains reserved prefix 'amq.*'",
+                         SLICE_FMT(m->queue));
     if (!amqp_permitted(ch, AMQP_CONFIGURE, AMQP_QUEUE, name))
         return 0;
     if (q != NULL)
@@ -233,16 +247,17 @@ int amqp_on_queue_declare(struct amqp_channel *ch, const struct amqp_queue_decla
         return 0;
     w = amqp_session_wait(s);
     buf_clear(&w->proposal.command);
-    topo_cmd_queue_declare(&w->proposal.command, s->vhost, name, m->durable && !m->exclusive, m->exclusive, m->auto_delete,
-                           m->exclusive ? topology_node_id(s->front->o.topology) : 0, m->exclusive ? topology_node_epoch(s->front->o.topology) : 0, m->arguments);
+    topo_cmd_queue_declare(&w->proposal.command, s->vhost, name, m->durable && !m->exclusive, m->exclusive,
+                           m->auto_delete, m->exclusive ? topology_node_id(s->front->o.topology) : 0,
+                           m->exclusive ? topology_node_epoch(s->front->o.topology) : 0, m->arguments);
     return amqp_propose(s);
 }
 
-/* ---- bind and unbind ----------------------------------------------------------------------------------------------------------------------------- */
+/* ---- bind and unbind ----------------------------------------------------------------------------------- */
 
 /* What queue.bind, queue.unbind, exchange.bind and exchange.unbind have in common. */
-int amqp_bind(struct amqp_channel *ch, bool add, enum amqp_kind kind, struct slice destination, struct slice source, struct slice routing_key, struct slice args,
-              bool *ret_done)
+int amqp_bind(struct amqp_channel *ch, bool add, enum amqp_kind kind, struct slice destination,
+              struct slice source, struct slice routing_key, struct slice args, bool *ret_done)
 {
     struct amqp_session *s = ch->session;
     const struct topology *v = amqp_session_view(s);
@@ -269,7 +284,8 @@ int amqp_bind(struct amqp_channel *ch, bool add, enum amqp_kind kind, struct sli
         /* Something went away meanwhile: look again, and say what. */
     }
     if (kind == AMQP_QUEUE && amqp_reply_is_name(destination))
-        return amqp_fail(ch, AMQP_ACCESS_REFUSED, "cannot bind or unbind to a volatile (direct reply-to) queue");
+        return amqp_fail(ch, AMQP_ACCESS_REFUSED,
+                         "cannot bind or unbind to a volatile (direct reply-to) queue");
     if (!amqp_permitted(ch, AMQP_WRITE, kind, destination))
         return 0;
     if (source.len == 0 || (kind == AMQP_EXCHANGE && destination.len == 0))
@@ -302,7 +318,9 @@ int amqp_bind(struct amqp_channel *ch, bool add, enum amqp_kind kind, struct sli
         struct buf value = {0};
 
         amqp_value_text(&mode, &value);
-        amqp_fail(ch, AMQP_PRECONDITION_FAILED, "Invalid x-match field value <<\"%.*s\">>; expected all, any, all-with-x, or any-with-x", SLICE_FMT(buf_slice(&value)));
+        amqp_fail(ch, AMQP_PRECONDITION_FAILED,
+                  "Invalid x-match field value <<\"%.*s\">>; expected all, any, all-with-x, or any-with-x",
+                  SLICE_FMT(buf_slice(&value)));
         buf_fini(&value);
         return 0;
     }
@@ -356,7 +374,7 @@ int amqp_on_queue_unbind(struct amqp_channel *ch, const struct amqp_queue_unbind
     return r;
 }
 
-/* ---- purge and delete ------------------------------------------------------------------------------------------------------------------------------ */
+/* ---- purge and delete ---------------------------------------------------------------------------------- */
 
 int amqp_on_queue_purge(struct amqp_channel *ch, const struct amqp_queue_purge *m)
 {
@@ -384,7 +402,9 @@ int amqp_on_queue_purge(struct amqp_channel *ch, const struct amqp_queue_purge *
         bool waits;
 
         count = queue_purge(q);
-        (void)queue_table_flush(partition_queues(g.p), tq->durable ? &round->commit : NULL); /* a full disk: settled in memory, logged later */
+        (void)queue_table_flush(partition_queues(g.p),
+                                tq->durable ? &round->commit
+                                            : NULL); /* a full disk: settled in memory, logged later */
         waits = tq->durable && !log_commit_arm(&round->commit);
         if (waits) {
             round->hold = conn_hold(s->conn);
@@ -396,14 +416,16 @@ int amqp_on_queue_purge(struct amqp_channel *ch, const struct amqp_queue_purge *
     if (q == NULL)
         return amqp_queue_unavailable(ch, name, err);
     if (!m->nowait)
-        amqp_put_queue_purge_ok(conn_out(s->conn), ch->number, &(struct amqp_queue_purge_ok){(uint32_t)MIN_OF(count, UINT32_MAX)});
+        amqp_put_queue_purge_ok(conn_out(s->conn), ch->number,
+                                &(struct amqp_queue_purge_ok){(uint32_t)MIN_OF(count, UINT32_MAX)});
     return 0;
 }
 
 static int delete_ok(struct amqp_channel *ch, const struct amqp_queue_delete *m, uint64_t count)
 {
     if (!m->nowait)
-        amqp_put_queue_delete_ok(conn_out(ch->session->conn), ch->number, &(struct amqp_queue_delete_ok){(uint32_t)MIN_OF(count, UINT32_MAX)});
+        amqp_put_queue_delete_ok(conn_out(ch->session->conn), ch->number,
+                                 &(struct amqp_queue_delete_ok){(uint32_t)MIN_OF(count, UINT32_MAX)});
     return 0;
 }
 

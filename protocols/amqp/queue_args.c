@@ -1,11 +1,22 @@
-/* Arguments of queue.declare: which are known, what they may be, what they mean to the engine. Texts are rabbit_amqqueue's. */
+/* Arguments of queue.declare: which are known, what they may be, what they mean to the engine. Texts are
+ * rabbit_amqqueue's. */
 #include <inttypes.h>
 
 #include "protocols/amqp/queues.h"
 
 #define EXPIRY_MAX_MS 315360000000 /* ten years */
 
-enum arg_type { ARG_EXPIRES, ARG_TTL, ARG_NON_NEGATIVE, ARG_PRIORITY, ARG_BOOL, ARG_OVERFLOW, ARG_TYPE, ARG_TEXT, ARG_REFUSED };
+enum arg_type {
+    ARG_EXPIRES,
+    ARG_TTL,
+    ARG_NON_NEGATIVE,
+    ARG_PRIORITY,
+    ARG_BOOL,
+    ARG_OVERFLOW,
+    ARG_TYPE,
+    ARG_TEXT,
+    ARG_REFUSED
+};
 
 static const struct {
     const char *name;
@@ -72,7 +83,8 @@ static void check_value(enum arg_type type, const struct amqp_value *v, char *wh
         if (v->type != 'S')
             snprintf(why, size, "{unacceptable_type,%s}", amqp_value_type_name(v));
         else if (!is_word(v, "classic") && !is_word(v, "quorum"))
-            snprintf(why, size, "\"unsupported queue type '%.*s'\"", (int)MIN_OF(v->bytes.len, 100), (const char *)v->bytes.data);
+            snprintf(why, size, "\"unsupported queue type '%.*s'\"", (int)MIN_OF(v->bytes.len, 100),
+                     (const char *)v->bytes.data);
         break;
     case ARG_TEXT:
         if (v->type != 'S')
@@ -103,7 +115,8 @@ bool amqp_queue_args_check(struct amqp_channel *ch, struct slice name, const str
             continue;
         check_value(known_args[i].type, &v, why, sizeof(why));
         if (why[0] != '\0') {
-            amqp_fail(ch, AMQP_PRECONDITION_FAILED, "invalid arg '%s' for %s: %s", known_args[i].name, text, why);
+            amqp_fail(ch, AMQP_PRECONDITION_FAILED, "invalid arg '%s' for %s: %s", known_args[i].name, text,
+                      why);
             return false;
         }
     }
@@ -123,7 +136,8 @@ bool amqp_queue_args_check(struct amqp_channel *ch, struct slice name, const str
             return false;
         }
         if (amqp_table_find(m->arguments, "x-max-priority", &v)) {
-            amqp_fail(ch, AMQP_PRECONDITION_FAILED, "invalid arg 'x-max-priority' for %s of queue type rabbit_quorum_queue", text);
+            amqp_fail(ch, AMQP_PRECONDITION_FAILED,
+                      "invalid arg 'x-max-priority' for %s of queue type rabbit_quorum_queue", text);
             return false;
         }
     }
@@ -148,23 +162,27 @@ void amqp_queue_spec(const struct topo_queue *q, struct queue_spec *ret)
     ret->auto_delete = q->auto_delete;
     ret->single_active = amqp_table_find(q->args, "x-single-active-consumer", &v) && v.type == 't' && v.i;
     ret->max_priority = priority > 0 && priority <= 255 ? (uint8_t)priority : 0;
-    ret->overflow = amqp_table_find(q->args, "x-overflow", &v) && is_word(&v, "reject-publish") ? QUEUE_REJECT_PUBLISH : QUEUE_DROP_HEAD;
+    ret->overflow = amqp_table_find(q->args, "x-overflow", &v) && is_word(&v, "reject-publish")
+                        ? QUEUE_REJECT_PUBLISH
+                        : QUEUE_DROP_HEAD;
     ret->message_ttl_ms = integer_arg(q->args, "x-message-ttl");
     ret->expires_ms = integer_arg(q->args, "x-expires");
     ret->max_length = integer_arg(q->args, "x-max-length");
     ret->max_length_bytes = integer_arg(q->args, "x-max-length-bytes");
 }
 
-/* ---- equivalence with what exists: rabbit_misc's assert_args_equivalence ---------------------------------------------------------------------- */
+/* ---- equivalence with what exists: rabbit_misc's assert_args_equivalence ------------------------------- */
 
-bool amqp_bit_equivalent(struct amqp_channel *ch, enum amqp_kind kind, struct slice name, const char *arg, bool current, bool received)
+bool amqp_bit_equivalent(struct amqp_channel *ch, enum amqp_kind kind, struct slice name, const char *arg,
+                         bool current, bool received)
 {
     char text[AMQP_RS_MAX];
 
     if (current == received)
         return true;
-    amqp_fail(ch, AMQP_PRECONDITION_FAILED, "inequivalent arg '%s' for %s: received '%s' but current is '%s'", arg,
-              amqp_rs(text, kind, name, ch->session->vhost), received ? "true" : "false", current ? "true" : "false");
+    amqp_fail(ch, AMQP_PRECONDITION_FAILED, "inequivalent arg '%s' for %s: received '%s' but current is '%s'",
+              arg, amqp_rs(text, kind, name, ch->session->vhost), received ? "true" : "false",
+              current ? "true" : "false");
     return false;
 }
 
@@ -181,7 +199,8 @@ static void value_phrase(struct buf *out, const struct amqp_value *v, bool with_
         buf_printf(out, " of type '%s'", amqp_value_type_name(v));
 }
 
-bool amqp_args_equivalent(struct amqp_channel *ch, enum amqp_kind kind, struct slice name, struct slice current, struct slice received, const char *const *names)
+bool amqp_args_equivalent(struct amqp_channel *ch, enum amqp_kind kind, struct slice name,
+                          struct slice current, struct slice received, const char *const *names)
 {
     char text[AMQP_RS_MAX];
 
@@ -192,14 +211,15 @@ bool amqp_args_equivalent(struct amqp_channel *ch, enum amqp_kind kind, struct s
 
         amqp_table_find(current, *names, &have);
         amqp_table_find(received, *names, &want);
-        if (have.type == want.type ? have.type == 0 || amqp_value_eq(&have, &want) : have.type != 0 && want.type != 0 && amqp_value_eq(&have, &want))
+        if (have.type == want.type ? have.type == 0 || amqp_value_eq(&have, &want)
+                                   : have.type != 0 && want.type != 0 && amqp_value_eq(&have, &want))
             continue;
         with_type = have.type == 0 || want.type == 0;
         value_phrase(&phrase, &want, with_type);
         buf_put_str(&phrase, " but current is ");
         value_phrase(&phrase, &have, with_type);
-        amqp_fail(ch, AMQP_PRECONDITION_FAILED, "inequivalent arg '%s' for %s: received %.*s", *names, amqp_rs(text, kind, name, ch->session->vhost),
-                  SLICE_FMT(buf_slice(&phrase)));
+        amqp_fail(ch, AMQP_PRECONDITION_FAILED, "inequivalent arg '%s' for %s: received %.*s", *names,
+                  amqp_rs(text, kind, name, ch->session->vhost), SLICE_FMT(buf_slice(&phrase)));
         buf_fini(&phrase);
         return false;
     }

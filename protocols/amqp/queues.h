@@ -19,10 +19,13 @@ int amqp_propose(struct amqp_session *s);
 /* Checks a declaration's arguments. False: the channel was failed (406). */
 bool amqp_queue_args_check(struct amqp_channel *ch, struct slice name, const struct amqp_queue_declare *m);
 /* False: an argument differs from the existing one's; the channel was failed (406). */
-bool amqp_args_equivalent(struct amqp_channel *ch, enum amqp_kind kind, struct slice name, struct slice current, struct slice received, const char *const *names);
-bool amqp_bit_equivalent(struct amqp_channel *ch, enum amqp_kind kind, struct slice name, const char *arg, bool current, bool received);
-/* What binding and unbinding of queues and exchanges have in common. *ret_done: send the -ok. 0 or AMQP_AGAIN. */
-int amqp_bind(struct amqp_channel *ch, bool add, enum amqp_kind kind, struct slice destination, struct slice source, struct slice routing_key, struct slice args,
-              bool *ret_done);
+bool amqp_args_equivalent(struct amqp_channel *ch, enum amqp_kind kind, struct slice name,
+                          struct slice current, struct slice received, const char *const *names);
+bool amqp_bit_equivalent(struct amqp_channel *ch, enum amqp_kind kind, struct slice name, const char *arg,
+                         bool current, bool received);
+/* What binding and unbinding of queues and exchanges have in common. *ret_done: send the -ok. 0 or
+ * AMQP_AGAIN. */
+int amqp_bind(struct amqp_channel *ch, bool add, enum amqp_kind kind, struct slice destination,
+              struct slice source, struct slice routing_key, struct slice args, bool *ret_done);
 
 #endif

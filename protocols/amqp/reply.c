@@ -30,7 +30,8 @@ static uint64_t name_id(struct slice name)
 {
     uint64_t id = 0;
 
-    if (name.len != AMQP_REPLY_NAME_LEN || !amqp_reply_is_name(name) || name.data[sizeof(AMQP_REPLY_QUEUE) - 1] != '.')
+    if (name.len != AMQP_REPLY_NAME_LEN || !amqp_reply_is_name(name) ||
+        name.data[sizeof(AMQP_REPLY_QUEUE) - 1] != '.')
         return 0;
     for (size_t i = sizeof(AMQP_REPLY_QUEUE); i < name.len; i++) {
         uint8_t c = name.data[i];
@@ -44,7 +45,8 @@ static uint64_t name_id(struct slice name)
 
 struct slice amqp_reply_queue_name(const struct amqp_channel *ch, char text[AMQP_REPLY_NAME_LEN + 1])
 {
-    snprintf(text, AMQP_REPLY_NAME_LEN + 1, "%s.%016llx", AMQP_REPLY_QUEUE, (unsigned long long)ch->reply->id);
+    snprintf(text, AMQP_REPLY_NAME_LEN + 1, "%s.%016llx", AMQP_REPLY_QUEUE,
+             (unsigned long long)ch->reply->id);
     return slice_of(text, AMQP_REPLY_NAME_LEN);
 }
 
@@ -66,7 +68,8 @@ int amqp_reply_consume(struct amqp_channel *ch, const struct amqp_basic_consume 
     r = mem_zalloc(sizeof(*r));
     do {
         rand_secure(&r->id, sizeof(r->id));
-    } while (r->id == 0 || !amqp_ids_claim(&s->front->replies, r->id, s->conn_id, worker_index(s->aw->worker)));
+    } while (r->id == 0 ||
+             !amqp_ids_claim(&s->front->replies, r->id, s->conn_id, worker_index(s->aw->worker)));
     r->tag = slice_of(mem_strdup_slice(tag), tag.len);
     ch->reply = r;
     if (!m->nowait)
@@ -106,18 +109,21 @@ static void deliver(struct worker *w, struct mail *mail)
     struct reply_mail *m = CONTAINER_OF(mail, struct reply_mail, mail);
     struct conn *c = worker_find_conn(w, m->conn_id);
     struct amqp_session *s = c == NULL || c->ops != amqp_front_ops(m->front) ? NULL : c->session;
-    struct slice key = slice_of(m->bytes, m->key_len), properties = slice_of(m->bytes + m->key_len, m->properties_len);
+    struct slice key = slice_of(m->bytes, m->key_len),
+                 properties = slice_of(m->bytes + m->key_len, m->properties_len);
 
     for (uint32_t i = 0; s != NULL && s->state == AMQP_RUNNING && i < s->channel_count; i++) {
         struct amqp_channel *ch = s->channels[i];
 
-        if (ch->reply == NULL || ch->reply->id != m->id || ch->state != AMQP_CHANNEL_OPEN || conn_output_full(c))
+        if (ch->reply == NULL || ch->reply->id != m->id || ch->state != AMQP_CHANNEL_OPEN ||
+            conn_output_full(c))
             continue;
         amqp_put_basic_deliver(conn_out(c), ch->number,
                                &(struct amqp_basic_deliver){.consumer_tag = ch->reply->tag,
                                                             .delivery_tag = amqp_unacked_skip(&ch->unacked),
                                                             .routing_key = key});
-        amqp_put_content(conn_out(c), ch->number, s->frame_max, properties, slice_of(properties.data + properties.len, m->body_len));
+        amqp_put_content(conn_out(c), ch->number, s->frame_max, properties,
+                         slice_of(properties.data + properties.len, m->body_len));
         amqp_count(&s->aw->count.delivered, 1);
         break;
     }

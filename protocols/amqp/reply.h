@@ -1,8 +1,10 @@
-/* Direct reply-to (RabbitMQ): a client consumes from the pseudo-queue amq.rabbitmq.reply-to and publishes requests with that reply-to, which becomes
- * amq.rabbitmq.reply-to.<16 hex digits>; whoever answers publishes to the default exchange with that key and the message goes straight to the channel that asked,
- * through no queue and no log. At most once: a reply to a channel that has gone, or that does not read, is dropped.
+/* Direct reply-to (RabbitMQ): a client consumes from the pseudo-queue amq.rabbitmq.reply-to and publishes
+ * requests with that reply-to, which becomes amq.rabbitmq.reply-to.<16 hex digits>; whoever answers publishes
+ * to the default exchange with that key and the message goes straight to the channel that asked, through no
+ * queue and no log. At most once: a reply to a channel that has gone, or that does not read, is dropped.
  *
- * The front knows of each reply consumer its worker and connection (amqp_ids, any thread); everything else is the worker's. */
+ * The front knows of each reply consumer its worker and connection (amqp_ids, any thread); everything else is
+ * the worker's. */
 #ifndef GM_AMQP_REPLY_H
 #define GM_AMQP_REPLY_H
 

@@ -152,7 +152,8 @@ static void walk_copies(struct routing *r, const struct topo_exchange *x, const 
     }
 }
 
-int amqp_route_make(const struct topology *v, struct slice vhost, struct slice exchange, struct slice routing_key, struct slice headers, struct amqp_route **ret)
+int amqp_route_make(const struct topology *v, struct slice vhost, struct slice exchange,
+                    struct slice routing_key, struct slice headers, struct amqp_route **ret)
 {
     const struct topo_exchange *x = topo_exchange_find(v, vhost, exchange);
     struct routing r = {.view = v, .vhost = vhost, .headers = headers};
@@ -220,14 +221,15 @@ int amqp_route_check_cc(struct slice headers, const char **ret_name, const char 
     return 0;
 }
 
-/* ---- headers exchanges: x-match all (default), any, all-with-x, any-with-x ------------------------------------------------------ */
+/* ---- headers exchanges: x-match all (default), any, all-with-x, any-with-x ----------------------------- */
 
 bool amqp_headers_args_check(struct slice binding_args, struct amqp_value *ret)
 {
     if (!amqp_table_find(binding_args, "x-match", ret))
         return true;
-    return ret->type == 'S' && (slice_eq(ret->bytes, SLICE_LIT("all")) || slice_eq(ret->bytes, SLICE_LIT("any")) ||
-                                slice_eq(ret->bytes, SLICE_LIT("all-with-x")) || slice_eq(ret->bytes, SLICE_LIT("any-with-x")));
+    return ret->type == 'S' &&
+           (slice_eq(ret->bytes, SLICE_LIT("all")) || slice_eq(ret->bytes, SLICE_LIT("any")) ||
+            slice_eq(ret->bytes, SLICE_LIT("all-with-x")) || slice_eq(ret->bytes, SLICE_LIT("any-with-x")));
 }
 
 static bool starts_x(struct slice name)
@@ -252,7 +254,8 @@ bool amqp_headers_match(struct slice binding_args, struct slice headers)
 
         if (slice_eq(name, SLICE_LIT("x-match")) || (!with_x && starts_x(name)))
             continue;
-        hit = amqp_table_find_slice(headers, name, &have) && (want.type == 'V' || amqp_value_eq(&want, &have));
+        hit =
+            amqp_table_find_slice(headers, name, &have) && (want.type == 'V' || amqp_value_eq(&want, &have));
         if (hit && any)
             return true;
         if (!hit && !any)

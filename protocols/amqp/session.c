@@ -1,4 +1,5 @@
-/* A connection from its first byte to its end: header, frames, waiting, heartbeats, teardown. What methods do stands in the handlers' files. */
+/* A connection from its first byte to its end: header, frames, waiting, heartbeats, teardown. What methods do
+ * stands in the handlers' files. */
 #include "protocols/amqp/session.h"
 
 #include "base/clock.h"
@@ -28,7 +29,7 @@ int amqp_session_open(struct conn *c)
     return 0;
 }
 
-/* ---- waiting --------------------------------------------------------------------------------------------------------------------- */
+/* ---- waiting ------------------------------------------------------------------------------------------- */
 
 void amqp_session_park(struct amqp_session *s)
 {
@@ -52,10 +53,12 @@ static void session_free(struct amqp_session *s)
     mem_free(s);
 }
 
-/* Phase 7: gives everything back, as far as partitions let it, and comes again through amqp_session_continue. */
+/* Phase 7: gives everything back, as far as partitions let it, and comes again through amqp_session_continue.
+ */
 static void session_teardown(struct amqp_session *s)
 {
-    if (s->park_waiting || s->ending != 0 || (s->wait != NULL && ((s->wait->proposed && !s->wait->answered) || s->wait->warming)))
+    if (s->park_waiting || s->ending != 0 ||
+        (s->wait != NULL && ((s->wait->proposed && !s->wait->answered) || s->wait->warming)))
         return;
     if (amqp_batch_flush(s) == ERR_PARKED)
         return;
@@ -154,7 +157,7 @@ const struct topology *amqp_session_view(const struct amqp_session *s)
     return topology_view(s->front->o.topology);
 }
 
-/* ---- errors of the connection ------------------------------------------------------------------------------------------------------ */
+/* ---- errors of the connection -------------------------------------------------------------------------- */
 
 size_t amqp_reply_text(char text[256], unsigned code, const char *fmt, va_list ap)
 {
@@ -188,7 +191,8 @@ static void connection_close(struct amqp_session *s, unsigned code, const char *
     s->closing_since_us = worker_now_us(s->aw->worker);
     if (amqp_batch_flush(s) == 0)
         (void)drain_closing(s);
-    diag_debug("amqp connection error", "conn=%llu code=%u text=\"%.*s\"", (unsigned long long)s->conn_id, code, (int)len, text);
+    diag_debug("amqp connection error", "conn=%llu code=%u text=\"%.*s\"", (unsigned long long)s->conn_id,
+               code, (int)len, text);
 }
 
 int amqp_connection_fail(struct amqp_session *s, unsigned code, const char *fmt, ...)
@@ -207,7 +211,9 @@ int amqp_connection_fail(struct amqp_session *s, unsigned code, const char *fmt,
 int amqp_fail(struct amqp_channel *ch, unsigned code, const char *fmt, ...)
 {
     struct amqp_session *s = ch->session;
-    struct amqp_channel_close m = {.reply_code = (uint16_t)code, .class_id = (uint16_t)(s->method >> 16), .method_id = (uint16_t)s->method};
+    struct amqp_channel_close m = {.reply_code = (uint16_t)code,
+                                   .class_id = (uint16_t)(s->method >> 16),
+                                   .method_id = (uint16_t)s->method};
     char text[256];
     va_list ap;
     size_t n;
@@ -230,7 +236,8 @@ int amqp_fail(struct amqp_channel *ch, unsigned code, const char *fmt, ...)
     if (amqp_batch_flush(s) == 0)
         amqp_channel_drain(ch);
     amqp_put_channel_close(conn_out(s->conn), ch->number, &m);
-    diag_debug("amqp channel error", "conn=%llu channel=%u code=%u text=\"%.*s\"", (unsigned long long)s->conn_id, ch->number, code, (int)n, text);
+    diag_debug("amqp channel error", "conn=%llu channel=%u code=%u text=\"%.*s\"",
+               (unsigned long long)s->conn_id, ch->number, code, (int)n, text);
     return 0;
 }
 
@@ -239,7 +246,8 @@ static void payload_text(char *text, size_t size, struct slice payload)
 {
     size_t n = 0, shown = payload.data == NULL ? 0 : MIN_OF(payload.len, 16);
 
-    n += (size_t)snprintf(text, size, "%s octets = <<", payload.data != NULL && payload.len > 16 ? "first 16" : "all");
+    n += (size_t)snprintf(text, size, "%s octets = <<",
+                          payload.data != NULL && payload.len > 16 ? "first 16" : "all");
     for (size_t i = 0; i < shown && n + 8 < size; i++)
         n += (size_t)snprintf(text + n, size - n, i == 0 ? "%u" : ",%u", payload.data[i]);
     snprintf(text + n, size - n, ">>");
@@ -263,16 +271,20 @@ static int frame_error(struct amqp_session *s, const struct amqp_frame *f, const
     return amqp_connection_fail(s, AMQP_FRAME_ERROR, "type %u, %s: %s", f->type, text, why);
 }
 
-/* ---- input -------------------------------------------------------------------------------------------------------------------------- */
+/* ---- input --------------------------------------------------------------------------------------------- */
 
-/* Section 4.2.2. Returns bytes consumed, 0 when more are needed. A wrong protocol is answered by what it is and closed. */
+/* Section 4.2.2. Returns bytes consumed, 0 when more are needed. A wrong protocol is answered by what it is
+ * and closed. */
 static size_t protocol_header(struct amqp_session *s, const uint8_t *data, size_t len)
 {
-    static const uint8_t ours[8] = {'A', 'M', 'Q', 'P', 0, 0, 9, 1}, v09[8] = {'A', 'M', 'Q', 'P', 1, 1, 0, 9};
-    static const char http[] = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nThis port speaks AMQP 0-9-1, not HTTP.\n";
+    static const uint8_t ours[8] = {'A', 'M', 'Q', 'P', 0, 0, 9, 1},
+                         v09[8] = {'A', 'M', 'Q', 'P', 1, 1, 0, 9};
+    static const char http[] = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: "
+                               "close\r\n\r\nThis port speaks AMQP 0-9-1, not HTTP.\n";
     const char *what = "unknown";
 
-    if (len >= 4 && (memcmp(data, "GET ", 4) == 0 || memcmp(data, "POST", 4) == 0 || memcmp(data, "HEAD", 4) == 0)) {
+    if (len >= 4 &&
+        (memcmp(data, "GET ", 4) == 0 || memcmp(data, "POST", 4) == 0 || memcmp(data, "HEAD", 4) == 0)) {
         conn_write(s->conn, http, sizeof(http) - 1);
         what = "HTTP";
     } else if (len >= 3 && data[0] == 0x16 && data[1] == 3) {
@@ -314,7 +326,8 @@ static int closing_frame(struct amqp_session *s, const struct amqp_frame *f)
         return 0;
     if (be32_get(f->payload.data) == AMQP_ID_connection_close)
         amqp_put_connection_close_ok(conn_out(s->conn), 0, &(struct amqp_connection_close_ok){});
-    if (be32_get(f->payload.data) == AMQP_ID_connection_close || be32_get(f->payload.data) == AMQP_ID_connection_close_ok) {
+    if (be32_get(f->payload.data) == AMQP_ID_connection_close ||
+        be32_get(f->payload.data) == AMQP_ID_connection_close_ok) {
         s->state = AMQP_CLOSED;
         conn_close_soon(s->conn, ERR_CLOSED);
     }
@@ -335,7 +348,8 @@ static int handle_frame(struct amqp_session *s, const struct amqp_frame *f)
             return s->state == AMQP_RUNNING ? amqp_channel_frame(s, f) : unexpected_frame(s, f);
         if (f->type != AMQP_FRAME_METHOD)
             return unexpected_frame(s, f);
-        return amqp_connection_method(s, be32_get(f->payload.data), slice_of(f->payload.data + 4, f->payload.len - 4));
+        return amqp_connection_method(s, be32_get(f->payload.data),
+                                      slice_of(f->payload.data + 4, f->payload.len - 4));
     case AMQP_FRAME_HEARTBEAT:
         if (f->channel != 0)
             return unexpected_frame(s, f);
@@ -350,13 +364,15 @@ static void broken_stream(struct amqp_session *s, const struct amqp_frame *f, in
     char why[80];
 
     if (err == ERR_TOO_LARGE)
-        snprintf(why, sizeof(why), "{frame_too_large,%zu,%u}", f->payload.len, s->frame_max - AMQP_FRAME_OVERHEAD);
+        snprintf(why, sizeof(why), "{frame_too_large,%zu,%u}", f->payload.len,
+                 s->frame_max - AMQP_FRAME_OVERHEAD);
     else
         snprintf(why, sizeof(why), "{invalid_frame_end_marker,%u}", f->payload.data[f->payload.len]);
     frame_error(s, f, why);
     s->broken = true;
     if (s->state == AMQP_CLOSING)
-        s->closing_since_us = worker_now_us(s->aw->worker) - CLOSE_WAIT_US + 1000000; /* its close-ok could not be read */
+        s->closing_since_us =
+            worker_now_us(s->aw->worker) - CLOSE_WAIT_US + 1000000; /* its close-ok could not be read */
 }
 
 ssize_t amqp_session_input(struct conn *c, const uint8_t *data, size_t len)
@@ -397,17 +413,19 @@ ssize_t amqp_session_input(struct conn *c, const uint8_t *data, size_t len)
     return (ssize_t)at;
 }
 
-/* ---- once a second -------------------------------------------------------------------------------------------------------------------- */
+/* ---- once a second ------------------------------------------------------------------------------------- */
 
 static void blocked_check(struct amqp_session *s)
 {
     bool full = !log_store_may_grow(s->front->o.store);
 
-    if (s->state != AMQP_RUNNING || !(s->capabilities & AMQP_CAP_BLOCKED) || full == s->blocked || !(s->published || s->blocked))
+    if (s->state != AMQP_RUNNING || !(s->capabilities & AMQP_CAP_BLOCKED) || full == s->blocked ||
+        !(s->published || s->blocked))
         return;
     s->blocked = full;
     if (full)
-        amqp_put_connection_blocked(conn_out(s->conn), 0, &(struct amqp_connection_blocked){SLICE_LIT("low on disk")});
+        amqp_put_connection_blocked(conn_out(s->conn), 0,
+                                    &(struct amqp_connection_blocked){SLICE_LIT("low on disk")});
     else
         amqp_put_connection_unblocked(conn_out(s->conn), 0, &(struct amqp_connection_unblocked){});
 }
@@ -436,7 +454,8 @@ void amqp_session_tick(struct conn *c, uint64_t now_us)
     blocked_check(s);
     if (s->heartbeat_s == 0)
         return;
-    /* Half the interval without a byte sent: a heartbeat. Two whole ones without a byte received: the peer is gone. */
+    /* Half the interval without a byte sent: a heartbeat. Two whole ones without a byte received: the peer is
+     * gone. */
     if (c->bytes_out != s->last_sent_bytes) {
         s->last_sent_bytes = c->bytes_out;
         s->last_sent_us = now_us;
@@ -445,7 +464,8 @@ void amqp_session_tick(struct conn *c, uint64_t now_us)
         s->last_sent_us = now_us;
     }
     if (!s->parked && now_us > c->last_input_us && now_us - c->last_input_us > s->heartbeat_s * 2000000ull) {
-        diag_info("amqp: missed heartbeats from client", "conn=%llu heartbeat_s=%u", (unsigned long long)s->conn_id, s->heartbeat_s);
+        diag_info("amqp: missed heartbeats from client", "conn=%llu heartbeat_s=%u",
+                  (unsigned long long)s->conn_id, s->heartbeat_s);
         conn_abort(c, ERR_TIMEOUT);
     }
 }
@@ -455,8 +475,7 @@ void amqp_session_writable(struct conn *c)
     struct amqp_session *s = c->session;
 
     for (uint32_t i = 0; i < s->channel_count; i++) {
-        LIST_FOREACH(n, &s->channels[i]->consumers)
-        {
+        LIST_FOREACH (n, &s->channels[i]->consumers) {
             struct amqp_consumer *consumer = LIST_ENTRY(n, struct amqp_consumer, node);
 
             if (consumer->full)

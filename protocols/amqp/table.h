@@ -3,8 +3,9 @@
  *   S longstr   T u64 seconds  b i8   B u8    s i16   u u16   I i32   i u32   l, L i64
  *   f float     d double       t bool D scale u8 + u32        F table A array x bytes V void
  *
- * A table is handled as its bytes without the length; nothing is copied or converted. amqp_table_check is the gate: whoever passed a table
- * through it may iterate without looking for errors. Duplicate names are tolerated, the first counts, order is kept. Pure; any thread. */
+ * A table is handled as its bytes without the length; nothing is copied or converted. amqp_table_check is the
+ * gate: whoever passed a table through it may iterate without looking for errors. Duplicate names are
+ * tolerated, the first counts, order is kept. Pure; any thread. */
 #ifndef GM_AMQP_TABLE_H
 #define GM_AMQP_TABLE_H
 
@@ -16,10 +17,10 @@
 #define AMQP_TABLE_DEPTH_MAX 16 /* nested tables and arrays */
 
 struct amqp_value {
-    uint8_t type; /* the letter; 0: absent */
-    int64_t i;    /* b B s u I i l L T t D's digits */
-    double f;     /* f d */
-    uint8_t scale; /* D */
+    uint8_t type;       /* the letter; 0: absent */
+    int64_t i;          /* b B s u I i l L T t D's digits */
+    double f;           /* f d */
+    uint8_t scale;      /* D */
     struct slice bytes; /* S x F A */
 };
 

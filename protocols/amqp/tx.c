@@ -1,6 +1,7 @@
-/* Class tx, in RabbitMQ's meaning: publishes and settlements of a transactional channel are kept until tx.commit, which runs them in order and answers when they are
- * at level quorum; tx.rollback forgets the publishes and makes the deliveries unsettled again. Atomic per queue and read event only: a crash in the middle of a commit may leave a part,
- * as in RabbitMQ. */
+/* Class tx, in RabbitMQ's meaning: publishes and settlements of a transactional channel are kept until
+ * tx.commit, which runs them in order and answers when they are at level quorum; tx.rollback forgets the
+ * publishes and makes the deliveries unsettled again. Atomic per queue and read event only: a crash in the
+ * middle of a commit may leave a part, as in RabbitMQ. */
 #include "base/mem.h"
 #include "protocols/amqp/batch.h"
 #include "protocols/amqp/content.h"
@@ -28,7 +29,8 @@ int amqp_tx_publish(struct amqp_channel *ch)
 
     amqp_content_own(ch);
     if (s->content_bytes > s->front->o.max_content_bytes)
-        return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "a transaction of more than %llu octets", (unsigned long long)s->front->o.max_content_bytes);
+        return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "a transaction of more than %llu octets",
+                         (unsigned long long)s->front->o.max_content_bytes);
     if (tx->publish_count == tx->publish_cap) {
         tx->publish_cap = tx->publish_cap == 0 ? 8 : tx->publish_cap * 2;
         tx->publishes = mem_realloc(tx->publishes, tx->publish_cap * sizeof(*tx->publishes));
@@ -48,7 +50,8 @@ int amqp_tx_settle(struct amqp_channel *ch, enum queue_settle how, uint64_t tag,
     }
     tx->settles[tx->settle_count++] = (struct tx_settle){tag, *h, how};
     if (tx->settle_count > TX_SETTLES_MAX)
-        return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "a transaction of more than %u acknowledgements", TX_SETTLES_MAX);
+        return amqp_fail(ch, AMQP_PRECONDITION_FAILED, "a transaction of more than %u acknowledgements",
+                         TX_SETTLES_MAX);
     return 0;
 }
 
@@ -97,7 +100,8 @@ int amqp_on_tx_select(struct amqp_channel *ch, const struct amqp_tx_select *m)
     return 0;
 }
 
-/* Moves what was kept into a batch. When it must wait for a partition the handler runs again with nothing left to move. */
+/* Moves what was kept into a batch. When it must wait for a partition the handler runs again with nothing
+ * left to move. */
 int amqp_on_tx_commit(struct amqp_channel *ch, const struct amqp_tx_commit *m)
 {
     struct amqp_session *s = ch->session;
@@ -113,7 +117,8 @@ int amqp_on_tx_commit(struct amqp_channel *ch, const struct amqp_tx_commit *m)
         tx->settle_count = 0;
         for (uint32_t i = 0; i < settles; i++)
             amqp_batch_settle(ch, tx->settles[i].how, &tx->settles[i].handle);
-        for (uint32_t i = 0; i < publishes && ch->state == AMQP_CHANNEL_OPEN && s->state == AMQP_RUNNING; i++) {
+        for (uint32_t i = 0; i < publishes && ch->state == AMQP_CHANNEL_OPEN && s->state == AMQP_RUNNING;
+             i++) {
             ch->content = tx->publishes[i];
             tx->publishes[i].held = (struct buf){0};
             amqp_content_publish(ch);

@@ -21,7 +21,8 @@ static void old_push(struct amqp_unacked *u, uint64_t tag, const struct queue_ha
     u->old[u->old_count++] = (struct amqp_old_delivery){tag, *h};
 }
 
-/* The ring is full. If few of its deliveries are still unsettled, they move to the old ones; else it doubles. */
+/* The ring is full. If few of its deliveries are still unsettled, they move to the old ones; else it doubles.
+ */
 static void make_room(struct amqp_unacked *u)
 {
     uint64_t span = u->next - u->base;

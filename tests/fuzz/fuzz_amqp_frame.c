@@ -1,5 +1,5 @@
-/* AMQP's frames, methods, content headers and tables: whatever arrives is refused or read, nothing is read beyond the input, and what
- * was read and written again reads the same. */
+/* AMQP's frames, methods, content headers and tables: whatever arrives is refused or read, nothing is read
+ * beyond the input, and what was read and written again reads the same. */
 #include <stdlib.h>
 
 #include "base/check.h"
@@ -18,21 +18,21 @@ static void method(const struct amqp_frame *f, struct buf *first, struct buf *se
     id = be32_get(f->payload.data);
     fields = slice_of(f->payload.data + 4, f->payload.len - 4);
     switch (id) {
-#define CLIENT(class, class_id, name, method_id, sync, list)                                            \
-    case AMQP_ID_##class##_##name: {                                                                    \
-        struct amqp_##class##_##name m;                                                                 \
-        struct amqp_frame again;                                                                        \
-                                                                                                        \
-        if (amqp_get_##class##_##name(fields, &m) < 0)                                                  \
-            return;                                                                                     \
-        buf_clear(first);                                                                               \
-        buf_clear(second);                                                                              \
-        amqp_put_##class##_##name(first, f->channel, &m);                                               \
-        CHECK(amqp_frame_read(buf_slice(first), 0, &again) == (ssize_t)first->len);                     \
-        CHECK(amqp_get_##class##_##name(slice_of(again.payload.data + 4, again.payload.len - 4), &m) == 0); \
-        amqp_put_##class##_##name(second, f->channel, &m);                                              \
-        CHECK(slice_eq(buf_slice(first), buf_slice(second)));                                           \
-        return;                                                                                         \
+#define CLIENT(class, class_id, name, method_id, sync, list)                                                 \
+    case AMQP_ID_##class##_##name: {                                                                         \
+        struct amqp_##class##_##name m;                                                                      \
+        struct amqp_frame again;                                                                             \
+                                                                                                             \
+        if (amqp_get_##class##_##name(fields, &m) < 0)                                                       \
+            return;                                                                                          \
+        buf_clear(first);                                                                                    \
+        buf_clear(second);                                                                                   \
+        amqp_put_##class##_##name(first, f->channel, &m);                                                    \
+        CHECK(amqp_frame_read(buf_slice(first), 0, &again) == (ssize_t)first->len);                          \
+        CHECK(amqp_get_##class##_##name(slice_of(again.payload.data + 4, again.payload.len - 4), &m) == 0);  \
+        amqp_put_##class##_##name(second, f->channel, &m);                                                   \
+        CHECK(slice_eq(buf_slice(first), buf_slice(second)));                                                \
+        return;                                                                                              \
     }
 #define SERVER CLIENT
 #define BOTH CLIENT
@@ -50,7 +50,8 @@ static void content_header(const struct amqp_frame *f, struct buf *out)
     struct amqp_table_iter it;
     struct amqp_value v;
 
-    if (amqp_content_header_read(f->payload, &class_id, &body_size, &raw) < 0 || amqp_properties_read(raw, &p) < 0)
+    if (amqp_content_header_read(f->payload, &class_id, &body_size, &raw) < 0 ||
+        amqp_properties_read(raw, &p) < 0)
         return;
     buf_clear(out);
     amqp_properties_write(&p, out);

@@ -1,4 +1,5 @@
-/* Frames and methods: what is encoded decodes to the same, for every row of methods.def; hostile sizes are refused before anything is allocated. */
+/* Frames and methods: what is encoded decodes to the same, for every row of methods.def; hostile sizes are
+ * refused before anything is allocated. */
 #include <criterion/criterion.h>
 #include <stdlib.h>
 
@@ -54,11 +55,12 @@ static amqp_table any_table(void)
 
 /* Comparison, from the table, too. */
 #define F(ftype, fname) &&SAME_##ftype(a->fname, b->fname)
-#define CLIENT(class, class_id, method, method_id, sync, fields)                                                            \
-    static bool same_##class##_##method(const struct amqp_##class##_##method *a, const struct amqp_##class##_##method *b)   \
-    {                                                                                                                       \
-        (void)a, (void)b;                                                                                                   \
-        return true fields;                                                                                                 \
+#define CLIENT(class, class_id, method, method_id, sync, fields)                                             \
+    static bool same_##class##_##method(const struct amqp_##class##_##method *a,                             \
+                                        const struct amqp_##class##_##method *b)                             \
+    {                                                                                                        \
+        (void)a, (void)b;                                                                                    \
+        return true fields;                                                                                  \
     }
 #define SERVER CLIENT
 #define BOTH CLIENT
@@ -75,26 +77,26 @@ Test(amqp_codec, every_method_round_trips_and_no_truncation_passes)
     size_t rows = 0;
 
 #define F(ftype, fname) sent.fname = any_##ftype();
-#define CLIENT(class, class_id, method, method_id, sync, fields)                                           \
-    {                                                                                                      \
-        struct amqp_##class##_##method sent;                                                               \
-        memset(&sent, 0, sizeof(sent));                                                                    \
-        fields;                                                                                            \
-        buf_clear(&b);                                                                                     \
-        amqp_put_##class##_##method(&b, 9, &sent);                                                         \
-        cr_assert_eq(amqp_frame_read(buf_slice(&b), 131072, &frame), (ssize_t)b.len);                      \
-        cr_assert_eq(frame.type, AMQP_FRAME_METHOD);                                                       \
-        cr_assert_eq(frame.channel, 9);                                                                    \
-        cr_assert_eq(be32_get(frame.payload.data), (uint32_t)AMQP_ID_##class##_##method);                  \
-        cr_assert_eq(amqp_method_find(AMQP_ID_##class##_##method)->synchronous, sync);                     \
-        struct slice rest = slice_of(frame.payload.data + 4, frame.payload.len - 4);                       \
-        struct amqp_##class##_##method got;                                                                \
-        cr_assert_eq(amqp_get_##class##_##method(rest, &got), 0, "%s.%s", #class, #method);                \
-        cr_assert(same_##class##_##method(&sent, &got), "%s.%s", #class, #method);                         \
-        for (size_t n = 0; n < rest.len; n++)                                                              \
-            cr_assert_eq(amqp_get_##class##_##method(slice_of(rest.data, n), &got), ERR_MALFORMED);        \
-        cr_assert_eq(amqp_get_##class##_##method(slice_of(rest.data, rest.len + 1), &got), ERR_MALFORMED); \
-        rows++;                                                                                            \
+#define CLIENT(class, class_id, method, method_id, sync, fields)                                             \
+    {                                                                                                        \
+        struct amqp_##class##_##method sent;                                                                 \
+        memset(&sent, 0, sizeof(sent));                                                                      \
+        fields;                                                                                              \
+        buf_clear(&b);                                                                                       \
+        amqp_put_##class##_##method(&b, 9, &sent);                                                           \
+        cr_assert_eq(amqp_frame_read(buf_slice(&b), 131072, &frame), (ssize_t)b.len);                        \
+        cr_assert_eq(frame.type, AMQP_FRAME_METHOD);                                                         \
+        cr_assert_eq(frame.channel, 9);                                                                      \
+        cr_assert_eq(be32_get(frame.payload.data), (uint32_t)AMQP_ID_##class##_##method);                    \
+        cr_assert_eq(amqp_method_find(AMQP_ID_##class##_##method)->synchronous, sync);                       \
+        struct slice rest = slice_of(frame.payload.data + 4, frame.payload.len - 4);                         \
+        struct amqp_##class##_##method got;                                                                  \
+        cr_assert_eq(amqp_get_##class##_##method(rest, &got), 0, "%s.%s", #class, #method);                  \
+        cr_assert(same_##class##_##method(&sent, &got), "%s.%s", #class, #method);                           \
+        for (size_t n = 0; n < rest.len; n++)                                                                \
+            cr_assert_eq(amqp_get_##class##_##method(slice_of(rest.data, n), &got), ERR_MALFORMED);          \
+        cr_assert_eq(amqp_get_##class##_##method(slice_of(rest.data, rest.len + 1), &got), ERR_MALFORMED);   \
+        rows++;                                                                                              \
     }
 #define SERVER CLIENT
 #define BOTH CLIENT
@@ -152,9 +154,11 @@ Test(amqp_codec, frames_are_bounded_and_end_with_ce)
 Test(amqp_codec, properties_round_trip_and_extra_flag_words_are_refused)
 {
     struct buf b = {0};
-    struct amqp_properties p = {.flags = AMQP_HAS_content_type | AMQP_HAS_headers | AMQP_HAS_delivery_mode | AMQP_HAS_timestamp | AMQP_HAS_cluster_id,
+    struct amqp_properties p = {.flags = AMQP_HAS_content_type | AMQP_HAS_headers | AMQP_HAS_delivery_mode |
+                                         AMQP_HAS_timestamp | AMQP_HAS_cluster_id,
                                 .content_type = SLICE_LIT("text/plain"),
-                                .headers = SLICE_LIT("\x01" "at\x01"),
+                                .headers = SLICE_LIT("\x01"
+                                                     "at\x01"),
                                 .delivery_mode = 2,
                                 .timestamp = 1234567890123ull,
                                 .cluster_id = SLICE_LIT("c")};
@@ -213,9 +217,9 @@ Test(amqp_codec, every_reply_code_has_a_name_and_a_level)
 {
     size_t n = 0;
 
-#define X(name, code, level)                              \
-    cr_assert_str_eq(amqp_reply_name(code), #name);       \
-    cr_assert_eq(amqp_reply_is_hard(code), #level[1] == 'O'); \
+#define X(name, code, level)                                                                                 \
+    cr_assert_str_eq(amqp_reply_name(code), #name);                                                          \
+    cr_assert_eq(amqp_reply_is_hard(code), #level[1] == 'O');                                                \
     n++;
 #include "protocols/amqp/replies.def"
 #undef X

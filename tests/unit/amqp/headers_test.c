@@ -36,8 +36,12 @@ Test(amqp_headers, a_void_value_asks_for_presence)
 {
     struct buf m = {0};
 
-    cr_assert(amqp_headers_match(SLICE_LIT("\x01" "aV"), table(&m, NULL, 9, 0)));
-    cr_assert_not(amqp_headers_match(SLICE_LIT("\x01" "bV"), table(&m, NULL, 9, 0)));
+    cr_assert(amqp_headers_match(SLICE_LIT("\x01"
+                                           "aV"),
+                                 table(&m, NULL, 9, 0)));
+    cr_assert_not(amqp_headers_match(SLICE_LIT("\x01"
+                                               "bV"),
+                                     table(&m, NULL, 9, 0)));
     buf_fini(&m);
 }
 
@@ -62,8 +66,14 @@ Test(amqp_headers, cc_must_be_an_array_of_strings)
     cr_assert_eq(amqp_route_check_cc(buf_slice(&b), &name, &type), ERR_WRONG_TYPE);
     cr_assert_str_eq(name, "CC");
     cr_assert_str_eq(type, "longstr");
-    cr_assert_eq(amqp_route_check_cc(SLICE_LIT("\x03" "BCCA\0\0\0\x06S\0\0\0\x01k"), &name, &type), 0);
-    cr_assert_eq(amqp_route_check_cc(SLICE_LIT("\x03" "BCCA\0\0\0\x02t\x01"), &name, &type), ERR_WRONG_TYPE);
+    cr_assert_eq(amqp_route_check_cc(SLICE_LIT("\x03"
+                                               "BCCA\0\0\0\x06S\0\0\0\x01k"),
+                                     &name, &type),
+                 0);
+    cr_assert_eq(amqp_route_check_cc(SLICE_LIT("\x03"
+                                               "BCCA\0\0\0\x02t\x01"),
+                                     &name, &type),
+                 ERR_WRONG_TYPE);
     cr_assert_str_eq(type, "bool");
     buf_fini(&b);
 }

@@ -94,11 +94,14 @@ static void close_listener(struct worker *w, void *arg)
 struct rig *rig_start(const struct rig_options *options)
 {
     struct rig *r = mem_zalloc(sizeof(*r));
-    struct workers_options wo = {.count = options->workers == 0 ? 2 : options->workers, .coalesce_us = options->coalesce_us};
+    struct workers_options wo = {.count = options->workers == 0 ? 2 : options->workers,
+                                 .coalesce_us = options->coalesce_us};
     char dir[] = "/tmp/gomsg-amqp-XXXXXX", why[256] = "", address[64];
-    struct log_store_options lo = {.sync_interval_ms = options->sync_interval_ms == 0 ? 10 : options->sync_interval_ms};
+    struct log_store_options lo = {.sync_interval_ms =
+                                       options->sync_interval_ms == 0 ? 10 : options->sync_interval_ms};
     struct partitions_options po = {.count = 8, .queue_ended = queue_ended, .queue_ended_arg = r};
-    struct topology_options to = {.node_name = "test", .total_partitions = 8, .changed = changed, .changed_arg = r};
+    struct topology_options to = {
+        .node_name = "test", .total_partitions = 8, .changed = changed, .changed_arg = r};
     struct amqp_front_options ao = {.heartbeat_s = 60, .max_message_bytes = options->max_message_bytes};
 
     r->temporary = options->data_dir == NULL;
@@ -157,11 +160,12 @@ void rig_stop(struct rig *r)
     mem_free(r);
 }
 
-/* ---- the client ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- the client ---------------------------------------------------------------------------------------- */
 
 void client_connect(struct client *c, uint16_t port)
 {
-    struct sockaddr_in sa = {.sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in sa = {
+        .sin_family = AF_INET, .sin_port = htons(port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
 
     *c = (struct client){.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
     cr_assert_eq(connect(c->fd, (struct sockaddr *)&sa, sizeof(sa)), 0);
@@ -233,13 +237,16 @@ struct frame client_expect(struct client *c, uint16_t channel, uint32_t id)
 {
     struct frame f = client_read(c);
 
-    if (f.type == AMQP_FRAME_METHOD && f.id != id && (f.id == AMQP_ID_channel_close || f.id == AMQP_ID_connection_close)) {
+    if (f.type == AMQP_FRAME_METHOD && f.id != id &&
+        (f.id == AMQP_ID_channel_close || f.id == AMQP_ID_connection_close)) {
         struct amqp_channel_close m;
 
         cr_assert_eq(amqp_get_channel_close(f.payload, &m), 0);
-        cr_assert_fail("expected %s, got %u %.*s", amqp_method_find(id)->name, m.reply_code, (int)m.reply_text.len, (const char *)m.reply_text.data);
+        cr_assert_fail("expected %s, got %u %.*s", amqp_method_find(id)->name, m.reply_code,
+                       (int)m.reply_text.len, (const char *)m.reply_text.data);
     }
-    cr_assert_eq(f.type, AMQP_FRAME_METHOD, "expected %s, got a frame of type %u", amqp_method_find(id)->name, f.type);
+    cr_assert_eq(f.type, AMQP_FRAME_METHOD, "expected %s, got a frame of type %u", amqp_method_find(id)->name,
+                 f.type);
     cr_assert_eq(f.id, id, "expected %s, got %s", amqp_method_find(id)->name, amqp_method_find(f.id)->name);
     cr_assert_eq(f.channel, channel);
     return f;
@@ -251,11 +258,14 @@ void client_expect_error(struct client *c, unsigned code, const char *text)
     struct amqp_channel_close m;
 
     cr_assert_eq(f.type, AMQP_FRAME_METHOD);
-    cr_assert_eq(f.id, amqp_reply_is_hard(code) ? (uint32_t)AMQP_ID_connection_close : (uint32_t)AMQP_ID_channel_close, "expected %u %s, got %s", code, text,
-                 amqp_method_find(f.id)->name);
+    cr_assert_eq(
+        f.id, amqp_reply_is_hard(code) ? (uint32_t)AMQP_ID_connection_close : (uint32_t)AMQP_ID_channel_close,
+        "expected %u %s, got %s", code, text, amqp_method_find(f.id)->name);
     cr_assert_eq(amqp_get_channel_close(f.payload, &m), 0);
-    cr_assert_eq(m.reply_code, code, "%u %.*s", m.reply_code, (int)m.reply_text.len, (const char *)m.reply_text.data);
-    cr_assert(slice_eq(m.reply_text, slice_str(text)), "%.*s, not %s", (int)m.reply_text.len, (const char *)m.reply_text.data, text);
+    cr_assert_eq(m.reply_code, code, "%u %.*s", m.reply_code, (int)m.reply_text.len,
+                 (const char *)m.reply_text.data);
+    cr_assert(slice_eq(m.reply_text, slice_str(text)), "%.*s, not %s", (int)m.reply_text.len,
+              (const char *)m.reply_text.data, text);
     if (amqp_reply_is_hard(code)) {
         amqp_put_connection_close_ok(&c->out, 0, &(struct amqp_connection_close_ok){});
         client_flush(c);
@@ -282,8 +292,10 @@ void client_login(struct client *c, uint16_t port)
     amqp_table_put_bool(&capabilities, "consumer_cancel_notify", true);
     amqp_table_put_bool(&capabilities, "authentication_failure_close", true);
     amqp_table_put_table(&properties, "capabilities", buf_slice(&capabilities));
-    amqp_put_connection_start_ok(&c->out, 0,
-                                 &(struct amqp_connection_start_ok){buf_slice(&properties), SLICE_LIT("PLAIN"), SLICE_LIT("\0guest\0guest"), SLICE_LIT("en_US")});
+    amqp_put_connection_start_ok(
+        &c->out, 0,
+        &(struct amqp_connection_start_ok){buf_slice(&properties), SLICE_LIT("PLAIN"),
+                                           SLICE_LIT("\0guest\0guest"), SLICE_LIT("en_US")});
     client_expect(c, 0, AMQP_ID_connection_tune);
     amqp_put_connection_tune_ok(&c->out, 0, &(struct amqp_connection_tune_ok){2047, 131072, 60});
     amqp_put_connection_open(&c->out, 0, &(struct amqp_connection_open){.virtual_host = SLICE_LIT("/")});
@@ -295,14 +307,19 @@ void client_login(struct client *c, uint16_t port)
 
 void client_declare(struct client *c, uint16_t channel, const char *queue, bool durable)
 {
-    amqp_put_queue_declare(&c->out, channel, &(struct amqp_queue_declare){.queue = slice_str(queue), .durable = durable});
+    amqp_put_queue_declare(&c->out, channel,
+                           &(struct amqp_queue_declare){.queue = slice_str(queue), .durable = durable});
     client_expect(c, channel, AMQP_ID_queue_declare_ok);
 }
 
-void client_publish(struct client *c, uint16_t channel, const char *exchange, const char *key, const char *properties, size_t properties_len, struct slice body)
+void client_publish(struct client *c, uint16_t channel, const char *exchange, const char *key,
+                    const char *properties, size_t properties_len, struct slice body)
 {
-    amqp_put_basic_publish(&c->out, channel, &(struct amqp_basic_publish){.exchange = slice_str(exchange), .routing_key = slice_str(key)});
-    amqp_put_content(&c->out, channel, 131072, properties == NULL ? SLICE_LIT("\0\0") : slice_of(properties, properties_len), body);
+    amqp_put_basic_publish(
+        &c->out, channel,
+        &(struct amqp_basic_publish){.exchange = slice_str(exchange), .routing_key = slice_str(key)});
+    amqp_put_content(&c->out, channel, 131072,
+                     properties == NULL ? SLICE_LIT("\0\0") : slice_of(properties, properties_len), body);
 }
 
 uint64_t client_read_content(struct client *c, uint32_t id, struct buf *ret_body, bool *ret_redelivered)

@@ -1,4 +1,5 @@
-/* A node that speaks AMQP alone, in this process, in a temporary directory: for tests that talk to it over a socket, byte by byte. */
+/* A node that speaks AMQP alone, in this process, in a temporary directory: for tests that talk to it over a
+ * socket, byte by byte. */
 #ifndef GM_TEST_AMQP_RIG_H
 #define GM_TEST_AMQP_RIG_H
 
@@ -9,9 +10,9 @@
 struct rig;
 
 struct rig_options {
-    unsigned workers;          /* default 2 */
-    const char *data_dir;      /* kept and used again; NULL: a temporary one that goes with the rig */
-    uint16_t port;             /* 0: any */
+    unsigned workers;     /* default 2 */
+    const char *data_dir; /* kept and used again; NULL: a temporary one that goes with the rig */
+    uint16_t port;        /* 0: any */
     uint64_t max_message_bytes;
     uint32_t sync_interval_ms; /* default 10 */
     unsigned coalesce_us;
@@ -20,7 +21,7 @@ struct rig *rig_start(const struct rig_options *options);
 void rig_stop(struct rig *r);
 uint16_t rig_port(const struct rig *r);
 
-/* ---- a client: blocking, one frame at a time ---------------------------------------------------------------------------------------- */
+/* ---- a client: blocking, one frame at a time ----------------------------------------------------------- */
 struct client {
     int fd;
     struct buf in;   /* unread */
@@ -49,8 +50,10 @@ void client_expect_error(struct client *c, unsigned code, const char *text);
 void client_login(struct client *c, uint16_t port);
 void client_open_channel(struct client *c, uint16_t channel);
 void client_declare(struct client *c, uint16_t channel, const char *queue, bool durable);
-void client_publish(struct client *c, uint16_t channel, const char *exchange, const char *key, const char *properties, size_t properties_len, struct slice body);
-/* basic.deliver or get-ok, its header and body. Returns the delivery tag; the body goes to *ret_body (a buf of the caller's, cleared first). */
+void client_publish(struct client *c, uint16_t channel, const char *exchange, const char *key,
+                    const char *properties, size_t properties_len, struct slice body);
+/* basic.deliver or get-ok, its header and body. Returns the delivery tag; the body goes to *ret_body (a buf
+ * of the caller's, cleared first). */
 uint64_t client_read_content(struct client *c, uint32_t id, struct buf *ret_body, bool *ret_redelivered);
 
 #endif

@@ -37,13 +37,16 @@ Test(amqp_session, exceptions_have_rabbitmqs_codes_and_words, .timeout = 60)
     declare(&c, "nope", "p", SLICE_NONE);
     client_expect_error(&c, 404, "NOT_FOUND - no queue 'nope' in vhost '/'");
     declare(&c, "q", "", SLICE_NONE);
-    client_expect_error(&c, 406, "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': received 'false' but current is 'true'");
+    client_expect_error(&c, 406,
+                        "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': "
+                        "received 'false' but current is 'true'");
     declare(&c, "amq.mine", "", SLICE_NONE);
     client_expect_error(&c, 403, "ACCESS_REFUSED - queue name 'amq.mine' contains reserved prefix 'amq.*'");
     amqp_table_put_i32(&args, "x-message-ttl", 10);
     declare(&c, "q", "d", buf_slice(&args));
     client_expect_error(&c, 406,
-                        "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': received the value '10' of type 'signedint' but current is none");
+                        "PRECONDITION_FAILED - inequivalent arg 'x-message-ttl' for queue 'q' in vhost '/': "
+                        "received the value '10' of type 'signedint' but current is none");
     declare(&c, "ttl", "d", buf_slice(&args));
     client_expect(&c, 1, AMQP_ID_queue_declare_ok);
     buf_clear(&args);
@@ -53,27 +56,39 @@ Test(amqp_session, exceptions_have_rabbitmqs_codes_and_words, .timeout = 60)
     buf_clear(&args);
     amqp_table_put_i32(&args, "x-message-ttl", -1);
     declare(&c, "bad", "d", buf_slice(&args));
-    client_expect_error(&c, 406, "PRECONDITION_FAILED - invalid arg 'x-message-ttl' for queue 'bad' in vhost '/': {value_negative,-1}");
+    client_expect_error(&c, 406,
+                        "PRECONDITION_FAILED - invalid arg 'x-message-ttl' for queue 'bad' in vhost '/': "
+                        "{value_negative,-1}");
 
     declare(&c, "mine", "x", SLICE_NONE);
     client_expect(&c, 1, AMQP_ID_queue_declare_ok);
     declare(&other, "mine", "p", SLICE_NONE);
     client_expect_error(&other, 405,
-                        "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'mine' in vhost '/'. It could be originally declared on another connection or the exclusive "
+                        "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'mine' in vhost "
+                        "'/'. It could be originally declared on another connection or the exclusive "
                         "property value does not match that of the original declaration.");
 
     amqp_put_basic_ack(&c.out, 1, &(struct amqp_basic_ack){7, false});
     client_expect_error(&c, 406, "PRECONDITION_FAILED - unknown delivery tag 7");
-    amqp_put_exchange_declare(&c.out, 1, &(struct amqp_exchange_declare){.exchange = SLICE_LIT("e"), .type = SLICE_LIT("foo")});
+    amqp_put_exchange_declare(
+        &c.out, 1, &(struct amqp_exchange_declare){.exchange = SLICE_LIT("e"), .type = SLICE_LIT("foo")});
     client_expect_error(&c, 406, "PRECONDITION_FAILED - unknown exchange type 'foo'");
     amqp_put_exchange_delete(&c.out, 1, &(struct amqp_exchange_delete){.exchange = SLICE_LIT("amq.direct")});
-    client_expect_error(&c, 403, "ACCESS_REFUSED - deletion of system exchange 'amq.direct' in vhost '/' not allowed");
+    client_expect_error(&c, 403,
+                        "ACCESS_REFUSED - deletion of system exchange 'amq.direct' in vhost '/' not allowed");
     client_publish(&c, 1, "none", "k", NULL, 0, SLICE_LIT("x"));
     client_expect_error(&c, 404, "NOT_FOUND - no exchange 'none' in vhost '/'");
-    client_publish(&c, 1, "", "q", "\x01\x00\x03" "abc", 6, SLICE_LIT("x"));
+    client_publish(&c, 1, "", "q",
+                   "\x01\x00\x03"
+                   "abc",
+                   6, SLICE_LIT("x"));
     client_expect_error(&c, 406, "PRECONDITION_FAILED - invalid expiration 'abc': no_integer");
-    client_publish(&c, 1, "", "q", "\x00\x10\x03" "eve", 6, SLICE_LIT("x"));
-    client_expect_error(&c, 406, "PRECONDITION_FAILED - user_id property set to 'eve' but authenticated user was 'guest'");
+    client_publish(&c, 1, "", "q",
+                   "\x00\x10\x03"
+                   "eve",
+                   6, SLICE_LIT("x"));
+    client_expect_error(
+        &c, 406, "PRECONDITION_FAILED - user_id property set to 'eve' but authenticated user was 'guest'");
     amqp_put_tx_commit(&c.out, 1, &(struct amqp_tx_commit){});
     client_expect_error(&c, 406, "PRECONDITION_FAILED - channel is not transactional");
     client_publish(&c, 1, "", "q", NULL, 0, SLICE_LIT("x"));
@@ -124,7 +139,8 @@ Test(amqp_session, content_that_comes_byte_by_byte_or_interleaved_arrives_whole,
         amqp_put_basic_get(&c.out, 1, &(struct amqp_basic_get){.queue = SLICE_LIT("q"), .no_ack = true});
         client_read_content(&c, AMQP_ID_basic_get_ok, &body, &redelivered);
         if (i < 2)
-            cr_assert(slice_eq(buf_slice(&body), slice_str(want[i])), "%.*s", (int)body.len, (char *)body.data);
+            cr_assert(slice_eq(buf_slice(&body), slice_str(want[i])), "%.*s", (int)body.len,
+                      (char *)body.data);
         else
             cr_assert(slice_eq(buf_slice(&body), slice_of(big, sizeof(big))));
     }
@@ -142,12 +158,14 @@ Test(amqp_session, a_body_larger_than_allowed_is_refused_before_it_comes, .timeo
     client_login(&c, rig_port(r));
     amqp_put_basic_publish(&c.out, 1, &(struct amqp_basic_publish){.routing_key = SLICE_LIT("q")});
     amqp_put_content_header(&c.out, 1, 2 << 20, SLICE_LIT("\0\0"));
-    client_expect_error(&c, 406, "PRECONDITION_FAILED - message size 2097152 is larger than configured max size 1048576");
+    client_expect_error(
+        &c, 406, "PRECONDITION_FAILED - message size 2097152 is larger than configured max size 1048576");
     amqp_put_basic_publish(&c.out, 1, &(struct amqp_basic_publish){.routing_key = SLICE_LIT("q")});
     amqp_put_content_header(&c.out, 1, 2, SLICE_LIT("\0\0"));
     amqp_put_frame_header(&c.out, AMQP_FRAME_BODY, 1, 3);
     buf_put_str(&c.out, "abc\xce");
-    client_expect_error(&c, 501, "FRAME_ERROR - content body of 3 octets is larger than the 2 its header announced");
+    client_expect_error(&c, 501,
+                        "FRAME_ERROR - content body of 3 octets is larger than the 2 its header announced");
     client_close(&c);
     rig_stop(r);
 }
@@ -170,7 +188,11 @@ Test(amqp_session, confirms_come_in_order_and_a_refusal_is_a_nack, .timeout = 60
     client_expect(&c, 1, AMQP_ID_confirm_select_ok);
     /* Durable and persistent, to a queue with room for five, and to nobody. */
     for (int i = 0; i < 300; i++)
-        client_publish(&c, 1, "", i % 3 == 0 ? "q" : i % 3 == 1 ? "full" : "nobody", "\x10\x00\x02", 3, SLICE_LIT("x"));
+        client_publish(&c, 1, "",
+                       i % 3 == 0   ? "q"
+                       : i % 3 == 1 ? "full"
+                                    : "nobody",
+                       "\x10\x00\x02", 3, SLICE_LIT("x"));
     while (confirmed < 300) {
         struct frame f = client_read(&c);
 
@@ -210,7 +232,8 @@ Test(amqp_session, what_a_vanished_client_held_comes_again, .timeout = 60)
     client_declare(&a, 1, "q", true);
     for (int i = 0; i < 100; i++)
         client_publish(&a, 1, "", "q", NULL, 0, slice_of(&i, sizeof(i)));
-    amqp_put_basic_consume(&a.out, 1, &(struct amqp_basic_consume){.queue = SLICE_LIT("q"), .consumer_tag = SLICE_LIT("c")});
+    amqp_put_basic_consume(
+        &a.out, 1, &(struct amqp_basic_consume){.queue = SLICE_LIT("q"), .consumer_tag = SLICE_LIT("c")});
     client_expect(&a, 1, AMQP_ID_basic_consume_ok);
     for (int i = 0; i < 100; i++) {
         uint64_t tag = client_read_content(&a, AMQP_ID_basic_deliver, &body, &redelivered);
@@ -251,9 +274,14 @@ Test(amqp_session, messages_and_acks_survive_a_restart, .timeout = 60)
     r = rig_start(&(struct rig_options){.data_dir = dir});
     client_login(&c, rig_port(r));
     client_declare(&c, 1, "q", true);
-    amqp_put_exchange_declare(&c.out, 1, &(struct amqp_exchange_declare){.exchange = SLICE_LIT("x"), .type = SLICE_LIT("topic"), .durable = true});
+    amqp_put_exchange_declare(&c.out, 1,
+                              &(struct amqp_exchange_declare){
+                                  .exchange = SLICE_LIT("x"), .type = SLICE_LIT("topic"), .durable = true});
     client_expect(&c, 1, AMQP_ID_exchange_declare_ok);
-    amqp_put_queue_bind(&c.out, 1, &(struct amqp_queue_bind){.queue = SLICE_LIT("q"), .exchange = SLICE_LIT("x"), .routing_key = SLICE_LIT("a.#")});
+    amqp_put_queue_bind(&c.out, 1,
+                        &(struct amqp_queue_bind){.queue = SLICE_LIT("q"),
+                                                  .exchange = SLICE_LIT("x"),
+                                                  .routing_key = SLICE_LIT("a.#")});
     client_expect(&c, 1, AMQP_ID_queue_bind_ok);
     amqp_put_confirm_select(&c.out, 1, &(struct amqp_confirm_select){false});
     client_expect(&c, 1, AMQP_ID_confirm_select_ok);
@@ -309,11 +337,15 @@ Test(amqp_session, shared_and_own_prefetch_hold, .timeout = 60)
     client_expect(&c, 1, AMQP_ID_basic_qos_ok);
     amqp_put_basic_qos(&c.out, 1, &(struct amqp_basic_qos){.prefetch_count = 4});
     client_expect(&c, 1, AMQP_ID_basic_qos_ok);
-    amqp_put_basic_consume(&c.out, 1, &(struct amqp_basic_consume){.queue = SLICE_LIT("q"), .consumer_tag = SLICE_LIT("a"), .nowait = true});
+    amqp_put_basic_consume(&c.out, 1,
+                           &(struct amqp_basic_consume){
+                               .queue = SLICE_LIT("q"), .consumer_tag = SLICE_LIT("a"), .nowait = true});
     for (int i = 0; i < 4; i++)
         tag = client_read_content(&c, AMQP_ID_basic_deliver, &body, &redelivered);
     cr_assert_not(client_readable(&c, 50), "its own prefetch is used up");
-    amqp_put_basic_consume(&c.out, 1, &(struct amqp_basic_consume){.queue = SLICE_LIT("q"), .consumer_tag = SLICE_LIT("b"), .nowait = true});
+    amqp_put_basic_consume(&c.out, 1,
+                           &(struct amqp_basic_consume){
+                               .queue = SLICE_LIT("q"), .consumer_tag = SLICE_LIT("b"), .nowait = true});
     tag = client_read_content(&c, AMQP_ID_basic_deliver, &body, &redelivered);
     cr_assert_eq(tag, 5);
     cr_assert_not(client_readable(&c, 50), "the channel's is used up");
@@ -340,7 +372,8 @@ Test(amqp_session, a_client_that_does_not_read_stops_its_deliveries_only, .timeo
     client_login(&other, rig_port(r));
     client_declare(&other, 1, "q", false);
     client_declare(&other, 1, "p", false);
-    amqp_put_basic_consume(&slow.out, 1, &(struct amqp_basic_consume){.queue = SLICE_LIT("q"), .no_ack = true});
+    amqp_put_basic_consume(&slow.out, 1,
+                           &(struct amqp_basic_consume){.queue = SLICE_LIT("q"), .no_ack = true});
     client_expect(&slow, 1, AMQP_ID_basic_consume_ok);
     for (int i = 0; i < 2000; i++) { /* 32 MB: more than sockets and the soft limit hold */
         memcpy(big, &i, sizeof(i));
@@ -396,7 +429,8 @@ Test(amqp_session, bad_bytes_cost_one_connection, .timeout = 60)
     }
     client_login(&c, rig_port(r));
     buf_put(&c.out, "\x01\0\x01\x7f\xff\xff\xff", 7);
-    client_expect_error(&c, 501, "FRAME_ERROR - type 1, all octets = <<>>: {frame_too_large,2147483647,131064}");
+    client_expect_error(&c, 501,
+                        "FRAME_ERROR - type 1, all octets = <<>>: {frame_too_large,2147483647,131064}");
     client_close(&c);
     client_login(&c, rig_port(r));
     amqp_put_queue_declare(&c.out, 5, &(struct amqp_queue_declare){.queue = SLICE_LIT("q")});
@@ -463,7 +497,9 @@ Test(amqp_session, a_direct_reply_finds_its_channel_on_another_worker, .timeout 
 {
     struct rig *r = start();
     struct client asks, answers;
-    struct amqp_properties p = {.flags = AMQP_HAS_reply_to | AMQP_HAS_correlation_id, .reply_to = SLICE_LIT("amq.rabbitmq.reply-to"), .correlation_id = SLICE_LIT("7")};
+    struct amqp_properties p = {.flags = AMQP_HAS_reply_to | AMQP_HAS_correlation_id,
+                                .reply_to = SLICE_LIT("amq.rabbitmq.reply-to"),
+                                .correlation_id = SLICE_LIT("7")};
     struct buf body = {0}, properties = {0};
     struct amqp_properties got;
     struct slice raw;
@@ -478,15 +514,19 @@ Test(amqp_session, a_direct_reply_finds_its_channel_on_another_worker, .timeout 
     amqp_properties_write(&p, &properties);
     client_publish(&asks, 1, "", "rpc", (const char *)properties.data, properties.len, SLICE_LIT("early"));
     client_expect_error(&asks, 406, "PRECONDITION_FAILED - fast reply consumer does not exist");
-    amqp_put_basic_consume(&asks.out, 1, &(struct amqp_basic_consume){.queue = SLICE_LIT("amq.rabbitmq.reply-to")});
+    amqp_put_basic_consume(&asks.out, 1,
+                           &(struct amqp_basic_consume){.queue = SLICE_LIT("amq.rabbitmq.reply-to")});
     client_expect_error(&asks, 406, "PRECONDITION_FAILED - reply consumer cannot acknowledge");
-    amqp_put_basic_consume(&asks.out, 1, &(struct amqp_basic_consume){.queue = SLICE_LIT("amq.rabbitmq.reply-to"), .no_ack = true});
+    amqp_put_basic_consume(
+        &asks.out, 1,
+        &(struct amqp_basic_consume){.queue = SLICE_LIT("amq.rabbitmq.reply-to"), .no_ack = true});
     client_expect(&asks, 1, AMQP_ID_basic_consume_ok);
     client_publish(&asks, 1, "", "rpc", (const char *)properties.data, properties.len, SLICE_LIT("question"));
     client_flush(&asks);
     struct frame f;
     do {
-        amqp_put_basic_get(&answers.out, 1, &(struct amqp_basic_get){.queue = SLICE_LIT("rpc"), .no_ack = true});
+        amqp_put_basic_get(&answers.out, 1,
+                           &(struct amqp_basic_get){.queue = SLICE_LIT("rpc"), .no_ack = true});
         f = client_read(&answers);
     } while (f.id == AMQP_ID_basic_get_empty);
     f = client_read(&answers);

@@ -34,9 +34,10 @@ Test(amqp_table, reads_every_type_of_rabbitmq)
     put_raw(&b, "f", 'f', "\x3f\x80\0\0", 4);
     put_raw(&b, "d", 'd', "\x40\0\0\0\0\0\0\0", 8);
     put_raw(&b, "D", 'D', "\x02\0\0\0\x7b", 5);
-    put_raw(&b, "A", 'A', "\0\0\0\x03"
-                          "bAV"
-                          , 7);
+    put_raw(&b, "A", 'A',
+            "\0\0\0\x03"
+            "bAV",
+            7);
     b.data[b.len - 2] = 5; /* array of i8 5, void */
     put_raw(&b, "x", 'x', "\0\0\0\x02\xca\xfe", 6);
     put_raw(&b, "V", 'V', "", 0);
@@ -45,9 +46,17 @@ Test(amqp_table, reads_every_type_of_rabbitmq)
     static const struct {
         const char *name, *type;
         int64_t i;
-    } integers[] = {{"t", "bool", 1},          {"l", "long", -5},         {"I", "signedint", -6},      {"b", "byte", -1},
-                    {"B", "unsignedbyte", 255}, {"s", "short", -2},        {"u", "unsignedshort", 65534}, {"i", "unsignedint", 4294967294},
-                    {"L", "long", 9},          {"T", "timestamp", 10}, {"D", "decimal", 123}};
+    } integers[] = {{"t", "bool", 1},
+                    {"l", "long", -5},
+                    {"I", "signedint", -6},
+                    {"b", "byte", -1},
+                    {"B", "unsignedbyte", 255},
+                    {"s", "short", -2},
+                    {"u", "unsignedshort", 65534},
+                    {"i", "unsignedint", 4294967294},
+                    {"L", "long", 9},
+                    {"T", "timestamp", 10},
+                    {"D", "decimal", 123}};
     for (size_t k = 0; k < sizeof(integers) / sizeof(integers[0]); k++) {
         cr_assert(amqp_table_find(buf_slice(&b), integers[k].name, &v), "%s", integers[k].name);
         cr_assert_eq(v.i, integers[k].i, "%s", integers[k].name);
@@ -82,7 +91,9 @@ Test(amqp_table, every_truncation_is_refused_or_whole)
     ends[0] = b.len;
     amqp_table_put_i64(&b, "n", 1);
     ends[1] = b.len;
-    amqp_table_put_table(&b, "t", SLICE_LIT("\x01" "ab\x01"));
+    amqp_table_put_table(&b, "t",
+                         SLICE_LIT("\x01"
+                                   "ab\x01"));
     ends[2] = b.len;
     for (size_t n = 1; n <= b.len; n++) {
         /* An exact copy, so that a read past the end is seen by a sanitizer. */
@@ -112,14 +123,16 @@ Test(amqp_table, hostile_lengths_and_depth_are_refused)
         amqp_table_put_table(&outer, "t", buf_slice(&b));
         buf_fini(&b);
         b = outer;
-        cr_assert_eq(amqp_table_check(buf_slice(&b)), depth < AMQP_TABLE_DEPTH_MAX ? 0 : ERR_MALFORMED, "depth %d", depth);
+        cr_assert_eq(amqp_table_check(buf_slice(&b)), depth < AMQP_TABLE_DEPTH_MAX ? 0 : ERR_MALFORMED,
+                     "depth %d", depth);
     }
     buf_fini(&b);
 }
 
 Test(amqp_table, integers_compare_by_value_the_rest_by_type)
 {
-    struct amqp_value a = {.type = 'I', .i = 5}, b = {.type = 'l', .i = 5}, c = {.type = 'S', .bytes = SLICE_LIT("5")};
+    struct amqp_value a = {.type = 'I', .i = 5}, b = {.type = 'l', .i = 5},
+                      c = {.type = 'S', .bytes = SLICE_LIT("5")};
 
     cr_assert(amqp_value_eq(&a, &b));
     b.i = 6;

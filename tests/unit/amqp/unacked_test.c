@@ -1,4 +1,5 @@
-/* Unsettled deliveries: tags, holes, multiple, and a forgotten one that must not hold memory for those after it. */
+/* Unsettled deliveries: tags, holes, multiple, and a forgotten one that must not hold memory for those after
+ * it. */
 #include <criterion/criterion.h>
 
 #include "protocols/amqp/session.h"
