@@ -20,7 +20,8 @@ static void run(struct bg_job *bg)
     b->job->run(b->job);
     partition_enter_background(b->queues->partition, 0, &g);
     b->job->done(b->job);
-    (void)partition_leave(&g); /* what it appends are settled offsets, which a full disk only delays; a failed log says so at its next use */
+    (void)partition_leave(&g); /* what it appends are settled offsets, which a full disk only delays; a failed
+                                  log says so at its next use */
     atomic_fetch_sub(&b->queues->busy, 1);
     mem_free(b);
 }
@@ -46,7 +47,8 @@ static void ended(void *arg, uint64_t queue_id, enum queue_end reason)
         pq->ended(pq->ended_arg, queue_id, partition_index(pq->partition));
 }
 
-void partition_queues_init(struct partition_queues *pq, struct partition *p, const struct partitions_options *options)
+void partition_queues_init(struct partition_queues *pq, struct partition *p,
+                           const struct partitions_options *options)
 {
     struct queue_table_options o = {
         .store = options->store,

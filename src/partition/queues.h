@@ -1,9 +1,11 @@
-/* The queues of a partition: their table with its background work and its clock. Part of struct partition, used by partition.c:
+/* The queues of a partition: their table with its background work and its clock. Part of struct partition,
+ * used by partition.c:
  *
  *   partition_queues_init    when the partition is made; the log store is open, no queue log is touched
  *   queue_table_flush        in partition_leave, under the lock, before it is released
- *   partition_queues_tick    a few times a second from a background thread; enters the partition by itself, and only when something is due
- *   partition_queues_fini    when the partition closes: waits for its background work, writes clean checkpoints */
+ *   partition_queues_tick    a few times a second from a background thread; enters the partition by itself,
+ * and only when something is due partition_queues_fini    when the partition closes: waits for its background
+ * work, writes clean checkpoints */
 #ifndef GM_PARTITION_QUEUES_H
 #define GM_PARTITION_QUEUES_H
 
@@ -23,7 +25,8 @@ struct partition_queues {
     _Atomic uint32_t busy; /* background jobs that have not ended */
 };
 
-void partition_queues_init(struct partition_queues *pq, struct partition *p, const struct partitions_options *options);
+void partition_queues_init(struct partition_queues *pq, struct partition *p,
+                           const struct partitions_options *options);
 /* True: something was due and was done. Not on a worker: it waits for the lock (P1). */
 bool partition_queues_tick(struct partition_queues *pq, int64_t now_ms);
 /* Nobody enters the partition any more but its own background jobs. */

@@ -198,8 +198,10 @@ bool ackmap_settle(struct ackmap *m, int64_t offset)
     return true;
 }
 
-/* Bits of one word that are live, within [from, to), which lie in one chunk and cover the word at least partly. */
-static uint64_t live_word(const struct ackmap *m, const struct ackmap_chunk *c, int64_t word_start, int64_t from, int64_t to)
+/* Bits of one word that are live, within [from, to), which lie in one chunk and cover the word at least
+ * partly. */
+static uint64_t live_word(const struct ackmap *m, const struct ackmap_chunk *c, int64_t word_start,
+                          int64_t from, int64_t to)
 {
     uint64_t w;
 

@@ -1,9 +1,10 @@
-/* What of a queue's log is still live: one bit an offset, in chunks of 2,048 offsets that exist only where something is live.
+/* What of a queue's log is still live: one bit an offset, in chunks of 2,048 offsets that exist only where
+ * something is live.
  *
- * An offset is live (a message nobody settled), settled (a settled message, or a record that is no message) or unknown (at or above `end`).
- * Offsets come in order: ackmap_add_* moves `end`. Invariants: offsets below `origin` are settled; chunks cover [base, end) without gaps; a chunk
- * without bits is live throughout (live > 0) or settled throughout (live == 0); the first chunk is never complete and settled.
- * Not synchronised. */
+ * An offset is live (a message nobody settled), settled (a settled message, or a record that is no message)
+ * or unknown (at or above `end`). Offsets come in order: ackmap_add_* moves `end`. Invariants: offsets below
+ * `origin` are settled; chunks cover [base, end) without gaps; a chunk without bits is live throughout (live
+ * > 0) or settled throughout (live == 0); the first chunk is never complete and settled. Not synchronised. */
 #ifndef GM_QUEUE_ACKMAP_H
 #define GM_QUEUE_ACKMAP_H
 
@@ -34,9 +35,9 @@ void ackmap_add_live(struct ackmap *m, int64_t offset);
 void ackmap_add_settled(struct ackmap *m, int64_t offset);
 void ackmap_add_hole(struct ackmap *m, int64_t end); /* everything from m->end to end is settled */
 bool ackmap_is_live(const struct ackmap *m, int64_t offset);
-bool ackmap_settle(struct ackmap *m, int64_t offset);                         /* true: it was live */
-uint64_t ackmap_settle_range(struct ackmap *m, int64_t from, int64_t to);    /* [from, to): how many were live */
-int64_t ackmap_next_live(const struct ackmap *m, int64_t from);               /* m->end when there is none */
+bool ackmap_settle(struct ackmap *m, int64_t offset);                     /* true: it was live */
+uint64_t ackmap_settle_range(struct ackmap *m, int64_t from, int64_t to); /* [from, to): how many were live */
+int64_t ackmap_next_live(const struct ackmap *m, int64_t from);           /* m->end when there is none */
 uint64_t ackmap_count_live(const struct ackmap *m, int64_t from, int64_t to); /* in [from, to) */
 /* Forgets everything at and above end, as if never added. Returns how many live offsets went. */
 uint64_t ackmap_cut(struct ackmap *m, int64_t end);

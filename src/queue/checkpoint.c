@@ -1,9 +1,11 @@
-/* Checkpoints: what of a queue's log is live at an offset S, so that recovery replays only what follows S, and segments without a live message can go (rule 7).
+/* Checkpoints: what of a queue's log is live at an offset S, so that recovery replays only what follows S,
+ * and segments without a live message can go (rule 7).
  *
  * Two files beside the log's segments, the one with the greater S that reads whole counts:
  *   checkpoint         replaced durably; only behind it are segments dropped
- *   checkpoint.clean   written without syncing when the table is freed: a restart then replays nothing. Torn by a power cut, or beyond the end of a log
- *                      that lost its tail, it is ignored.
+ *   checkpoint.clean   written without syncing when the table is freed: a restart then replays nothing
+ *
+ * A clean one that was torn by a power cut, or lies beyond the end of a log that lost its tail, is ignored.
  *
  *   4   "GMQC"
  *   4   CRC32C of everything behind it
@@ -17,7 +19,9 @@
  *           form 0: everything in [chunk start or origin, chunk end or S) is live
  *           form 1: 256 bytes, bit i of byte i/8 set: live
  *           form 2: uvarint k, k x (uvarint gap, uvarint count) of live offsets, from the chunk's start
- *   Deleting goes by what was live at S, never by what was settled since: those acknowledgements may yet be lost. */
+ *
+ * Deleting goes by what was live at S, never by what was settled since: those acknowledgements may yet be
+ * lost. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -30,7 +34,8 @@
 #define CHECKPOINT_VERSION 1
 #define CHECKPOINT_MAX (1u << 30)
 #define SEGMENTS_MAX 4096 /* dropped by one checkpoint */
-#define SPAN_MAX (1u << 26) /* chunks from the first live offset to the last: memory follows it, 16 bytes each */
+/* Chunks from the first live offset to the last: memory follows it, 16 bytes each. */
+#define SPAN_MAX (1u << 26)
 #define CHUNK_BYTES (ACKMAP_CHUNK / 8)
 
 static char *path_of(const struct queue *q, const char *name)
@@ -42,7 +47,8 @@ static char *path_of(const struct queue *q, const char *name)
 }
 
 /* The live bits of a chunk, unknown and settled ones cleared. */
-static void live_words(const struct ackmap *m, const struct ackmap_chunk *c, int64_t number, uint64_t live[ACKMAP_WORDS])
+static void live_words(const struct ackmap *m, const struct ackmap_chunk *c, int64_t number,
+                       uint64_t live[ACKMAP_WORDS])
 {
     int64_t start = number * ACKMAP_CHUNK;
 
@@ -59,7 +65,8 @@ static void live_words(const struct ackmap *m, const struct ackmap_chunk *c, int
 }
 
 /* Ranges; when those would be longer than the bits, the bits. Under the partition's lock, hence by words. */
-static void encode_chunk(const struct ackmap *m, const struct ackmap_chunk *c, int64_t number, struct buf *out)
+static void encode_chunk(const struct ackmap *m, const struct ackmap_chunk *c, int64_t number,
+                         struct buf *out)
 {
     uint64_t live[ACKMAP_WORDS], ranges = 0;
     int64_t at = 0, first = -1;
@@ -265,8 +272,8 @@ int queue_checkpoint_load(struct queue *q, bool *ret_found)
         err = queue_checkpoint_decode(q, buf_slice(&durable));
         *ret_found = err == 0;
         if (err != 0)
-            diag_error("a queue's checkpoint cannot be read", "queue=%llu dir=%s error=\"%s\"", (unsigned long long)q->spec.id,
-                       log_dir(q->log), err_text(err));
+            diag_error("a queue's checkpoint cannot be read", "queue=%llu dir=%s error=\"%s\"",
+                       (unsigned long long)q->spec.id, log_dir(q->log), err_text(err));
     } else if (err_durable != ERR_NOT_FOUND) {
         err = err_durable;
     }
@@ -283,7 +290,8 @@ int queue_checkpoint_write_clean(struct queue *q)
 
     if (log_end(q->log) == 0 || q->checkpoint_end == log_end(q->log))
         return 0;
-    /* Nobody holds a delivery any more: what was passed may have been delivered, in this run or before; what lies ahead surely not. */
+    /* Nobody holds a delivery any more: what was passed may have been delivered, in this run or before; what
+     * lies ahead surely not. */
     q->reserve_logged = MIN_OF(q->reserve_logged, MAX_OF(q->head, q->redeliver_below));
     queue_checkpoint_encode(q, &out);
     path = path_of(q, "checkpoint.clean");
@@ -341,7 +349,8 @@ static void job_done(struct queue_job *job)
             for (size_t i = 0; i < j->drop_count; i++)
                 log_drop_segment(q->log, j->drop[i]); /* gone already: as well */
         } else {
-            diag_warn("a queue's checkpoint failed; it will be tried again", "path=%s error=\"%s\"", j->path, err_text(j->err));
+            diag_warn("a queue's checkpoint failed; it will be tried again", "path=%s error=\"%s\"", j->path,
+                      err_text(j->err));
         }
     }
     job_free(j);
@@ -387,7 +396,8 @@ bool queue_checkpoint_due(const struct queue *q)
 
     if (!q->on_disk || q->bytes_since == 0)
         return false;
-    return q->bytes_since >= limit || q->settled_since * q->average_size >= limit || (q->acks.live == 0 && log_bytes(q->log) >= limit / 8);
+    return q->bytes_since >= limit || q->settled_since * q->average_size >= limit ||
+           (q->acks.live == 0 && log_bytes(q->log) >= limit / 8);
 }
 
 void queue_checkpoint_tick(struct queue *q)
@@ -404,7 +414,8 @@ void queue_checkpoint_tick(struct queue *q)
         q->bytes_since = q->settled_since = 0;
     }
     j = q->checkpoint;
-    if (j != NULL && !j->submitted && (t->options.commit_at_end || log_durable(q->log) >= j->end)) { /* rule 7: S <= HW */
+    if (j != NULL && !j->submitted &&
+        (t->options.commit_at_end || log_durable(q->log) >= j->end)) { /* rule 7: S <= HW */
         j->submitted = true;
         queue_submit(t, &j->job);
     }

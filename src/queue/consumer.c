@@ -1,5 +1,6 @@
-/* Consumers: who is granted what. A grant is only a count; it makes the round robin exact (one message to each in turn, as RabbitMQ deals them) without
- * deciding which message, and it wakes no more consumers than there are messages. */
+/* Consumers: who is granted what. A grant is only a count; it makes the round robin exact (one message to
+ * each in turn, as RabbitMQ deals them) without deciding which message, and it wakes no more consumers than
+ * there are messages. */
 #include "queue/internal.h"
 
 static uint32_t room_of(const struct queue_consumer *c)
@@ -112,7 +113,7 @@ static struct queue_consumer *choose_active(struct queue *q)
 {
     struct queue_consumer *best = NULL;
 
-    LIST_FOREACH(n, &q->consumers) {
+    LIST_FOREACH (n, &q->consumers) {
         struct queue_consumer *c = LIST_ENTRY(n, struct queue_consumer, node);
 
         if (best == NULL || c->priority > best->priority)

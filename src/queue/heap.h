@@ -1,5 +1,6 @@
-/* Ready messages that the cursor has passed: a heap of those that came back (a lower offset first, within a higher priority), and for priority
- * queues a ring a priority of those never delivered. 16 bytes an entry; not synchronised. */
+/* Ready messages that the cursor has passed: a heap of those that came back (a lower offset first, within a
+ * higher priority), and for priority queues a ring a priority of those never delivered. 16 bytes an entry;
+ * not synchronised. */
 #ifndef GM_QUEUE_HEAP_H
 #define GM_QUEUE_HEAP_H
 

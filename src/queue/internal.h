@@ -26,7 +26,8 @@
 
 #define QUEUE_RESERVE_AHEAD 1000      /* rule 8: reservations are this far ahead of the head ... */
 #define QUEUE_RESERVE_AHEAD_MAX 16384 /* ... and doubled up to this when deliveries waited for one */
-#define QUEUE_ZERO_TTL_GRACE_MS 20    /* a message with TTL 0 may live this long for a consumer that was waiting for it */
+#define QUEUE_ZERO_TTL_GRACE_MS                                                                              \
+    20 /* a message with TTL 0 may live this long for a consumer that was waiting for it */
 #define QUEUE_LOG_DB 0
 
 struct queue_range {
@@ -64,10 +65,10 @@ struct queue_checkpoint_job;
 struct queue {
     uint32_t magic;
     bool on_disk;
-    bool dirty;         /* in table->dirty */
-    bool timed;         /* in table->timed */
-    bool has_ttl;       /* some ready message may expire */
-    bool ending;        /* `ended` was called */
+    bool dirty;   /* in table->dirty */
+    bool timed;   /* in table->timed */
+    bool has_ttl; /* some ready message may expire */
+    bool ending;  /* `ended` was called */
     bool had_consumer;
     bool bytes_inexact; /* ready_bytes cannot be trusted */
     bool wrote;         /* appended since the last queue_table_flush */
@@ -81,39 +82,41 @@ struct queue {
     struct ackmap acks;
     struct queue_pending *pending; /* NULL: nothing gathered */
 
-    int64_t head;           /* the cursor: everything below was passed */
-    int64_t cursor_batch;   /* base of the batch the cursor is in, -1: none; */
-    uint32_t cursor_pos;    /* ... how far into its records, */
-    int32_t cursor_left;    /* ... and how many are left there */
+    int64_t head;                  /* the cursor: everything below was passed */
+    int64_t cursor_batch;          /* base of the batch the cursor is in, -1: none; */
+    uint32_t cursor_pos;           /* ... how far into its records, */
+    int32_t cursor_left;           /* ... and how many are left there */
     struct log_place cursor_place; /* where the log is read next: that batch, or the one behind it */
-    struct queue_heap heap; /* requeued */
-    struct queue_ring *rings; /* max_priority + 1 of them for a priority queue, whose cursor is always at the end; else NULL */
+    struct queue_heap heap;        /* requeued */
+    struct queue_ring *rings; /* max_priority + 1 of them for a priority queue, whose cursor is always at the
+                                 end; else NULL */
 
     uint64_t ready, unacked;
     uint64_t ready_bytes;
-    uint32_t average_size;  /* of a record, roughly */
+    uint32_t average_size; /* of a record, roughly */
 
     int64_t reserve_committed, reserve_logged; /* M that may be delivered below; M last written */
-    int64_t reserve_end;                       /* log end that commits reserve_logged; 0: nothing outstanding */
+    int64_t reserve_end; /* log end that commits reserve_logged; 0: nothing outstanding */
     uint32_t reserve_ahead;
-    int64_t redeliver_below;                   /* may have been delivered before the last start */
+    int64_t redeliver_below; /* may have been delivered before the last start */
 
     struct list consumers, turn;
     uint32_t consumer_count;
     uint64_t granted;
     struct queue_consumer *active; /* of a single-active queue */
-    struct queue_consumer *waiter; /* will call queue_take when a reservation is committed or cold data is there */
+    struct queue_consumer
+        *waiter; /* will call queue_take when a reservation is committed or cold data is there */
 
     int64_t ttl_end;      /* no message at or above it expires, but by x-message-ttl */
     int64_t next_expiry;  /* when the head may expire; INT64_MAX none, 0 look */
     int64_t unused_since; /* for x-expires */
 
-    int64_t checkpoint_end;     /* log end of the last checkpoint */
-    uint64_t bytes_since;       /* appended since */
-    uint64_t settled_since;     /* messages settled since */
+    int64_t checkpoint_end;                  /* log end of the last checkpoint */
+    uint64_t bytes_since;                    /* appended since */
+    uint64_t settled_since;                  /* messages settled since */
     struct queue_checkpoint_job *checkpoint; /* under way */
-    struct queue_job *warm;     /* a warming for the expiry tick is under way */
-    bool tick_cold;             /* what the tick wants was warmed */
+    struct queue_job *warm;                  /* a warming for the expiry tick is under way */
+    bool tick_cold;                          /* what the tick wants was warmed */
 
     uint64_t published, delivered, redelivered, acked, expired, dropped;
 };
@@ -124,8 +127,8 @@ struct queue_table {
     struct queue **buckets; /* by id; a power of two */
     uint32_t bucket_count;
     uint64_t count;
-    struct list dirty;  /* to flush, to grant */
-    struct list timed;  /* TTL, x-expires, checkpoints waiting */
+    struct list dirty; /* to flush, to grant */
+    struct list timed; /* TTL, x-expires, checkpoints waiting */
     struct queue_pending *pool;
     uint32_t pool_count;
     struct buf window;  /* what was read from disk */
@@ -141,7 +144,8 @@ void queue_mark_dirty(struct queue *q);
 void queue_mark_timed(struct queue *q, int64_t at_ms);
 void queue_see_time(struct queue_table *t, int64_t now_ms);
 void queue_free(struct queue *q); /* its log is closed */
-void queue_dir(const struct queue_table *t, uint64_t id, char *out, size_t size); /* relative to the data directory */
+void queue_dir(const struct queue_table *t, uint64_t id, char *out,
+               size_t size); /* relative to the data directory */
 void queue_submit(struct queue_table *t, struct queue_job *job);
 
 /* pending.c */
@@ -149,15 +153,16 @@ int64_t queue_next_offset(const struct queue *q);
 struct queue_pending *queue_pending_open(struct queue *q);
 void queue_pending_free(struct queue_pending *p);
 void queue_note_settled(struct queue *q, int64_t first, int64_t count); /* an acknowledgement to be logged */
-int queue_flush(struct queue *q);                                        /* appends; grants nothing */
-void queue_reserve(struct queue *q);                                     /* logs a reservation when the last one runs out */
+int queue_flush(struct queue *q);                                       /* appends; grants nothing */
+void queue_reserve(struct queue *q); /* logs a reservation when the last one runs out */
 
 /* reader.c */
 void queue_reader_init(struct queue_reader *r);
 void queue_reader_close(struct queue_reader *r);
-/* Finds the record with this offset, which must exist and be flushed. 0; ERR_AGAIN: *cold is the span to warm, the reader is closed; ERR_CORRUPT, ERR_IO. */
-int queue_reader_find(struct queue_reader *r, struct queue *q, int64_t offset, size_t want_bytes, bool read_cold, struct record *ret,
-                      struct log_span *cold);
+/* Finds the record with this offset, which must exist and be flushed. 0; ERR_AGAIN: *cold is the span to
+ * warm, the reader is closed; ERR_CORRUPT, ERR_IO. */
+int queue_reader_find(struct queue_reader *r, struct queue *q, int64_t offset, size_t want_bytes,
+                      bool read_cold, struct record *ret, struct log_span *cold);
 void queue_reader_save(struct queue_reader *r, struct queue *q); /* the cursor: where the next read resumes */
 
 /* ready.c: which message is next */
@@ -169,8 +174,10 @@ struct queue_next queue_next_ready(struct queue *q);
 void queue_next_take(struct queue *q, const struct queue_next *n); /* it is no longer ready: passed */
 void queue_settle_one(struct queue *q, int64_t offset);            /* live -> settled, noted for the log */
 void queue_drop_head(struct queue *q);
-bool queue_is_expired(const struct queue *q, const struct record *r, const struct queue_message_view *m, int64_t now_ms);
-int64_t queue_expiry_of(const struct queue *q, const struct record *r, const struct queue_message_view *m); /* INT64_MAX: never */
+bool queue_is_expired(const struct queue *q, const struct record *r, const struct queue_message_view *m,
+                      int64_t now_ms);
+int64_t queue_expiry_of(const struct queue *q, const struct record *r,
+                        const struct queue_message_view *m); /* INT64_MAX: never */
 /* Settles what has expired at the head. */
 void queue_expire_head(struct queue *q, int64_t now_ms);
 /* Rebuilds what is ready from the live offsets, all of which are ready: after recovery. */
@@ -179,18 +186,19 @@ int queue_rebuild_ready(struct queue *q);
 /* consumer.c */
 void queue_grant(struct queue *q);
 void queue_turn_update(struct queue_consumer *c);
-void queue_detach_all(struct queue *q); /* the queue is going */
+void queue_detach_all(struct queue *q);     /* the queue is going */
 bool queue_reserve_stalls(struct queue *q); /* the next message may not be delivered yet */
 
 /* checkpoint.c */
-int queue_checkpoint_load(struct queue *q, bool *ret_found); /* fills acks, reserve_logged, counts; found false: there is none */
-int queue_checkpoint_write_clean(struct queue *q);           /* at a clean stop */
+int queue_checkpoint_load(
+    struct queue *q, bool *ret_found); /* fills acks, reserve_logged, counts; found false: there is none */
+int queue_checkpoint_write_clean(struct queue *q); /* at a clean stop */
 bool queue_checkpoint_due(const struct queue *q);
-void queue_checkpoint_tick(struct queue *q);                 /* starts one when due, submits one that became durable */
-void queue_checkpoint_forget(struct queue *q);               /* the queue goes while one is under way */
+void queue_checkpoint_tick(struct queue *q);   /* starts one when due, submits one that became durable */
+void queue_checkpoint_forget(struct queue *q); /* the queue goes while one is under way */
 void queue_checkpoint_encode(struct queue *q, struct buf *out);
 int queue_checkpoint_decode(struct queue *q, struct slice in);
-void queue_drop_settled(struct queue *q);                    /* memory logs: give back what lies below the first live message */
+void queue_drop_settled(struct queue *q); /* memory logs: give back what lies below the first live message */
 
 /* recover.c */
 int queue_recover(struct queue *q);

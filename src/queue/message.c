@@ -3,8 +3,8 @@
 #include "base/check.h"
 #include "base/err.h"
 
-size_t queue_message_encode(const struct queue_message *m, int64_t now_ms, uint8_t head[QUEUE_MESSAGE_HEAD_MAX],
-                            struct slice *parts)
+size_t queue_message_encode(const struct queue_message *m, int64_t now_ms,
+                            uint8_t head[QUEUE_MESSAGE_HEAD_MAX], struct slice *parts)
 {
     uint8_t *p = head + 1;
     uint8_t flags = 0;

@@ -1,5 +1,5 @@
-/* The message record: the value of a QUEUE_MESSAGE effect. Its key is the kind and database 0 with an empty name; its record
- * timestamp is the time of publishing, which x-message-ttl counts from.
+/* The message record: the value of a QUEUE_MESSAGE effect. Its key is the kind and database 0 with an empty
+ * name; its record timestamp is the time of publishing, which x-message-ttl counts from.
  *
  *   u8       flags: 1 persistent (delivery-mode 2), 2 expires, 4 has a priority; other bits zero
  *   uvarint  expire_at_ms            when flag 2: absolute, from the property `expiration`
@@ -34,8 +34,9 @@ struct queue_message {
     const struct slice *body; /* in pieces, as the frames came */
     size_t body_count;
     bool persistent;
-    uint8_t priority;         /* 0: none */
-    int64_t expiration_ms;    /* relative, from the property `expiration`; -1: none. 0: expires unless it can be delivered at once */
+    uint8_t priority;      /* 0: none */
+    int64_t expiration_ms; /* relative, from the property `expiration`; -1: none. 0: expires unless it can be
+                              delivered at once */
 };
 
 /* A decoded record; slices borrow from its bytes. */
@@ -45,12 +46,14 @@ struct queue_message_view {
     struct slice exchange, routing_key, properties, body;
 };
 
-/* Writes everything before exchange, routing key, properties and body, with their lengths, for a gathered append: `head` receives flags, expiry,
- * priority and the exchange whole; returns the number of parts put into `parts` (at most QUEUE_MESSAGE_PARTS + m->body_count, which the
- * caller provides). `head` and `m` must outlive the parts. */
+/* Puts a record's value together for a gathered append: `head` receives everything up to the length of the
+ * properties, then come the properties and the pieces of the body. Returns the number of parts put into
+ * `parts`, for which the caller has room: QUEUE_MESSAGE_PARTS + m->body_count. `head` and `m` must outlive
+ * them. */
 #define QUEUE_MESSAGE_PARTS 3
 #define QUEUE_MESSAGE_HEAD_MAX (1 + VARINT_MAX + 1 + 2 * (VARINT_MAX + 255) + VARINT_MAX)
-size_t queue_message_encode(const struct queue_message *m, int64_t now_ms, uint8_t head[QUEUE_MESSAGE_HEAD_MAX], struct slice *parts);
+size_t queue_message_encode(const struct queue_message *m, int64_t now_ms,
+                            uint8_t head[QUEUE_MESSAGE_HEAD_MAX], struct slice *parts);
 /* ERR_CORRUPT. */
 int queue_message_decode(struct slice value, struct queue_message_view *ret);
 

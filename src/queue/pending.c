@@ -1,5 +1,5 @@
-/* What a queue gathers while its partition is held, and how it reaches the log: messages and reservations in order, then all settled offsets as
- * one effect of ranges; one batch (P17, P24). */
+/* What a queue gathers while its partition is held, and how it reaches the log: messages and reservations in
+ * order, then all settled offsets as one effect of ranges; one batch (P17, P24). */
 #include <stdlib.h>
 
 #include "queue/internal.h"
@@ -118,7 +118,8 @@ static void add_ack_effect(struct queue *q, struct queue_pending *p)
     ackmap_add_settled(&q->acks, p->base + p->batch.count - 1);
 }
 
-/* The batch did not reach the log: forget its messages and its reservation, keep what was settled for the next try. */
+/* The batch did not reach the log: forget its messages and its reservation, keep what was settled for the
+ * next try. */
 static void take_back(struct queue *q, struct queue_pending *p)
 {
     size_t kept = 0;
@@ -199,7 +200,8 @@ int queue_flush(struct queue *q)
         q->table->flush_error = err;
     take_back(q, p);
     if (err == ERR_NOSPACE && p->range_count > 0) {
-        /* What was settled is small and may still fit. If not, it holds in memory and goes with the next flush. */
+        /* What was settled is small and may still fit. If not, it holds in memory and goes with the next
+         * flush. */
         again = append(q, p);
         if (again == ERR_NOSPACE) {
             take_back(q, p);
@@ -220,13 +222,15 @@ void queue_reserve(struct queue *q)
     uint8_t value[VARINT_MAX];
     int64_t m;
 
-    if (!q->on_disk || q->failed != 0 || q->reserve_end != 0 || q->head + q->reserve_ahead / 2 < q->reserve_logged)
+    if (!q->on_disk || q->failed != 0 || q->reserve_end != 0 ||
+        q->head + q->reserve_ahead / 2 < q->reserve_logged)
         return;
     p = queue_pending_open(q);
     if (p->reserved)
         return;
     m = q->head + q->reserve_ahead;
-    effect_add(&p->fx, EFFECT_QUEUE_RESERVE, QUEUE_LOG_DB, SLICE_NONE, slice_of(value, uvarint_put(value, (uint64_t)m)));
+    effect_add(&p->fx, EFFECT_QUEUE_RESERVE, QUEUE_LOG_DB, SLICE_NONE,
+               slice_of(value, uvarint_put(value, (uint64_t)m)));
     ackmap_add_settled(&q->acks, p->base + p->batch.count - 1);
     q->reserve_logged = m;
     q->reserve_end = p->base + p->batch.count; /* refined when appended */

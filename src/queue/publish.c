@@ -76,12 +76,14 @@ int queue_publish(struct queue *q, const struct queue_message *m, int64_t now_ms
     q->ready++;
     q->ready_bytes += size;
     q->published++;
-    q->average_size = q->average_size == 0 ? (uint32_t)MIN_OF(size, 1u << 20) + 64
-                                           : (uint32_t)((q->average_size * 15ull + MIN_OF(size, 1u << 20) + 64) / 16);
+    q->average_size = q->average_size == 0
+                          ? (uint32_t)MIN_OF(size, 1u << 20) + 64
+                          : (uint32_t)((q->average_size * 15ull + MIN_OF(size, 1u << 20) + 64) / 16);
     if (q->rings != NULL) {
         uint8_t priority = MIN_OF(m->priority, q->spec.max_priority);
 
-        queue_ring_push(&q->rings[priority], (struct queue_entry){(uint64_t)offset << 16 | priority, (uint32_t)size, 0});
+        queue_ring_push(&q->rings[priority],
+                        (struct queue_entry){(uint64_t)offset << 16 | priority, (uint32_t)size, 0});
         q->head = offset + 1;
     }
     if (q->consumer_count > 0)

@@ -1,27 +1,32 @@
 /* The queue engine: the queues of one partition, each a log and a cursor over it (performance rule P24).
  *
- * A message is a record in its queue's log and costs no memory: ready messages are the log from the head cursor on. What is settled is a bit an
- * offset; what was delivered is known to the channel that holds its 16-byte handle; what came back is in a small heap that is served before the
- * cursor. A durable queue's log is on disk and holds every message whatever its delivery mode; other queues use the same code on a log in memory.
+ * A message is a record in its queue's log and costs no memory: ready messages are the log from the head
+ * cursor on. What is settled is a bit an offset; what was delivered is known to the channel that holds its
+ * 16-byte handle; what came back is in a small heap that is served before the cursor. A durable queue's log
+ * is on disk and holds every message whatever its delivery mode; other queues use the same code on a log in
+ * memory.
  *
- * Life of a queue: declared in the topology -> opened on first use (queue_open: checkpoint, then replay of what follows it) -> used -> closed
- * with its table (checkpoint written), or deleted with its log.
+ * Life of a queue: declared in the topology -> opened on first use (queue_open: checkpoint, then replay of
+ * what follows it) -> used -> closed with its table (checkpoint written), or deleted with its log.
  *
- * Life of a delivery: ready -> granted to a consumer in turn (a count only; news goes to it) -> taken under the lock by the consumer's worker
- * (queue_take) -> settled: acknowledged, discarded, or requeued, which makes it ready again at its old position.
+ * Life of a delivery: ready -> granted to a consumer in turn (a count only; news goes to it) -> taken under
+ * the lock by the consumer's worker (queue_take) -> settled: acknowledged, discarded, or requeued, which
+ * makes it ready again at its old position.
  *
- * Threads: everything here runs under the lock of the partition that owns the table, unless it says otherwise. Nothing blocks, reads a clock or
- * posts mail: time comes in as now_ms (wall clock), news goes out through callbacks that are called under the lock and may only post mail
- * or link lists. Reads of data that is not in the page cache come back as ERR_AGAIN with a span for a background thread (P16).
+ * Threads: everything here runs under the lock of the partition that owns the table, unless it says
+ * otherwise. Nothing blocks, reads a clock or posts mail: time comes in as now_ms (wall clock), news goes out
+ * through callbacks that are called under the lock and may only post mail or link lists. Reads of data that
+ * is not in the page cache come back as ERR_AGAIN with a span for a background thread (P16).
  *
  * How a front end uses it, in one acquisition of the partition (a guard of partition.h):
  *
  *     enter -> t = partition_queues(p) -> q = queue_find(t, id), else queue_open(t, &spec, &q)
  *           -> queue_publish ... / queue_settle ... / queue_take ...
- *           -> queue_table_flush(t, &commit)      when it wants to know about the commit (confirms, acks before a synchronous reply)
+ *           -> queue_table_flush(t, &commit)  to know about the commit (confirms, acks before a reply)
  *     leave (which flushes too) -> log_commit_arm(&commit)
  *
- * Pointers to queues are good until the lock is left; keep ids. Offsets count records, not messages: there are gaps. */
+ * Pointers to queues are good until the lock is left; keep ids. Offsets count records, not messages: there
+ * are gaps. */
 #ifndef GM_QUEUE_QUEUE_H
 #define GM_QUEUE_QUEUE_H
 
@@ -38,24 +43,26 @@ struct queue;
 struct queue_table;
 struct queue_job;
 
-/* ---- the table: all queues of a partition ------------------------------------------------------------------------ */
+/* ---- the table: all queues of a partition ---------------------------------------------------- */
 
 enum queue_end { QUEUE_END_AUTO_DELETE, QUEUE_END_EXPIRED };
 
 struct queue_table_options {
     struct log_store *store;
-    uint32_t partition;     /* its index, for the directory p-NNNN/queue/<id> */
-    const char *data_dir;   /* where the checkpoints lie: data_dir/p-NNNN/queue/<id>/checkpoint */
-    uint64_t segment_bytes; /* of durable queue logs; default 16 MiB */
-    uint64_t checkpoint_bytes; /* log grown by this much since the last checkpoint starts one; default 16 MiB */
-    bool commit_at_end;     /* log.fsync: never: what is in the log is committed */
+    uint32_t partition;        /* its index, for the directory p-NNNN/queue/<id> */
+    const char *data_dir;      /* where the checkpoints lie: data_dir/p-NNNN/queue/<id>/checkpoint */
+    uint64_t segment_bytes;    /* of durable queue logs; default 16 MiB */
+    uint64_t checkpoint_bytes; /* log grown by this much starts a checkpoint; default 16 MiB */
+    bool commit_at_end;        /* log.fsync: never: what is in the log is committed */
 
     void *arg; /* borrowed, for the callbacks below */
-    /* A queue without a user has reached its end (auto-delete, x-expires): propose its deletion to the topology, which then ends in queue_delete. Called
-     * under the lock, once a reason's occurrence; may only post mail. NULL: nobody cares. */
+    /* A queue without a user has reached its end (auto-delete, x-expires): propose its deletion to the
+     * topology, which then ends in queue_delete. Called under the lock, once a reason's occurrence; may only
+     * post mail. NULL: nobody cares. */
     void (*ended)(void *arg, uint64_t queue_id, enum queue_end reason);
-    /* Runs job->run(job) on a background thread without any lock, then, under this partition's lock, job->done(job); both exactly once. Called under the
-     * lock. NULL: run and done are called at once (tests, small tools). */
+    /* Runs job->run(job) on a background thread without any lock, then, under this partition's lock,
+     * job->done(job); both exactly once. Called under the lock. NULL: run and done are called at once (tests,
+     * small tools). */
     void (*background)(void *arg, struct queue_job *job);
 };
 
@@ -70,26 +77,30 @@ struct queue_table *queue_table_new(const struct queue_table_options *options);
 /* Writes checkpoints of what changed and closes the logs. No consumers, no jobs under way. NULL is fine. */
 void queue_table_free(struct queue_table *t);
 
-/* Appends what each queue gathered since the last flush as one batch (all acks of a queue are one effect of ranges), then sends the news. Called by
- * partition_leave with NULL; before that by a front end with its commit, to which the log of every queue flushed now is added (log_commit_add). Cheap when
- * nothing is dirty. ERR_NOSPACE, ERR_IO: messages published since the last flush to at least one queue are gone: refuse (nack) what was
- * published in this acquisition. Acks survive a full disk: they hold in memory and are written with the next flush. */
+/* Appends what each queue gathered since the last flush as one batch (all acks of a queue are one effect of
+ * ranges), then sends the news. Called by partition_leave with NULL; before that by a front end with its
+ * commit, to which the log of every queue flushed now is added (log_commit_add). Cheap when nothing is dirty.
+ * ERR_NOSPACE, ERR_IO: messages published since the last flush to at least one queue are gone: refuse (nack)
+ * what was published in this acquisition. Acks survive a full disk: they hold in memory and are written with
+ * the next flush. */
 int queue_table_flush(struct queue_table *t, struct log_commit *commit);
-/* Expiry of messages and queues, checkpoints, idle memory. Call when queue_table_next_tick says so, and at least every few seconds. */
+/* Expiry of messages and queues, checkpoints, idle memory. Call when queue_table_next_tick says so, and at
+ * least every few seconds. */
 void queue_table_tick(struct queue_table *t, int64_t now_ms);
 /* When the next tick is due; INT64_MAX: nothing waits. Any thread, no lock. */
 int64_t queue_table_next_tick(const struct queue_table *t);
 uint64_t queue_table_count(const struct queue_table *t); /* open queues */
 
-/* ---- queues -------------------------------------------------------------------------------------------------------- */
+/* ---- queues ---------------------------------------------------------------------------------- */
 
 enum queue_overflow { QUEUE_DROP_HEAD, QUEUE_REJECT_PUBLISH };
 
 struct queue_spec {
     uint64_t id; /* the topology's, never reused */
-    bool durable, exclusive, auto_delete; /* exclusive queues live in memory whatever `durable` says (rule 18) */
-    bool single_active;       /* x-single-active-consumer */
-    uint8_t max_priority;     /* x-max-priority; 0: not a priority queue */
+    bool durable, exclusive,
+        auto_delete;      /* exclusive queues live in memory whatever `durable` says (rule 18) */
+    bool single_active;   /* x-single-active-consumer */
+    uint8_t max_priority; /* x-max-priority; 0: not a priority queue */
     enum queue_overflow overflow;
     int64_t message_ttl_ms;   /* x-message-ttl; -1 none */
     int64_t expires_ms;       /* x-expires; -1 none */
@@ -98,12 +109,15 @@ struct queue_spec {
 };
 void queue_spec_init(struct queue_spec *s, uint64_t id); /* id, all limits none */
 
-struct queue *queue_find(const struct queue_table *t, uint64_t id); /* NULL: not open (or does not exist: the topology knows) */
-/* Opens, recovering from checkpoint and log if it has one. Already open: that queue, its spec unchanged. ERR_CORRUPT, ERR_IO, ERR_LEVEL (the reason in diag): no
- * queue. After a crash the replay takes as long as what follows the last checkpoint (at most about checkpoint_bytes). */
+struct queue *queue_find(const struct queue_table *t,
+                         uint64_t id); /* NULL: not open (or does not exist: the topology knows) */
+/* Opens, recovering from checkpoint and log if it has one. Already open: that queue, its spec unchanged.
+ * ERR_CORRUPT, ERR_IO, ERR_LEVEL (the reason in diag): no queue. After a crash the replay takes as long as
+ * what follows the last checkpoint (at most about checkpoint_bytes). */
 int queue_open(struct queue_table *t, const struct queue_spec *spec, int64_t now_ms, struct queue **ret);
-/* Ends the queue: consumers are detached and told (c->cancelled), the log goes. Also for one that was never opened, whose directory then goes. Handles
- * that channels still hold mean nothing from now on. True: it was open. */
+/* Ends the queue: consumers are detached and told (c->cancelled), the log goes. Also for one that was never
+ * opened, whose directory then goes. Handles that channels still hold mean nothing from now on. True: it was
+ * open. */
 bool queue_delete(struct queue_table *t, uint64_t id);
 /* Settles all ready messages (unacked ones stay); returns how many. */
 uint64_t queue_purge(struct queue *q);
@@ -117,8 +131,8 @@ struct queue_info {
     uint64_t ready_bytes;             /* bodies; exact only with x-max-length-bytes, else 0 */
     int64_t log_start, log_end, log_durable;
     uint64_t published, delivered, redelivered, acked, expired, dropped; /* since opened */
-    bool durable; /* on disk */
-    int failed;   /* 0 or ERR_* that stopped it */
+    bool durable;                                                        /* on disk */
+    int failed;                                                          /* 0 or ERR_* that stopped it */
 };
 void queue_info(const struct queue *q, struct queue_info *ret);
 uint64_t queue_id(const struct queue *q);
@@ -129,45 +143,49 @@ struct log *queue_log(const struct queue *q);
 /* All open queues, in no order; stop when fn returns false. */
 void queue_each(struct queue_table *t, bool (*fn)(struct queue *q, void *arg), void *arg);
 
-/* ---- publishing ---------------------------------------------------------------------------------------------------- */
-/* Adds a message. ERR_LIMIT: full, overflow is reject-publish (nack, or silence without confirms). ERR_NOSPACE: the disk is nearly full. ERR_IO, ERR_CORRUPT: the queue has
- * failed. On error nothing was added. *ret_offset (may be NULL) is its offset; it is committed with the next queue_table_flush. */
+/* ---- publishing ------------------------------------------------------------------------------ */
+/* Adds a message. ERR_LIMIT: full, overflow is reject-publish (nack, or silence without confirms).
+ * ERR_NOSPACE: the disk is nearly full. ERR_IO, ERR_CORRUPT: the queue has failed. On error nothing was
+ * added. *ret_offset (may be NULL) is its offset; it is committed with the next queue_table_flush. */
 int queue_publish(struct queue *q, const struct queue_message *m, int64_t now_ms, int64_t *ret_offset);
 
-/* ---- consumers ----------------------------------------------------------------------------------------------------- */
-/* Embedded in what the front end keeps for a consumer. Messages are granted in turn among those with credit, the higher priority first; a consumer
- * with grants gets news, its worker enters the partition and takes.
+/* ---- consumers ------------------------------------------------------------------------------- */
+/* Embedded in what the front end keeps for a consumer. Messages are granted in turn among those with credit,
+ * the higher priority first; a consumer with grants gets news, its worker enters the partition and takes.
  *
- * News is at most one at a time: `told` is set with it and cleared by queue_take (or queue_consumer_remove). A consumer's memory must stay while news is on its way:
- * queue_consumer_remove says whether it is. */
+ * News is at most one at a time: `told` is set with it and cleared by queue_take (or queue_consumer_remove).
+ * A consumer's memory must stay while news is on its way: queue_consumer_remove says whether it is. */
 struct queue_consumer {
     /* the front end's, set before queue_consumer_add */
-    void (*news)(struct queue_consumer *c); /* under the partition's lock, from any thread; may only post a mail to (or link it to the turn list of) its worker */
-    uint32_t prefetch; /* unsettled deliveries allowed; 0: any number */
-    int32_t priority;  /* x-priority */
-    bool no_ack;       /* deliveries are settled as they are taken */
+    void (*news)(struct queue_consumer *c); /* under the partition's lock, from any thread; may only post a
+                                               mail to (or link it to the turn list of) its worker */
+    uint32_t prefetch;                      /* unsettled deliveries allowed; 0: any number */
+    int32_t priority;                       /* x-priority */
+    bool no_ack;                            /* deliveries are settled as they are taken */
     bool exclusive;
     /* the engine's, under the lock */
-    struct list node;     /* of the queue's consumers */
-    struct list turn;     /* of those that may be granted more */
-    struct queue *queue;  /* NULL: not attached */
+    struct list node;    /* of the queue's consumers */
+    struct list turn;    /* of those that may be granted more */
+    struct queue *queue; /* NULL: not attached */
     uint64_t queue_id;
-    uint32_t unsettled;   /* taken by it, not settled */
-    uint32_t granted;     /* messages set aside for it, at most QUEUE_TAKE_MAX */
-    bool told;            /* news is on its way */
-    bool paused;          /* a deliver callback refused; see queue_consumer_resume */
-    bool cancelled;       /* the queue was deleted under it: say basic.cancel */
+    uint32_t unsettled; /* taken by it, not settled */
+    uint32_t granted;   /* messages set aside for it, at most QUEUE_TAKE_MAX */
+    bool told;          /* news is on its way */
+    bool paused;        /* a deliver callback refused; see queue_consumer_resume */
+    bool cancelled;     /* the queue was deleted under it: say basic.cancel */
 };
 #define QUEUE_TAKE_MAX 64
 
 /* ERR_LOCKED: consumed exclusively, or exclusive was asked for and there are others. */
 int queue_consumer_add(struct queue *q, struct queue_consumer *c, int64_t now_ms);
-/* Detaches; its unsettled deliveries stay so until they are settled with c == NULL. Also for one already detached by queue_delete. True: news was sent and not yet
- * answered by queue_take, so the memory must stay until that mail arrived. May end an auto-delete queue. */
+/* Detaches; its unsettled deliveries stay so until they are settled with c == NULL. Also for one already
+ * detached by queue_delete. True: news was sent and not yet answered by queue_take, so the memory must stay
+ * until that mail arrived. May end an auto-delete queue. */
 bool queue_consumer_remove(struct queue_consumer *c, int64_t now_ms);
 /* After a refused delivery (output full) or queue_consumer_pause: may be granted again. */
 void queue_consumer_resume(struct queue_consumer *c);
-/* Grants nothing more and gives back what it was granted (channel.flow, a client that does not read, a shared prefetch that is used up). */
+/* Grants nothing more and gives back what it was granted (channel.flow, a client that does not read, a shared
+ * prefetch that is used up). */
 void queue_consumer_pause(struct queue_consumer *c);
 
 /* What a channel keeps of an unsettled delivery. */
@@ -188,42 +206,50 @@ static inline int64_t queue_handle_offset(const struct queue_handle *h)
 }
 
 struct queue_delivery {
-    struct queue_handle handle; /* keep it (not for no_ack) */
+    struct queue_handle handle;                           /* keep it (not for no_ack) */
     struct slice exchange, routing_key, properties, body; /* valid during the callback */
-    int64_t timestamp_ms;       /* of publishing */
-    uint32_t delivery_count;    /* earlier deliveries, at most 127 counted; after a restart unknown (1 when redelivered) */
+    int64_t timestamp_ms;                                 /* of publishing */
+    uint32_t delivery_count; /* earlier deliveries, at most 127 counted; after a restart unknown (1 when
+                                redelivered) */
     bool redelivered;
 };
 
 /* One taking. */
 struct queue_take {
-    uint32_t max;      /* at most QUEUE_TAKE_MAX; the front end lowers it by a shared prefetch */
-    bool read_cold;    /* read the disk if it must be: set after the span of an ERR_AGAIN was warmed */
+    uint32_t max;   /* at most QUEUE_TAKE_MAX; the front end lowers it by a shared prefetch */
+    bool read_cold; /* read the disk if it must be: set after the span of an ERR_AGAIN was warmed */
     /* Encodes one delivery. False: not now (output full), it stays ready and the consumer is paused. */
     bool (*deliver)(void *arg, const struct queue_delivery *d);
     void *arg;
     struct log_commit *commit; /* see `commit_added`; NULL while it is armed */
     /* results */
-    uint32_t count;     /* deliveries made */
-    uint64_t ready;     /* messages ready after it */
-    bool commit_added;  /* the reservation of rule 8 must be committed before (much) more is delivered: arm `commit` after leave and take again when it
-                         * is done. May come with deliveries, when it is a reservation for those to come. */
-    bool stalled;       /* ... and nothing more can be delivered until then */
-    struct log_span cold; /* with ERR_AGAIN: hand it to a background thread: queue_warm, log_span_release; then take again with read_cold */
+    uint32_t count;       /* deliveries made */
+    uint64_t ready;       /* messages ready after it */
+    bool commit_added;    /* the reservation of rule 8 must be committed before (much) more is delivered: arm
+                           * `commit` after leave and take again when it    is done. May come with deliveries,
+                           * when    it is a reservation for those to come. */
+    bool stalled;         /* ... and nothing more can be delivered until then */
+    struct log_span cold; /* with ERR_AGAIN: hand it to a background thread: queue_warm, log_span_release;
+                             then take again with read_cold */
 };
-/* Takes up to min(max, granted) messages for c; answers its news. 0, ERR_AGAIN (cold; count may still be above 0), ERR_IO, ERR_CORRUPT. A consumer that is no longer
- * attached takes nothing. */
+/* Takes up to min(max, granted) messages for c; answers its news. 0, ERR_AGAIN (cold; count may still be
+ * above 0), ERR_IO, ERR_CORRUPT. A consumer that is no longer attached takes nothing. */
 int queue_take(struct queue_consumer *c, struct queue_take *take, int64_t now_ms);
-/* basic.get: one message whatever was granted to whom. count 0: empty (or cold, or stalled: see take; then it is not empty). ERR_LOCKED: x-single-active-consumer.
- * ERR_NOSPACE: the disk is full, even for the reservation. */
+/* basic.get: one message whatever was granted to whom. count 0: empty (or cold, or stalled: see take; then it
+ * is not empty). ERR_LOCKED: x-single-active-consumer. ERR_NOSPACE: the disk is full, even for the
+ * reservation. */
 int queue_get(struct queue *q, bool no_ack, struct queue_take *take, int64_t now_ms);
 /* Reads through a cold span. Any thread, no lock. */
 int queue_warm(const struct log_span *span);
 
-/* ---- settling --------------------------------------------------------------------------------------------------------- */
+/* ---- settling
+ * ---------------------------------------------------------------------------------------------------------
+ */
 enum queue_settle { QUEUE_ACK, QUEUE_REQUEUE, QUEUE_DISCARD /* reject, nack without requeue */ };
-/* Settles n deliveries of this queue; c is the consumer that took them, NULL for basic.get or a consumer that is gone. Requeued messages are
- * ready again at their position, redelivered. The caller asks once for a delivery. */
-void queue_settle(struct queue *q, struct queue_consumer *c, enum queue_settle how, const struct queue_handle *handles, size_t n);
+/* Settles n deliveries of this queue; c is the consumer that took them, NULL for basic.get or a consumer that
+ * is gone. Requeued messages are ready again at their position, redelivered. The caller asks once for a
+ * delivery. */
+void queue_settle(struct queue *q, struct queue_consumer *c, enum queue_settle how,
+                  const struct queue_handle *handles, size_t n);
 
 #endif

@@ -1,5 +1,6 @@
-/* Reading messages back from the log: spans of whole batches, walked forward. The cursor of a queue remembers how far into a batch it came, so
- * taking 64 messages of a large batch at a time does not walk its beginning again. */
+/* Reading messages back from the log: spans of whole batches, walked forward. The cursor of a queue remembers
+ * how far into a batch it came, so taking 64 messages of a large batch at a time does not walk its beginning
+ * again. */
 #include "base/diag.h"
 #include "queue/internal.h"
 
@@ -17,13 +18,14 @@ void queue_reader_close(struct queue_reader *r)
 
 static int corrupt(const struct queue *q, int64_t offset, const char *what)
 {
-    diag_error("a queue cannot be read", "queue=%llu dir=%s offset=%lld reason=\"%s\"", (unsigned long long)q->spec.id, log_dir(q->log),
-               (long long)offset, what);
+    diag_error("a queue cannot be read", "queue=%llu dir=%s offset=%lld reason=\"%s\"",
+               (unsigned long long)q->spec.id, log_dir(q->log), (long long)offset, what);
     return ERR_CORRUPT;
 }
 
 /* Opens the span that holds offset. */
-static int open_span(struct queue_reader *r, struct queue *q, int64_t offset, size_t want_bytes, bool read_cold, struct log_span *cold)
+static int open_span(struct queue_reader *r, struct queue *q, int64_t offset, size_t want_bytes,
+                     bool read_cold, struct log_span *cold)
 {
     struct queue_table *t = q->table;
     struct log_place place = offset >= q->head ? q->cursor_place : LOG_NOWHERE;
@@ -87,8 +89,8 @@ static int next_batch(struct queue_reader *r, struct queue *q)
     return 0;
 }
 
-int queue_reader_find(struct queue_reader *r, struct queue *q, int64_t offset, size_t want_bytes, bool read_cold,
-                      struct record *ret, struct log_span *cold)
+int queue_reader_find(struct queue_reader *r, struct queue *q, int64_t offset, size_t want_bytes,
+                      bool read_cold, struct record *ret, struct log_span *cold)
 {
     bool fresh = false;
     int err;

@@ -59,7 +59,8 @@ void queue_next_take(struct queue *q, const struct queue_next *n)
     if (q->spec.message_ttl_ms < 0 && q->head >= q->ttl_end && q->heap.count == 0 && q->rings == NULL)
         q->has_ttl = false;
     else if (q->ready > 0 && !q->timed)
-        queue_mark_timed(q, q->table->now_ms + LOOK_MS); /* the one that is next now may expire: a tick finds out when */
+        queue_mark_timed(q, q->table->now_ms +
+                                LOOK_MS); /* the one that is next now may expire: a tick finds out when */
 }
 
 void queue_settle_one(struct queue *q, int64_t offset)
@@ -75,7 +76,8 @@ static void lose_bytes(struct queue *q, uint64_t size)
     q->ready_bytes -= MIN_OF(q->ready_bytes, size);
 }
 
-/* What x-max-length drops: the message that would be delivered next; of a priority queue, the oldest of the lowest priority. */
+/* What x-max-length drops: the message that would be delivered next; of a priority queue, the oldest of the
+ * lowest priority. */
 void queue_drop_head(struct queue *q)
 {
     struct queue_next n;
@@ -132,7 +134,8 @@ int64_t queue_expiry_of(const struct queue *q, const struct record *r, const str
 }
 
 /* A TTL of 0 means "expires unless a consumer takes it at once", and at once takes a moment. */
-bool queue_is_expired(const struct queue *q, const struct record *r, const struct queue_message_view *m, int64_t now_ms)
+bool queue_is_expired(const struct queue *q, const struct record *r, const struct queue_message_view *m,
+                      int64_t now_ms)
 {
     int64_t at = queue_expiry_of(q, r, m);
 
@@ -246,20 +249,22 @@ int queue_rebuild_ready(struct queue *q)
     q->ready_bytes = 0;
     q->bytes_inexact = false;
     queue_reader_init(&r);
-    for (int64_t o = ackmap_next_live(&q->acks, q->acks.origin); o < q->acks.end; o = ackmap_next_live(&q->acks, o + 1)) {
+    for (int64_t o = ackmap_next_live(&q->acks, q->acks.origin); o < q->acks.end;
+         o = ackmap_next_live(&q->acks, o + 1)) {
         struct record record;
         struct effect e;
         struct queue_message_view m;
         struct log_span cold;
 
-        if ((err = queue_reader_find(&r, q, o, 256 << 10, true, &record, &cold)) != 0 || (err = effect_read(&record, &e)) != 0 ||
-            (err = queue_message_decode(e.value, &m)) != 0)
+        if ((err = queue_reader_find(&r, q, o, 256 << 10, true, &record, &cold)) != 0 ||
+            (err = effect_read(&record, &e)) != 0 || (err = queue_message_decode(e.value, &m)) != 0)
             break;
         q->ready_bytes += m.body.len;
         if (q->rings != NULL) {
             uint8_t p = MIN_OF(m.priority, q->spec.max_priority);
 
-            queue_ring_push(&q->rings[p], (struct queue_entry){(uint64_t)o << 16 | p, (uint32_t)m.body.len, 0});
+            queue_ring_push(&q->rings[p],
+                            (struct queue_entry){(uint64_t)o << 16 | p, (uint32_t)m.body.len, 0});
         }
     }
     queue_reader_close(&r);

@@ -1,4 +1,5 @@
-/* Opening a queue's log: the checkpoint, then every record behind it. All that is live is ready again; what may have been delivered says so (rule 8). */
+/* Opening a queue's log: the checkpoint, then every record behind it. All that is live is ready again; what
+ * may have been delivered says so (rule 8). */
 #include "base/diag.h"
 #include "queue/internal.h"
 
@@ -106,8 +107,8 @@ int queue_recover(struct queue *q)
     else
         q->bytes_inexact = true;
     if (q->acks.end > end) {
-        diag_warn("a queue's log ends before its checkpoint: the tail was lost", "dir=%s end=%lld checkpoint=%lld", log_dir(q->log),
-                  (long long)end, (long long)q->acks.end);
+        diag_warn("a queue's log ends before its checkpoint: the tail was lost",
+                  "dir=%s end=%lld checkpoint=%lld", log_dir(q->log), (long long)end, (long long)q->acks.end);
         ackmap_cut(&q->acks, end);
         q->bytes_inexact = true;
     } else if (q->acks.end < end) {

@@ -18,7 +18,8 @@ static void requeue(struct queue *q, const struct queue_handle *h)
     q->ready_bytes += h->size;
 }
 
-void queue_settle(struct queue *q, struct queue_consumer *c, enum queue_settle how, const struct queue_handle *handles, size_t n)
+void queue_settle(struct queue *q, struct queue_consumer *c, enum queue_settle how,
+                  const struct queue_handle *handles, size_t n)
 {
     for (size_t i = 0; i < n; i++) {
         int64_t offset = queue_handle_offset(&handles[i]);

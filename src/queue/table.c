@@ -181,7 +181,8 @@ int queue_table_flush(struct queue_table *t, struct log_commit *commit)
         if (!q->on_disk)
             queue_drop_settled(q);
         if (q->pending != NULL && q->pending->batch.count == 0) {
-            /* The disk is full even for acknowledgements: they wait for the next acquisition, or for the tick. */
+            /* The disk is full even for acknowledgements: they wait for the next acquisition, or for the
+             * tick. */
             list_remove(&q->dirty_node);
             q->dirty = true;
             list_push_back(&again, &q->dirty_node);
@@ -217,7 +218,8 @@ static void tick_queue(struct queue *q, int64_t now_ms)
     struct queue_table *t = q->table;
 
     queue_expire_head(q, now_ms);
-    if (q->spec.expires_ms >= 0 && q->consumer_count == 0 && !q->ending && q->unused_since + q->spec.expires_ms <= now_ms) {
+    if (q->spec.expires_ms >= 0 && q->consumer_count == 0 && !q->ending &&
+        q->unused_since + q->spec.expires_ms <= now_ms) {
         q->ending = true;
         if (t->options.ended != NULL)
             t->options.ended(t->options.arg, q->spec.id, QUEUE_END_EXPIRED);
@@ -274,7 +276,8 @@ uint64_t queue_table_count(const struct queue_table *t)
 
 void queue_spec_init(struct queue_spec *s, uint64_t id)
 {
-    *s = (struct queue_spec){.id = id, .message_ttl_ms = -1, .expires_ms = -1, .max_length = -1, .max_length_bytes = -1};
+    *s = (struct queue_spec){
+        .id = id, .message_ttl_ms = -1, .expires_ms = -1, .max_length = -1, .max_length_bytes = -1};
 }
 
 int queue_open(struct queue_table *t, const struct queue_spec *spec, int64_t now_ms, struct queue **ret)

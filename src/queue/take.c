@@ -27,7 +27,8 @@ static void deliver_to(struct queue *q, struct queue_consumer *c, bool no_ack, i
     }
 }
 
-static int take_some(struct queue *q, struct queue_consumer *c, bool no_ack, uint32_t max, struct queue_take *take, int64_t now_ms)
+static int take_some(struct queue *q, struct queue_consumer *c, bool no_ack, uint32_t max,
+                     struct queue_take *take, int64_t now_ms)
 {
     struct queue_reader r;
     size_t want = (size_t)max * (q->average_size + 32) + 4096;
@@ -93,8 +94,8 @@ static int take_some(struct queue *q, struct queue_consumer *c, bool no_ack, uin
         if (d.redelivered && before == 0)
             before = 1;
         d.handle = (struct queue_handle){
-            .offset_flags = (uint64_t)offset << 16 | (d.redelivered ? QUEUE_HANDLE_REDELIVERED : 0) | before << 8 |
-                            (q->rings != NULL ? queue_entry_priority(&n.entry) : 0),
+            .offset_flags = (uint64_t)offset << 16 | (d.redelivered ? QUEUE_HANDLE_REDELIVERED : 0) |
+                            before << 8 | (q->rings != NULL ? queue_entry_priority(&n.entry) : 0),
             .size = (uint32_t)m.body.len,
         };
         d.exchange = m.exchange;

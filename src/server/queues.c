@@ -1,4 +1,5 @@
-/* Queues open on first use. Those with x-expires are used at the start: their time runs from there, as in RabbitMQ, though nobody asks for them. */
+/* Queues open on first use. Those with x-expires are used at the start: their time runs from there, as in
+ * RabbitMQ, though nobody asks for them. */
 #include "base/clock.h"
 #include "base/diag.h"
 #include "base/err.h"
@@ -11,7 +12,7 @@ struct expiring {
     struct {
         struct queue_spec spec;
         uint32_t partition;
-    } *queues; /* owned */
+    } * queues; /* owned */
     size_t count, cap;
 };
 
@@ -52,7 +53,8 @@ void server_open_expiring_queues(struct server *s)
         err = queue_open(partition_queues(p), &e.queues[i].spec, clock_wall_ms(), &q);
         (void)partition_leave(&g);
         if (err < 0)
-            diag_error("a queue cannot be opened", "queue=%llu error=\"%s\"", (unsigned long long)e.queues[i].spec.id, err_text(err));
+            diag_error("a queue cannot be opened", "queue=%llu error=\"%s\"",
+                       (unsigned long long)e.queues[i].spec.id, err_text(err));
     }
     mem_free(e.queues);
 }

@@ -1,5 +1,6 @@
-/* What the queue engine costs without a protocol around it: publish, take and acknowledge, in batches, over a log in memory and one on disk; RAM a queued
- * message and an idle queue. Usage: bench-queue [messages [queues]] */
+/* What the queue engine costs without a protocol around it: publish, take and acknowledge, in batches, over a
+ * log in memory and one on disk; RAM a queued message and an idle queue. Usage: bench-queue [messages
+ * [queues]] */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,7 +42,11 @@ static void publish_batch(struct queue *q, unsigned batch, size_t size)
 {
     static uint8_t bytes[65536];
     struct slice body = slice_of(bytes, size);
-    struct queue_message m = {.routing_key = SLICE_LIT("bench"), .properties = slice_of("\x10\x00\x02", 3), .body = &body, .body_count = 1, .expiration_ms = -1};
+    struct queue_message m = {.routing_key = SLICE_LIT("bench"),
+                              .properties = slice_of("\x10\x00\x02", 3),
+                              .body = &body,
+                              .body_count = 1,
+                              .expiration_ms = -1};
 
     for (unsigned i = 0; i < batch; i++)
         CHECK(queue_publish(q, &m, 1, NULL) == 0);
@@ -85,8 +90,9 @@ static void run(uint64_t id, bool durable, unsigned batch, size_t size, unsigned
             queue_table_tick(table, 1);
     }
     t = (now_s() - began) / messages * 1e9;
-    printf("%-7s batch %2u, %5zu B: %5.0f ns a message (publish %.0f, take %.0f, ack %.0f)\n", durable ? "disk" : "memory", batch, size, t,
-           publish / messages * 1e9, taking / messages * 1e9, settling / messages * 1e9);
+    printf("%-7s batch %2u, %5zu B: %5.0f ns a message (publish %.0f, take %.0f, ack %.0f)\n",
+           durable ? "disk" : "memory", batch, size, t, publish / messages * 1e9, taking / messages * 1e9,
+           settling / messages * 1e9);
     queue_consumer_remove(&c, 1);
     queue_delete(table, id);
 }
@@ -114,8 +120,9 @@ static void many(const char *dir, unsigned count)
     for (unsigned i = 0; i < count; i++)
         publish_batch(open_queue(1000000 + i, true), 1, 16);
     log_store_stats(o.store, &stats);
-    printf("%u queues with a message each: %.1f us a queue, %.0f B of RSS a queue, %llu open files\n", count, since(&t) / count * 1e6,
-           (double)(mem_rss() - before) / count, (unsigned long long)stats.open_files);
+    printf("%u queues with a message each: %.1f us a queue, %.0f B of RSS a queue, %llu open files\n", count,
+           since(&t) / count * 1e6, (double)(mem_rss() - before) / count,
+           (unsigned long long)stats.open_files);
     queue_table_free(table);
     printf("  clean checkpoints: %.1f us a queue\n", since(&t) / count * 1e6);
     log_store_close(o.store);
@@ -157,7 +164,8 @@ int main(int argc, char **argv)
     for (unsigned n = 0; n < messages; n += 50)
         publish_batch(q, 50, 16);
     queue_info(q, &info);
-    printf("%llu messages queued on disk: %.3f B of RAM a message\n", (unsigned long long)info.ready, (double)info.memory_bytes / (double)info.ready);
+    printf("%llu messages queued on disk: %.3f B of RAM a message\n", (unsigned long long)info.ready,
+           (double)info.memory_bytes / (double)info.ready);
     queue_table_free(table);
     log_store_close(o.store);
     many(dir, argc > 2 ? (unsigned)strtoul(argv[2], NULL, 10) : 10000);

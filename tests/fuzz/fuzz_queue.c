@@ -1,6 +1,6 @@
-/* What a queue reads from its disk. The first byte chooses: 'm', the value of a message record; 'c', a checkpoint without its magic and checksum, which are put in
- * front so that its fields are reached. The live offsets of a checkpoint that decodes
- * are counted in three ways. */
+/* What a queue reads from its disk. The first byte chooses: 'm', the value of a message record; 'c', a
+ * checkpoint without its magic and checksum, which are put in front so that its fields are reached. The live
+ * offsets of a checkpoint that decodes are counted in three ways. */
 #include "base/crc32c.h"
 #include "queue/internal.h"
 

@@ -25,7 +25,16 @@ Test(ackmap, begins_settled_and_counts_what_is_live)
 
 Test(ackmap, chunk_borders)
 {
-    static const int64_t at[] = {0, 1, 63, 64, 65, ACKMAP_CHUNK - 1, ACKMAP_CHUNK, ACKMAP_CHUNK + 1, 3 * ACKMAP_CHUNK - 1, 3 * ACKMAP_CHUNK};
+    static const int64_t at[] = {0,
+                                 1,
+                                 63,
+                                 64,
+                                 65,
+                                 ACKMAP_CHUNK - 1,
+                                 ACKMAP_CHUNK,
+                                 ACKMAP_CHUNK + 1,
+                                 3 * ACKMAP_CHUNK - 1,
+                                 3 * ACKMAP_CHUNK};
 
     for (size_t i = 0; i < sizeof(at) / sizeof(*at); i++) {
         struct ackmap m;
@@ -84,7 +93,8 @@ Test(ackmap, agrees_with_an_array)
         start = end = (int64_t)rand_below(&r, 5000);
         ackmap_init(&m, start);
         for (unsigned step = 0; step < 3000; step++) {
-            int64_t from = (int64_t)rand_below(&r, (uint64_t)end + 10), to = from + (int64_t)rand_below(&r, rand_below(&r, 2) ? 100 : 6000);
+            int64_t from = (int64_t)rand_below(&r, (uint64_t)end + 10),
+                    to = from + (int64_t)rand_below(&r, rand_below(&r, 2) ? 100 : 6000);
             uint64_t n = 0;
 
             switch (rand_below(&r, 9)) {

@@ -13,7 +13,8 @@
 static struct fixture f;
 static struct taster a;
 
-/* Throws the queue's files out of the page cache. False where that cannot be seen (a file system in memory). */
+/* Throws the queue's files out of the page cache. False where that cannot be seen (a file system in memory).
+ */
 static bool chill(uint64_t id)
 {
     bool cold = false;

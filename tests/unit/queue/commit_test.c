@@ -1,4 +1,5 @@
-/* Rule 8: nothing is delivered past a reservation that is not committed; and what a full disk does to publishing and settling. */
+/* Rule 8: nothing is delivered past a reservation that is not committed; and what a full disk does to
+ * publishing and settling. */
 #include <criterion/criterion.h>
 #include <unistd.h>
 
@@ -55,7 +56,8 @@ static void many(struct worker *w, void *arg)
         publish_n(&f, q, 10 + i * 64, 64);
         taster_take(&a, QUEUE_TAKE_MAX);
     }
-    /* Delivered up to the reservation, the first or, when a round of the interval came between, the next one; not a message further. */
+    /* Delivered up to the reservation, the first or, when a round of the interval came between, the next one;
+     * not a message further. */
     cr_assert(a.take.stalled);
     for (size_t i = 0; i < a.count; i++)
         cr_assert_lt(queue_handle_offset(&a.got[i].handle), q->reserve_committed);
@@ -125,7 +127,8 @@ Test(queue_commit, nothing_is_delivered_past_an_uncommitted_reservation)
 Test(queue_commit, a_full_disk_takes_back_messages_and_keeps_acknowledgements)
 {
     fixture_init(&f);
-    f.failpoint = "append:3:enospc"; /* after the messages and the reservation; the acknowledgements alone are the 4th */
+    f.failpoint = "append:3:enospc"; /* after the messages and the reservation; the acknowledgements alone are
+                                        the 4th */
     fixture_open(&f);
     q = fixture_queue(&f, 1, true);
     taster_init(&a, &f);

@@ -166,7 +166,8 @@ void taster_settle(struct taster *s, enum queue_settle how, size_t first, size_t
     queue_settle(s->c.queue, &s->c, how, h, n);
 }
 
-static int publish_full(struct fixture *f, struct queue *q, uint64_t number, size_t size, uint8_t priority, int64_t expiration_ms)
+static int publish_full(struct fixture *f, struct queue *q, uint64_t number, size_t size, uint8_t priority,
+                        int64_t expiration_ms)
 {
     uint8_t bytes[70000];
     struct slice body[2];

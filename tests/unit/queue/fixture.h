@@ -10,10 +10,10 @@ struct fixture {
     struct log_store *store;
     struct queue_table *table;
     int64_t now_ms;
-    bool commit_at_end;        /* default true: no waiting for reservations */
+    bool commit_at_end; /* default true: no waiting for reservations */
     uint64_t segment_bytes, checkpoint_bytes;
     const char *failpoint;
-    uint64_t ended_id;         /* the last queue that reached its end */
+    uint64_t ended_id; /* the last queue that reached its end */
     enum queue_end ended;
     unsigned ended_count;
 };
@@ -53,7 +53,8 @@ void taster_settle(struct taster *s, enum queue_settle how, size_t first, size_t
 
 /* Publishes a message whose body is the number, padded to size bytes. */
 int publish(struct fixture *f, struct queue *q, uint64_t number, size_t size);
-int publish_with(struct fixture *f, struct queue *q, uint64_t number, uint8_t priority, int64_t expiration_ms);
+int publish_with(struct fixture *f, struct queue *q, uint64_t number, uint8_t priority,
+                 int64_t expiration_ms);
 void publish_n(struct fixture *f, struct queue *q, uint64_t first, uint64_t n); /* and flushes */
 
 #endif

@@ -15,7 +15,9 @@ Test(queue_heap, gives_the_higher_priority_and_then_the_lower_offset_first)
         int64_t last = -1;
 
         for (size_t i = 0; i < n; i++)
-            queue_heap_push(&h, (struct queue_entry){.offset_flags = rand_below(&r, 1000) << 16 | (rand_below(&r, 128) << 8) | rand_below(&r, 3)});
+            queue_heap_push(&h, (struct queue_entry){.offset_flags = rand_below(&r, 1000) << 16 |
+                                                                     (rand_below(&r, 128) << 8) |
+                                                                     rand_below(&r, 3)});
         while (h.count > 0) {
             struct queue_entry e = queue_heap_pop(&h);
             int priority = queue_entry_priority(&e);

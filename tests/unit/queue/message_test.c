@@ -60,9 +60,13 @@ Test(queue_message, a_bare_one_has_no_expiry_and_an_empty_body)
 Test(queue_message, every_cut_before_the_body_is_refused)
 {
     struct slice body = SLICE_LIT("x");
-    struct queue_message m = {
-        .exchange = SLICE_LIT("ex"), .routing_key = SLICE_LIT("key"), .properties = SLICE_LIT("props"), .body = &body, .body_count = 1,
-        .priority = 1, .expiration_ms = 70000};
+    struct queue_message m = {.exchange = SLICE_LIT("ex"),
+                              .routing_key = SLICE_LIT("key"),
+                              .properties = SLICE_LIT("props"),
+                              .body = &body,
+                              .body_count = 1,
+                              .priority = 1,
+                              .expiration_ms = 70000};
     struct buf b = encode(&m, 1);
     struct queue_message_view v;
 

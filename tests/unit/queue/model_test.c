@@ -15,8 +15,8 @@ struct model_message {
     uint64_t number;
     uint8_t priority;
     uint8_t state;
-    bool delivered;  /* at least once */
-    bool maybe;      /* a restart came between: redelivered may be either when it was not delivered */
+    bool delivered; /* at least once */
+    bool maybe;     /* a restart came between: redelivered may be either when it was not delivered */
 };
 
 static struct model_message model[MESSAGES];
@@ -73,7 +73,9 @@ static void settle_random(struct queue *q)
 {
     size_t n = a.count == 0 ? 0 : 1 + rand_below(&r, a.count < 40 ? a.count : 40);
     size_t first = a.count == 0 || rand_below(&r, 3) ? 0 : rand_below(&r, a.count - n + 1);
-    enum queue_settle how = rand_below(&r, 10) < 7 ? QUEUE_ACK : rand_below(&r, 3) ? QUEUE_REQUEUE : QUEUE_DISCARD;
+    enum queue_settle how = rand_below(&r, 10) < 7 ? QUEUE_ACK
+                            : rand_below(&r, 3)    ? QUEUE_REQUEUE
+                                                   : QUEUE_DISCARD;
 
     (void)q;
     if (n == 0)
@@ -127,7 +129,8 @@ static void run(uint64_t seed, unsigned steps)
                 if (s.max_priority != 0)
                     cr_assert_eq(publish_with(&f, q, m->number, m->priority, -1), 0);
                 else
-                    cr_assert_eq(publish(&f, q, m->number, 8 + rand_below(&r, rand_below(&r, 10) ? 60 : 3000)), 0);
+                    cr_assert_eq(
+                        publish(&f, q, m->number, 8 + rand_below(&r, rand_below(&r, 10) ? 60 : 3000)), 0);
                 model_count++;
             }
             if (rand_below(&r, 3))

@@ -268,7 +268,8 @@ Test(queue_restart, checkpoints_decode_to_what_was_encoded_and_garbage_is_refuse
                 queue_note_settled(q, (int64_t)rand_below(&r, 100), 1); /* a record that is no message */
             cr_assert_eq(queue_flush(q), 0);
             if (rand_below(&r, 3) == 0)
-                ackmap_settle_range(&q->acks, (int64_t)rand_below(&r, (uint64_t)q->acks.end), q->acks.end - 5);
+                ackmap_settle_range(&q->acks, (int64_t)rand_below(&r, (uint64_t)q->acks.end),
+                                    q->acks.end - 5);
             for (uint64_t k = rand_below(&r, 3000); k > 0; k--)
                 ackmap_settle(&q->acks, (int64_t)rand_below(&r, (uint64_t)q->acks.end));
         }
@@ -279,7 +280,8 @@ Test(queue_restart, checkpoints_decode_to_what_was_encoded_and_garbage_is_refuse
         cr_assert_eq(q->acks.live, was.live);
         cr_assert_eq(q->acks.end, was.end);
         for (int64_t o = 0; o < was.end; o++)
-            cr_assert_eq(ackmap_is_live(&q->acks, o), ackmap_is_live(&was, o), "seed %d offset %d", (int)seed, (int)o);
+            cr_assert_eq(ackmap_is_live(&q->acks, o), ackmap_is_live(&was, o), "seed %d offset %d", (int)seed,
+                         (int)o);
         for (unsigned i = 0; i < 300; i++) {
             size_t at = rand_below(&r, out.len), n = out.len;
             uint8_t old = out.data[at];
