@@ -226,8 +226,8 @@ struct queue_take {
     uint32_t count;       /* deliveries made */
     uint64_t ready;       /* messages ready after it */
     bool commit_added;    /* the reservation of rule 8 must be committed before (much) more is delivered: arm
-                           * `commit` after leave and take again when it    is done. May come with deliveries,
-                           * when    it is a reservation for those to come. */
+                           * `commit` after leave and take again when it is done. May come with deliveries,
+                           * when it is a reservation for those to come. */
     bool stalled;         /* ... and nothing more can be delivered until then */
     struct log_span cold; /* with ERR_AGAIN: hand it to a background thread: queue_warm, log_span_release;
                              then take again with read_cold */
@@ -242,9 +242,7 @@ int queue_get(struct queue *q, bool no_ack, struct queue_take *take, int64_t now
 /* Reads through a cold span. Any thread, no lock. */
 int queue_warm(const struct log_span *span);
 
-/* ---- settling
- * ---------------------------------------------------------------------------------------------------------
- */
+/* ---- settling -------------------------------------------------------------------------------- */
 enum queue_settle { QUEUE_ACK, QUEUE_REQUEUE, QUEUE_DISCARD /* reject, nack without requeue */ };
 /* Settles n deliveries of this queue; c is the consumer that took them, NULL for basic.get or a consumer that
  * is gone. Requeued messages are ready again at their position, redelivered. The caller asks once for a
