@@ -353,6 +353,17 @@ def lists_are_queues(t):
 
 
 @test
+def list_elements_by_index(t):
+    r = fresh(t)
+    r.rpush("l", *range(3000))
+    same([r.lindex("l", i) for i in (0, 1, 1499, 2999, -1, -3000)], ["0", "1", "1499", "2999", "2999", "0"])
+    same([r.lindex("l", i) for i in (3000, -3001, 2**63 - 1, -2**63)], [None] * 4)
+    r.lpop("l", 1000)
+    same([r.lindex("l", i) for i in (0, -1, 1999, 2000)], ["1000", "2999", "2999", None])
+    same(r.lindex("absent", 0), None)
+
+
+@test
 def long_list(t):
     r = fresh(t)
     p = r.pipeline(transaction=False)
@@ -476,7 +487,8 @@ def wrong_type(t):
     r.lpush("l", 1)
     r.hset("h", "f", 1)
     for call in ((r.get, "l"), (r.get, "h"), (r.hget, "s", "f"), (r.hgetall, "l"), (r.hset, "l", "f", 1), (r.lpush, "s", 1),
-                 (r.rpop, "h"), (r.execute_command, "INCR", "l"), (r.blpop, "s", 1)):
+                 (r.rpop, "h"), (r.execute_command, "INCR", "l"), (r.blpop, "s", 1),
+                 (r.lindex, "s", 0)):
         exc = raises(redis.ResponseError, None, *call)
         assert "Operation against a key holding the wrong kind of value" in str(exc), exc
     same(r.set("l", "now a string"), True)

@@ -46,6 +46,27 @@ void cmd_llen(struct exec *x)
         reply_int(&x->r, (int64_t)len);
 }
 
+/* The key comes before the index: a missing key is answered with null whatever the index says (t_list.c, lindexCommand). */
+void cmd_lindex(struct exec *x)
+{
+    struct kv_ctx *kv = exec_kv(x, x->argv[1]);
+    struct slice element;
+    uint64_t len = 0;
+    int64_t index;
+    int err = kv_list_len(kv, x->argv[1], &len);
+
+    if (err == 0 && len != 0 && !exec_arg_int(x, 2, &index))
+        return;
+    if (err == 0)
+        err = len == 0 ? ERR_NOT_FOUND : kv_list_get(kv, x->argv[1], index, &element);
+    if (err == ERR_NOT_FOUND || err == ERR_RANGE)
+        reply_null(&x->r);
+    else if (err != 0)
+        reply_err(&x->r, err);
+    else
+        reply_bulk(&x->r, element);
+}
+
 static void pop(struct exec *x, enum kv_end end)
 {
     struct kv_ctx *kv = exec_kv(x, x->argv[1]);

@@ -78,6 +78,7 @@ void cmd_hstrlen(struct exec *x);
 void cmd_hvals(struct exec *x);
 void cmd_blpop(struct exec *x);
 void cmd_brpop(struct exec *x);
+void cmd_lindex(struct exec *x);
 void cmd_llen(struct exec *x);
 void cmd_lpop(struct exec *x);
 void cmd_lpush(struct exec *x);

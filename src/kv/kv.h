@@ -97,6 +97,8 @@ int kv_list_push(struct kv_ctx *c, struct slice key, enum kv_end end, const stru
 /* Pops one into out (appended, since the element goes away); ERR_NOT_FOUND when there is none. */
 int kv_list_pop(struct kv_ctx *c, struct slice key, enum kv_end end, struct buf *out);
 int kv_list_len(struct kv_ctx *c, struct slice key, uint64_t *ret);
+/* The element at `index`, negative from the tail; ERR_NOT_FOUND without the key, ERR_RANGE outside of the list. */
+int kv_list_get(struct kv_ctx *c, struct slice key, int64_t index, struct slice *ret);
 /* Inclusive, negative from the tail, clamped, as LRANGE. */
 int kv_list_range(struct kv_ctx *c, struct slice key, int64_t first, int64_t last, void (*fn)(struct slice value, void *arg), void *arg, uint64_t *ret_count);
 

@@ -472,6 +472,40 @@ int kv_list_len(struct kv_ctx *c, struct slice key, uint64_t *ret)
     return 0;
 }
 
+/* From the list's own index, negative from the tail, to the logical one; false outside of the list. */
+static bool index_find(const struct kv_list *l, int64_t index, int64_t *ret)
+{
+    int64_t len = list_tail(l) - list_head(l);
+
+    if (index < 0)
+        index += len;
+    if (index < 0 || index >= len)
+        return false;
+    *ret = list_head(l) + index;
+    return true;
+}
+
+static bool borrow_one(int64_t index, struct slice value, void *arg)
+{
+    (void)index;
+    *(struct slice *)arg = value;
+    return false;
+}
+
+int kv_list_get(struct kv_ctx *c, struct slice key, int64_t index, struct slice *ret)
+{
+    struct kv_ref r;
+
+    if (!kv_ref_read(c, key, &r))
+        return ERR_NOT_FOUND;
+    if (entry_type(r.e) != KV_LIST)
+        return ERR_WRONG_TYPE;
+    if (!index_find(entry_object(r.e), index, &index))
+        return ERR_RANGE;
+    list_walk(entry_object(r.e), index, borrow_one, ret);
+    return 0;
+}
+
 struct range {
     int64_t last;
     uint64_t count;

@@ -455,9 +455,19 @@ void model_compare(struct model *m, struct fixture *f)
                 cr_assert_eq(check.i, k->n - 1);
                 check.i = k->n;
             }
+            for (int64_t at = -(int64_t)k->n - 1; at <= (int64_t)k->n; at += 1 + (int64_t)k->n / 7) {
+                int64_t from_head = at < 0 ? at + (int64_t)k->n : at;
+                bool inside = from_head >= 0 && from_head < (int64_t)k->n;
+
+                cr_assert_eq(kv_list_get(&f->c, key, at, &out), inside ? 0 : ERR_RANGE);
+                cr_assert(!inside || slice_eq(out, value_of(k, (size_t)from_head)));
+            }
+            cr_assert_eq(kv_list_get(&f->c, key, INT64_MIN, &out), ERR_RANGE);
+            cr_assert_eq(kv_list_get(&f->c, key, INT64_MAX, &out), ERR_RANGE);
             kv_list_len(&f->c, key, &n);
             break;
         default:
+            cr_assert_eq(kv_list_get(&f->c, key, 0, &out), ERR_NOT_FOUND);
             break;
         }
         if (k->type != KV_NONE && k->type != KV_STRING) {
