@@ -31,7 +31,8 @@ enum {
     CMD_TOUCHES_ANY = 1 << 15,
     CMD_PROTECTED = 1 << 16,
     CMD_OURS = 1 << 20,
-    CMD_WALKS = 1 << 21, /* asks other workers or threads, its reply comes later: not inside a transaction */
+    CMD_WALKS = 1 << 21, /* asks other workers or threads and answers later, or (CLIENT REPLY) not at all: not
+                            inside a transaction */
     CMD_SPAN =
         1 << 20, /* may use every partition: visits them one after another, inside EXEC all are locked (P2) */
 };

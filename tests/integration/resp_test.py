@@ -238,6 +238,34 @@ def a_transaction_that_fails_to_queue_runs_nothing():
         assert c.call("EXISTS", "a") == 0
 
 
+def every_command_may_stand_in_a_transaction():
+    """Nothing of the table ends the server or the connection when it is queued and run with plain arguments."""
+    with Node("--node.threads=2") as node:
+        node.start()
+        c = Resp(node.ports["resp"])
+        names = []
+        for row in c.call("COMMAND"):
+            names += [sub[0].decode().split("|") + [sub[1]] for sub in row[9]] or [[row[0].decode(), row[1]]]
+        assert len(names) > 100
+        for *name, arity in names:
+            if name[0] in ("quit", "reset", "multi", "exec", "discard", "watch", "subscribe", "psubscribe", "hello"):
+                continue
+            for args in ("1", "key", "0"):
+                command = name + [args] * (abs(arity) - len(name))
+                before = c.call("PING")
+                replies = c.pipeline([("MULTI",), command, ("EXEC",)])
+                assert before == b"PONG" and replies[0] == b"OK", (command, replies)
+                if name[0] in ("unsubscribe", "punsubscribe"):
+                    continue
+                assert isinstance(replies[2], (list, RespError)), (command, replies)
+                assert c.call("PING") == b"PONG", command
+        c.call("MULTI")
+        for command in (("INFO",), ("DBSIZE",), ("KEYS", "*"), ("SCAN", 0), ("RANDOMKEY",), ("FLUSHALL",), ("INFO", "keyspace")):
+            assert c.call(*command) == b"QUEUED", command
+        assert len(c.call("EXEC")) == 7
+
+
 if __name__ == "__main__":
     run_tests([many_clients_at_level_leader, many_clients_at_level_quorum, many_clients_with_a_sync_before_every_answer,
-               a_blocked_client_is_served_in_order_and_across_workers, a_transaction_that_fails_to_queue_runs_nothing])
+               a_blocked_client_is_served_in_order_and_across_workers, a_transaction_that_fails_to_queue_runs_nothing,
+               every_command_may_stand_in_a_transaction])
