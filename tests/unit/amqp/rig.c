@@ -29,6 +29,8 @@ struct rig {
     pthread_cond_t cond;
     bool recovered;
     const char *address;
+    pthread_t disturber;
+    unsigned disturb_us; /* 0: calm; atomic */
 };
 
 static void changed(void *arg, const struct topology_change *c)
@@ -158,6 +160,46 @@ void rig_stop(struct rig *r)
         nftw(r->dir, remove_one, 16, FTW_DEPTH | FTW_PHYS);
     mem_free(r->dir);
     mem_free(r);
+}
+
+static void *disturb(void *arg)
+{
+    struct rig *r = arg;
+    unsigned us;
+
+    for (uint32_t i = 0; (us = __atomic_load_n(&r->disturb_us, __ATOMIC_RELAXED)) != 0; i++) {
+        struct partition_guard g;
+
+        partition_enter_background(partitions_get(r->partitions, i % 8), 0, &g);
+        usleep(us);
+        partition_leave(&g);
+        usleep(50);
+    }
+    return NULL;
+}
+
+void rig_disturb(struct rig *r, unsigned us)
+{
+    r->disturb_us = us;
+    CHECK(pthread_create(&r->disturber, NULL, disturb, r) == 0);
+}
+
+uint64_t rig_parked(const struct rig *r)
+{
+    struct partition_info info;
+    uint64_t sum = 0;
+
+    for (uint32_t i = 0; i < 8; i++) {
+        partition_info(partitions_get(r->partitions, i), &info);
+        sum += info.parked_total;
+    }
+    return sum;
+}
+
+void rig_calm(struct rig *r)
+{
+    __atomic_store_n(&r->disturb_us, 0, __ATOMIC_RELAXED);
+    pthread_join(r->disturber, NULL);
 }
 
 /* ---- the client ---------------------------------------------------------------------------------------- */

@@ -20,6 +20,11 @@ struct rig_options {
 struct rig *rig_start(const struct rig_options *options);
 void rig_stop(struct rig *r);
 uint16_t rig_port(const struct rig *r);
+/* From now until rig_calm, a thread holds one partition after the other for `us` each: whoever wants in is
+ * parked. */
+void rig_disturb(struct rig *r, unsigned us);
+void rig_calm(struct rig *r);
+uint64_t rig_parked(const struct rig *r); /* commands that waited for a partition so far */
 
 /* ---- a client: blocking, one frame at a time ----------------------------------------------------------- */
 struct client {

@@ -554,3 +554,92 @@ Test(amqp_session, a_direct_reply_finds_its_channel_on_another_worker, .timeout 
     buf_fini(&properties);
     rig_stop(r);
 }
+
+Test(amqp_session, held_partitions_delay_but_change_nothing, .timeout = 120)
+{
+    enum { QUEUES = 8, MESSAGES = 60 };
+    struct rig *r = start();
+    struct client p, c;
+    char name[16];
+    int next[QUEUES] = {0};
+    uint64_t confirmed = 0;
+
+    client_login(&p, rig_port(r));
+    client_login(&c, rig_port(r));
+    rig_disturb(r, 8000);
+    for (int q = 0; q < QUEUES; q++) { /* over the partitions; exclusive ones go with their connection */
+        snprintf(name, sizeof(name), "q%d", q);
+        declare(&p, name, q % 2 == 0 ? "d" : "", SLICE_NONE);
+        client_expect(&p, 1, AMQP_ID_queue_declare_ok);
+        amqp_put_queue_bind(
+            &p.out, 1,
+            &(struct amqp_queue_bind){.queue = slice_str(name), .exchange = SLICE_LIT("amq.fanout")});
+        client_expect(&p, 1, AMQP_ID_queue_bind_ok);
+        amqp_put_basic_consume(
+            &c.out, 1,
+            &(struct amqp_basic_consume){.queue = slice_str(name), .consumer_tag = slice_str(name)});
+        client_expect(&c, 1, AMQP_ID_basic_consume_ok);
+    }
+    amqp_put_confirm_select(&p.out, 1, &(struct amqp_confirm_select){false});
+    client_expect(&p, 1, AMQP_ID_confirm_select_ok);
+    for (int i = 0; i < MESSAGES; i++)
+        client_publish(&p, 1, "amq.fanout", "", "\x10\x00\x02", 3, slice_of(&i, sizeof(i)));
+    client_flush(&p);
+    for (int i = 0; i < QUEUES * MESSAGES; i++) {
+        struct frame f = client_expect(&c, 1, AMQP_ID_basic_deliver);
+        struct amqp_basic_deliver d;
+        uint64_t tag;
+        int q, got;
+
+        cr_assert_eq(amqp_get_basic_deliver(f.payload, &d), 0);
+        q = d.consumer_tag.data[1] - '0';
+        tag = d.delivery_tag;
+        client_read(&c);
+        memcpy(&got, client_read(&c).payload.data, sizeof(got));
+        cr_assert_eq(got, next[q]++, "each queue in order");
+        cr_assert_eq(tag, (uint64_t)i + 1);
+        if (i % 3 == 0)
+            amqp_put_basic_ack(&c.out, 1, &(struct amqp_basic_ack){tag, false});
+    }
+    while (confirmed < MESSAGES)
+        confirmed = be64_get(client_expect(&p, 1, AMQP_ID_basic_ack).payload.data);
+    amqp_put_basic_cancel(&c.out, 1, &(struct amqp_basic_cancel){SLICE_LIT("q3"), false});
+    client_expect(&c, 1, AMQP_ID_basic_cancel_ok);
+    amqp_put_channel_close(&c.out, 1, &(struct amqp_channel_close){.reply_code = 200});
+    client_expect(&c, 1, AMQP_ID_channel_close_ok);
+    for (int q = 0; q < QUEUES; q++) { /* a third was settled, the rest is there again, in order */
+        int last = -1, n = 0;
+
+        snprintf(name, sizeof(name), "q%d", q);
+        for (;; n++) {
+            struct frame f;
+            int got;
+
+            amqp_put_basic_get(&p.out, 1, &(struct amqp_basic_get){.queue = slice_str(name), .no_ack = true});
+            f = client_read(&p);
+            if (f.id == AMQP_ID_basic_get_empty)
+                break;
+            cr_assert_eq(f.id, AMQP_ID_basic_get_ok);
+            client_read(&p);
+            memcpy(&got, client_read(&p).payload.data, sizeof(got));
+            cr_assert_gt(got, last);
+            last = got;
+        }
+        next[q] = n;
+    }
+    for (int q = 1; q < QUEUES; q++)
+        next[0] += next[q];
+    cr_assert_eq(next[0], QUEUES * MESSAGES - (QUEUES * MESSAGES + 2) / 3);
+    /* Connections that vanish while everything is held. */
+    for (int i = 0; i < 10; i++) {
+        client_publish(&p, 1, "amq.fanout", "", NULL, 0, SLICE_LIT("x"));
+        client_flush(&p);
+        client_close(&p);
+        client_login(&p, rig_port(r));
+    }
+    rig_calm(r);
+    cr_assert_gt(rig_parked(r), 0, "nothing had to wait");
+    client_close(&p);
+    client_close(&c);
+    rig_stop(r);
+}
