@@ -233,6 +233,40 @@ void kafka_groups_tick(struct kafka_front *f, struct worker *w)
     }
 }
 
+/* ---- the end ------------------------------------------------------------------------------------------ */
+
+static void free_wait(void *arg)
+{
+    struct kafka_group_wait *wait = arg;
+
+    if (wait == NULL)
+        return;
+    buf_fini(&wait->async.frame);
+    buf_fini(&wait->reply);
+    mem_free(wait);
+}
+
+static void free_waits(struct group *g, void *arg)
+{
+    (void)arg;
+    LIST_FOREACH(n, &g->members)
+    {
+        struct group_member *m = LIST_ENTRY(n, struct group_member, node);
+
+        free_wait(m->join_wait);
+        free_wait(m->sync_wait);
+        m->join_wait = m->sync_wait = NULL;
+    }
+}
+
+void kafka_groups_fini(struct kafka_front *f)
+{
+    for (uint32_t i = 0; i < f->partition_count; i++) {
+        groups_each(&f->parts[i].groups, free_waits, NULL);
+        groups_fini(&f->parts[i].groups);
+    }
+}
+
 /* ---- JoinGroup ---------------------------------------------------------------------------------------- */
 
 static void client_host(const struct kafka_session *s, char *text, size_t size)

@@ -538,8 +538,7 @@ void kafka_front_free(struct kafka_front *f)
 {
     if (f == NULL)
         return;
-    for (uint32_t i = 0; i < f->partition_count; i++)
-        groups_fini(&f->parts[i].groups);
+    kafka_groups_fini(f);
     for (unsigned i = 0; i < workers_count(f->options.workers); i++) {
         buf_fini(&f->scratch[i].text);
         buf_fini(&f->scratch[i].pieces);

@@ -202,6 +202,8 @@ uint64_t kafka_now_ms(const struct kafka_session *s);
 extern const struct group_ops kafka_group_ops;
 /* Runs due deadlines of groups; on worker 0. */
 void kafka_groups_tick(struct kafka_front *f, struct worker *w);
+/* All groups, with the requests that still wait in them: their connections are gone. */
+void kafka_groups_fini(struct kafka_front *f);
 
 /* Whether the hand-written parsers take a body: 0 or ERR_MALFORMED, as kafka_check says by the table. The
  * fuzz target holds one against the other. */

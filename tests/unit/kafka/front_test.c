@@ -867,6 +867,31 @@ Test(front, a_second_member_waits_for_the_first)
     end();
 }
 
+Test(front, a_member_that_leaves_while_it_waits_and_one_that_waits_at_the_end)
+{
+    struct client gone, mine;
+    char member[128], second[128];
+    struct slice id;
+
+    begin();
+    enter_group("g", member, sizeof(member));
+    for (int i = 0; i < 2; i++) {
+        client_open(&gone, &n);
+        mine = c;
+        c = gone;
+        put_join("g", "");
+        client_read(&c, KAFKA_API_JOIN_GROUP, 5);
+        id = kin_string(&c.in, "MemberId");
+        snprintf(second, sizeof(second), "%.*s", (int)id.len, (const char *)id.data);
+        put_join("g", second);
+        usleep(50000);
+        client_close(&c);
+        c = mine;
+    }
+    cr_assert_eq(heartbeat("g", member, 1), KAFKA_ERR_REBALANCE_IN_PROGRESS);
+    end(); /* the two joins are never answered */
+}
+
 /* ---- bad input ---------------------------------------------------------------------------------------- */
 
 static void expect_text(const char *sent, const char *want)
