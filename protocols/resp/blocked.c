@@ -13,6 +13,7 @@ struct blocked_key {
     struct blocked *owner;
     uint32_t index; /* partition */
     bool linked;    /* in the keyspace's list; under the partition's lock */
+    bool settled;   /* the worker's: its partition was entered for the last time */
 };
 
 struct blocked {
@@ -110,16 +111,15 @@ static void settle(struct blocked *b)
     for (; b->at < b->count; b->at++) {
         uint32_t index = b->keys[b->at].index;
         struct partition_guard g;
-        bool seen = false;
         int err;
 
-        for (uint32_t i = 0; i < b->at; i++)
-            seen = seen || b->keys[i].index == index;
-        if (seen)
+        if (b->keys[b->at].settled)
             continue;
         err = partition_enter(partitions_get(ps, index), 0, &b->park, &g);
         if (err == ERR_PARKED)
             return;
+        for (uint32_t i = b->at; i < b->count; i++)
+            b->keys[i].settled = b->keys[i].settled || b->keys[i].index == index;
         if (err != 0) {
             if (b->state == SERVED && index == b->served)
                 b->error = err;

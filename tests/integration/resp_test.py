@@ -218,6 +218,21 @@ def a_blocked_client_is_served_in_order_and_across_workers():
         assert all(w.at_end() for w in waiters)
 
 
+def waiting_for_very_many_keys_costs_in_proportion():
+    keys = ["k%d" % i for i in range(100000)]
+    with Node("--node.threads=2") as node:
+        node.start()
+        waiter, pusher = Resp(node.ports["resp"]), Resp(node.ports["resp"])
+        begun = time.monotonic()
+        assert waiter.call("BLPOP", *keys, "0.1") is None
+        waiter.send(waiter.encode("BLPOP", *keys, 0))
+        while b"blocked_clients:1\r\n" not in pusher.call("INFO", "clients"):
+            time.sleep(0.01)
+        pusher.call("RPUSH", "k77777", "x")
+        assert waiter.reply() == [b"k77777", b"x"]
+        assert time.monotonic() - begun < 20, time.monotonic() - begun
+
+
 def a_transaction_that_fails_to_queue_runs_nothing():
     with Node() as node:
         node.start()
@@ -267,5 +282,6 @@ def every_command_may_stand_in_a_transaction():
 
 if __name__ == "__main__":
     run_tests([many_clients_at_level_leader, many_clients_at_level_quorum, many_clients_with_a_sync_before_every_answer,
-               a_blocked_client_is_served_in_order_and_across_workers, a_transaction_that_fails_to_queue_runs_nothing,
+               a_blocked_client_is_served_in_order_and_across_workers, waiting_for_very_many_keys_costs_in_proportion,
+               a_transaction_that_fails_to_queue_runs_nothing,
                every_command_may_stand_in_a_transaction])
