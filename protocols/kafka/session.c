@@ -484,14 +484,20 @@ static void session_closed(struct conn *c, int reason)
 
 /* ---- the front ---------------------------------------------------------------------------------------- */
 
+/* Once a process: metrics live as long as it, a front end made anew goes on with them. */
 static void register_metrics(struct kafka_front *f)
 {
     static const char *apis[128];
+    static struct metrics_protocol metrics;
+    static bool done;
 
-    for (unsigned i = 0; i < kafka_api_count; i++)
+    for (unsigned i = 0; !done && i < kafka_api_count; i++)
         apis[i] = kafka_apis[i].name;
-    metrics_protocol_register(&f->metrics, "kafka", "api", apis, kafka_api_count, kafka_error_names,
-                              kafka_error_rows);
+    if (!done)
+        metrics_protocol_register(&metrics, "kafka", "api", apis, kafka_api_count, kafka_error_names,
+                                  kafka_error_rows);
+    done = true;
+    f->metrics = metrics;
 }
 
 struct kafka_front *kafka_front_new(const struct kafka_front_options *options)
