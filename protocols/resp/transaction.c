@@ -4,6 +4,8 @@
 #include "base/mem.h"
 #include "protocols/resp/handlers.h"
 
+/* A key watched already is not watched again, as far as that is found quickly; twice does no harm. */
+#define WATCH_LOOK_MAX 128
 #define QUEUE_BYTES_MAX (512ull << 20) /* of one transaction */
 
 struct queued {
@@ -234,13 +236,16 @@ void cmd_watch(struct exec *x)
     tx = transaction_of(x->s);
     for (uint32_t i = 1; i < x->argc; i++) {
         bool known = false;
+        unsigned looked = 0;
         struct watched *wd;
         struct kv_ctx *kv;
 
         LIST_FOREACH (n, &tx->watched) {
             const struct kv_watch *w = &LIST_ENTRY(n, struct watched, node)->watch;
 
-            known = known || (w->db == x->s->db && slice_eq(slice_of(w->key, w->key_len), x->argv[i]));
+            if (known || looked++ == WATCH_LOOK_MAX)
+                break;
+            known = w->db == x->s->db && slice_eq(slice_of(w->key, w->key_len), x->argv[i]);
         }
         if (known)
             continue;
