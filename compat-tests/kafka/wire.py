@@ -80,6 +80,11 @@ class Reader:
             if not b & 0x80:
                 return out
 
+    def compact_string(self):
+        n = self.uvarint() - 1
+        self.at += max(n, 0)
+        return self.data[self.at - n:self.at].decode() if n >= 0 else None
+
 
 class Broker:
     """One connection; requests with header v1, or v2 where the API is flexible."""
@@ -412,6 +417,37 @@ def sequences_of_an_idempotent_producer(t):
         same(send(4), (0, 4))
         same(b.end_offset(topic), 6)
         assert b.producer_id() != pid
+
+
+@test
+def producers_of_a_partition(t):
+    def describe(b, topic, partition):
+        """DescribeProducers v0, which is flexible: compact lengths are one more, tag buffers are empty."""
+        body = b"\2" + bytes([len(topic) + 1]) + topic.encode() + b"\2" + struct.pack(">i", partition) + b"\0\0"
+        r = b.ask(61, 0, body, flexible=True)
+        same(r.take("b"), 0)  # tags of the header
+        same(r.take("i"), 0)
+        same(r.uvarint(), 2)
+        same(r.compact_string(), topic)
+        same(r.uvarint(), 2)
+        same(r.take("i"), partition)
+        code = r.take("h")
+        r.compact_string()  # the error in words, if there are any
+        return code, [r.take("qiiqiqb") for _ in range(r.uvarint() - 1)]
+
+    with Broker(t) as b:
+        topic, pid = b.make_topic(), b.producer_id()
+        same(describe(b, topic, 0), (0, []))
+        begin = int(time.time() * 1000)
+        for seq in (0, 2):
+            same(b.produce(topic, batch([b"x", b"y"], producer=(pid, 0, seq)))[0], 0)
+        same(b.produce(topic, batch([b"nobody's"]))[0], 0)
+        code, ((got, epoch, last, timestamp, coordinator, txn, _tags),) = describe(b, topic, 0)
+        same((code, got, epoch, last, coordinator, txn), (0, pid, 0, 3, -1, -1))
+        assert begin <= timestamp <= time.time() * 1000, timestamp
+        same(describe(b, topic, 1), (0, []))
+        same(describe(b, topic, 1000), (UNKNOWN_TOPIC_OR_PARTITION, []))
+        same(describe(b, "nosuch", 0), (UNKNOWN_TOPIC_OR_PARTITION, []))
 
 
 # ---- fetch ------------------------------------------------------------------

@@ -46,7 +46,8 @@ void cmd_llen(struct exec *x)
         reply_int(&x->r, (int64_t)len);
 }
 
-/* The key comes before the index: a missing key is answered with null whatever the index says (t_list.c, lindexCommand). */
+/* The key comes before the index: a missing key is answered with null whatever the index says (t_list.c,
+ * lindexCommand). */
 void cmd_lindex(struct exec *x)
 {
     struct kv_ctx *kv = exec_kv(x, x->argv[1]);

@@ -188,3 +188,21 @@ size_t stream_producer_count(struct stream *s)
     mutex_unlock(&s->mu);
     return n;
 }
+
+void stream_each_producer(struct stream *s, void (*fn)(const struct stream_producer *p, void *arg), void *arg)
+{
+    mutex_lock(&s->mu);
+    for (uint32_t i = 0; i < s->producers.bucket_count; i++)
+        for (const struct producer *p = s->producers.buckets[i]; p != NULL; p = p->next) {
+            const struct producer_batch *last = p->count == 0 ? NULL : &p->batches[p->count - 1];
+            struct stream_producer told = {
+                .id = p->id,
+                .epoch = p->epoch,
+                .last_sequence = last == NULL ? -1 : last->last_sequence,
+                .last_timestamp = last == NULL ? -1 : last->timestamp,
+            };
+
+            fn(&told, arg);
+        }
+    mutex_unlock(&s->mu);
+}

@@ -123,6 +123,15 @@ unsigned stream_retain(struct stream *s, const struct stream_retention *r, int64
  * last. Background threads. */
 void stream_tend_producers(struct stream *s, int64_t now_ms, int64_t max_idle_ms);
 size_t stream_producer_count(struct stream *s);
+struct stream_producer {
+    int64_t id;
+    int16_t epoch;
+    int32_t last_sequence;  /* -1: it appended nothing in this epoch */
+    int64_t last_timestamp; /* of its last batch; -1 then */
+};
+/* Calls fn for each producer that is remembered, in no order, under the stream's mutex. */
+void stream_each_producer(struct stream *s, void (*fn)(const struct stream_producer *p, void *arg),
+                          void *arg);
 
 /* ---- waiting ------------------------------------------------------------------------------------------ */
 /* Embedded in the fetch. `notify` runs under the stream's mutex after an append or when the stream is

@@ -428,6 +428,71 @@ Test(front, repeats_and_gaps_of_a_producer)
     end();
 }
 
+/* What DescribeProducers says of one partition: its code; with a producer, that is left to be read. */
+static int16_t describe_producers(const char *topic, int32_t index, int64_t *ret_count)
+{
+    int16_t code;
+
+    request(KAFKA_API_DESCRIBE_PRODUCERS, 0);
+    kout_array(&o, "Topics");
+    kout_item(&o);
+    kout_str(&o, "Name", topic);
+    kout_list(&o, "PartitionIndexes");
+    kout_elem_i32(&o, index);
+    kout_list_end(&o);
+    kout_array_end(&o);
+    kout_end(&o);
+    exchange(KAFKA_API_DESCRIBE_PRODUCERS, 0);
+    cr_assert_eq(kin_array(&c.in, "Topics"), 1);
+    cr_assert(kin_item(&c.in));
+    cr_assert_eq(kin_array(&c.in, "Partitions"), 1);
+    cr_assert(kin_item(&c.in));
+    cr_assert_eq(kin_i32(&c.in, "PartitionIndex", -1), index);
+    code = kin_i16(&c.in, "ErrorCode", -1);
+    *ret_count = kin_array(&c.in, "ActiveProducers");
+    return code;
+}
+
+Test(front, producers_of_a_partition_are_described_also_after_a_restart)
+{
+    int64_t base, count, last;
+    char dir[sizeof(n.dir)];
+    struct batch_header h;
+    struct slice b;
+
+    begin();
+    touch_topic("t");
+    cr_assert_eq(describe_producers("t", 0, &count), 0);
+    cr_assert_eq(count, 0);
+    cr_assert_eq(produce(8, -1, "t", 0, make_batch(3, 77, 0, 10), &base), 0);
+    cr_assert_eq(produce(8, -1, "t", 0, make_batch(1, -1, -1, 10), &base), 0);
+    b = make_batch(4, 77, 3, 10);
+    cr_assert_eq(batch_header_read(b.data, b.len, &h), 0);
+    last = h.max_timestamp;
+    cr_assert_eq(produce(8, -1, "t", 0, b, &base), 0);
+    for (int round = 0; round < 2; round++) {
+        cr_assert_eq(describe_producers("t", 0, &count), 0);
+        cr_assert_eq(count, 1, "a batch without a producer is nobody's");
+        cr_assert(kin_item(&c.in));
+        cr_assert_eq(kin_i64(&c.in, "ProducerId", -1), 77);
+        cr_assert_eq(kin_i32(&c.in, "ProducerEpoch", -1), 0);
+        cr_assert_eq(kin_i32(&c.in, "LastSequence", -1), 6);
+        cr_assert_eq(kin_i64(&c.in, "LastTimestamp", -1), last);
+        cr_assert_eq(kin_i32(&c.in, "CoordinatorEpoch", 0), -1);
+        cr_assert_eq(kin_i64(&c.in, "CurrentTxnStartOffset", 0), -1);
+        client_close(&c);
+        snprintf(dir, sizeof(dir), "%s", n.dir);
+        node_stop(&n);
+        node_start(&n, dir, 0);
+        client_open(&c, &n);
+    }
+    cr_assert_eq(describe_producers("t", 1000, &count), KAFKA_ERR_UNKNOWN_TOPIC_OR_PARTITION);
+    cr_assert_eq(describe_producers("t", -1, &count), KAFKA_ERR_UNKNOWN_TOPIC_OR_PARTITION);
+    cr_assert_eq(describe_producers("absent", 0, &count), KAFKA_ERR_UNKNOWN_TOPIC_OR_PARTITION);
+    cr_assert_eq(count, 0);
+    end();
+}
+
 Test(front, acks_0_is_not_answered_and_an_error_ends_the_connection)
 {
     int64_t base;
