@@ -25,7 +25,7 @@ class Node:
             raise AssertionError(wrong)
 
     def redis(self):
-        return redis.Redis(port=self.node.ports["resp"], decode_responses=True, socket_timeout=20)
+        return redis.Redis(host="127.0.0.1", port=self.node.ports["resp"], decode_responses=True, socket_timeout=20)
 
     def amqp(self):
         return pika.BlockingConnection(pika.ConnectionParameters("127.0.0.1", self.node.ports["amqp"], heartbeat=0))
