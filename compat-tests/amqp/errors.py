@@ -170,6 +170,7 @@ def connection_level_errors(t):
 
     connection_error(t, 530, "NOT_ALLOWED - attempt to reuse consumer tag 'twice'", same_tag)
     connection_error(t, 540, "NOT_IMPLEMENTED - prefetch_size!=0 (5)", lambda ch: ch.basic_qos(prefetch_size=5))
+    connection_error(t, 540, "NOT_IMPLEMENTED - requeue=false", lambda ch: ch.basic_recover(requeue=False))
     connection_error(t, 540, "NOT_IMPLEMENTED - immediate=true",
                      lambda ch: ch._impl._send_method(pika.spec.Basic.Publish(routing_key="x", immediate=True), (
                          pika.BasicProperties(), b"x")))

@@ -282,6 +282,22 @@ def recover_requeues_everything(t):
 
 
 @test
+def recover_leaves_what_a_transaction_acknowledged(t):
+    with Opened(t) as ch:
+        q = queue_of(ch)
+        for i in range(3):
+            ch.basic_publish("", q, b"%d" % i)
+        until("all are there", lambda: counts(ch, q)[0] == 3)
+        ch.tx_select()
+        held = [get(ch, q, auto_ack=False) for _ in range(3)]
+        ch.basic_ack(held[1][0].delivery_tag)
+        ch.basic_recover(requeue=True)
+        ch.tx_commit()
+        got = [ch.basic_get(q, auto_ack=True) for _ in range(3)]
+        same([(m and m.redelivered, b) for m, _p, b in got], [(True, b"0"), (True, b"2"), (None, None)])
+
+
+@test
 def invalid_arguments_are_told(t):
     cases = (
         (args(x_message_ttl=-1), "invalid arg 'x-message-ttl' for queue '%s' in vhost '/': {value_negative,-1}"),

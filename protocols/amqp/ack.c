@@ -74,10 +74,12 @@ int amqp_on_basic_recover_async(struct amqp_channel *ch, const struct amqp_basic
     return recover(ch, m->requeue);
 }
 
+/* The older method with an answer, as in RabbitMQ's channel. */
 int amqp_on_basic_recover(struct amqp_channel *ch, const struct amqp_basic_recover *m)
 {
     int r = recover(ch, m->requeue);
 
+    /* An exception, also one that the requeueing raised, is the answer then. */
     if (r == 0 && ch->state == AMQP_CHANNEL_OPEN && ch->session->state == AMQP_RUNNING)
         amqp_put_basic_recover_ok(conn_out(ch->session->conn), ch->number, &(struct amqp_basic_recover_ok){});
     return r;

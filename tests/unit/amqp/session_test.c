@@ -262,6 +262,51 @@ Test(amqp_session, what_a_vanished_client_held_comes_again, .timeout = 60)
     rig_stop(r);
 }
 
+Test(amqp_session, recover_brings_everything_unsettled_again_before_its_answer, .timeout = 60)
+{
+    struct rig *r = start();
+    struct client a, b;
+    struct buf body = {0};
+    bool redelivered;
+    int got;
+
+    client_login(&a, rig_port(r));
+    client_login(&b, rig_port(r));
+    client_declare(&a, 1, "q", true);
+    rig_disturb(r, 8000); /* handlers are parked and run again */
+    for (int round = 0; round < 20 || (round < 200 && rig_parked(r) == 0); round++) {
+        for (int i = 0; i < 6; i++)
+            client_publish(&a, 1, "", "q", NULL, 0, slice_of(&i, sizeof(i)));
+        for (int i = 0; i < 6; i++)
+            amqp_put_basic_get(&a.out, 1, &(struct amqp_basic_get){.queue = SLICE_LIT("q")});
+        for (int i = 0; i < 6; i++) {
+            uint64_t tag = client_read_content(&a, AMQP_ID_basic_get_ok, &body, &redelivered);
+
+            cr_assert_not(redelivered);
+            if (i % 2 == 0)
+                amqp_put_basic_ack(&a.out, 1, &(struct amqp_basic_ack){tag, false});
+        }
+        amqp_put_basic_recover(&a.out, 1, &(struct amqp_basic_recover){.requeue = true});
+        client_expect(&a, 1, AMQP_ID_basic_recover_ok);
+        for (int i = 1; i < 6; i += 2) { /* another connection finds them, in their order */
+            amqp_put_basic_get(&b.out, 1, &(struct amqp_basic_get){.queue = SLICE_LIT("q"), .no_ack = true});
+            client_read_content(&b, AMQP_ID_basic_get_ok, &body, &redelivered);
+            memcpy(&got, body.data, sizeof(got));
+            cr_assert_eq(got, i);
+            cr_assert(redelivered);
+        }
+        amqp_put_basic_get(&b.out, 1, &(struct amqp_basic_get){.queue = SLICE_LIT("q"), .no_ack = true});
+        client_expect(&b, 1, AMQP_ID_basic_get_empty);
+    }
+    rig_calm(r);
+    amqp_put_basic_recover(&a.out, 1, &(struct amqp_basic_recover){.requeue = false});
+    client_expect_error(&a, 540, "NOT_IMPLEMENTED - requeue=false");
+    client_close(&a);
+    client_close(&b);
+    buf_fini(&body);
+    rig_stop(r);
+}
+
 Test(amqp_session, messages_and_acks_survive_a_restart, .timeout = 60)
 {
     char dir[] = "/tmp/gomsg-amqp-XXXXXX", command[64];
