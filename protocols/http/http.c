@@ -33,8 +33,8 @@ struct http {
     struct http_options options;
     char *address; /* owned */
     struct MHD_Daemon *daemon;
-    pthread_t accept_thread;
-    bool accepting;
+    pthread_t thread;
+    bool serving;
     int listen_fd, stop_fd;
     uint16_t port;
     _Atomic unsigned connections;
@@ -159,20 +159,31 @@ static bool accept_some(struct http *h)
     }
 }
 
-static void *accept_main(void *arg)
+/* One thread accepts and serves: handing sockets to a thread of libmicrohttpd's own made that thread fault when the
+ * daemon was stopped soon afterwards (0.9.75). */
+static void *serve_main(void *arg)
 {
     struct http *h = arg;
-    struct pollfd fds[2] = {{.fd = h->stop_fd, .events = POLLIN}, {.fd = h->listen_fd, .events = POLLIN}};
+    const union MHD_DaemonInfo *info = MHD_get_daemon_info(h->daemon, MHD_DAEMON_INFO_EPOLL_FD);
+    struct pollfd fds[3] = {{.fd = h->stop_fd, .events = POLLIN},
+                            {.fd = info->epoll_fd, .events = POLLIN},
+                            {.fd = h->listen_fd, .events = POLLIN}};
     bool paused = false;
 
-    pthread_setname_np(pthread_self(), "http-accept");
+    pthread_setname_np(pthread_self(), "http");
     for (;;) {
-        int n = poll(fds, paused ? 1 : 2, paused ? EMFILE_PAUSE_MS : -1);
+        MHD_UNSIGNED_LONG_LONG next = 0;
+        int timeout = MHD_get_timeout(h->daemon, &next) == MHD_YES ? (int)MIN_OF(next, 60000u) : -1;
 
+        if (paused && (timeout < 0 || timeout > EMFILE_PAUSE_MS))
+            timeout = EMFILE_PAUSE_MS;
+        if (poll(fds, paused ? 2 : 3, timeout) < 0 && errno != EINTR)
+            return NULL;
         if (fds[0].revents != 0)
             return NULL;
-        if (n >= 0 || errno == EINTR)
+        if (paused || fds[2].revents != 0)
             paused = !accept_some(h);
+        MHD_run(h->daemon);
     }
 }
 
@@ -185,16 +196,16 @@ static int start_threads(struct http *h)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     h->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_NO_LISTEN_SOCKET | MHD_USE_ITC, 0, NULL, NULL, handle, h,
+        MHD_USE_EPOLL | MHD_USE_NO_LISTEN_SOCKET, 0, NULL, NULL, handle, h,
         MHD_OPTION_CONNECTION_LIMIT, (unsigned)CONNECTIONS_MAX * 4, MHD_OPTION_NOTIFY_CONNECTION,
         connection_changed, h, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_SECONDS,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY, MHD_OPTION_END);
     if (h->daemon == NULL)
         err = ERR_LIMIT;
-    else if (pthread_create(&h->accept_thread, NULL, accept_main, h) != 0)
+    else if (pthread_create(&h->thread, NULL, serve_main, h) != 0)
         err = ERR_LIMIT;
     else
-        h->accepting = true;
+        h->serving = true;
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     return err;
 }
@@ -231,9 +242,9 @@ void http_stop(struct http *h)
     if (h == NULL)
         return;
     MAGIC_CHECK(h, HTTP_MAGIC);
-    if (h->accepting) {
+    if (h->serving) {
         CHECK(eventfd_write(h->stop_fd, 1) == 0);
-        pthread_join(h->accept_thread, NULL);
+        pthread_join(h->thread, NULL);
     }
     if (h->daemon != NULL)
         MHD_stop_daemon(h->daemon);

@@ -1,6 +1,6 @@
 /* HTTP for monitoring: /metrics (Prometheus), /healthz (the process lives), /readyz (it can serve).
  *
- * Own threads, none of the workers': one accepts, one (libmicrohttpd's) serves, so that the node can be asked
+ * A thread of its own, none of the workers', accepts and serves, so that the node can be asked
  * while it recovers and however busy the workers are. Opens before recovery. Any thread may call; start and
  * stop once each. */
 #ifndef GM_HTTP_HTTP_H
