@@ -83,11 +83,52 @@ struct topo_topic {
 /* The value of a topic config, SLICE_NONE when not set on the topic. */
 struct slice topo_topic_config(const struct topo_topic *t, const char *name);
 
+/* A node's listeners as it tells others of them; where `host` is empty, who shows it to a client uses the rule of addresses (topo_node_address). */
+enum topo_listener { TOPO_RESP, TOPO_KAFKA, TOPO_AMQP, TOPO_HTTP, TOPO_BUS };
+#define TOPO_LISTENERS 5
+struct topo_endpoint {
+    struct slice host; /* as advertised; empty: none */
+    uint16_t port;     /* 0: that listener is off */
+};
+
+enum topo_node_state {
+    TOPO_NODE_JOINING,  /* registered, not yet heard of by the controller */
+    TOPO_NODE_ACTIVE,   /* unfenced: may lead and be in sync */
+    TOPO_NODE_FENCED,   /* silent, or restarted and not yet back ("failed" for people) */
+    TOPO_NODE_DRAINING,
+};
+
 struct topo_node {
     uint32_t id; /* small, never reused: Kafka's broker id */
     uint8_t uuid[16];
-    struct slice name;
+    struct slice name, rack;
     uint64_t epoch; /* raised at each registration (start) */
+    enum topo_node_state state;
+    bool unclean;   /* its last start was not behind a clean stop and on another boot: its tails cannot be trusted (D7) */
+    struct topo_endpoint endpoints[TOPO_LISTENERS];
+};
+/* Where clients (or peers: TOPO_BUS) reach a node: its advertised host, else its host in cluster.seeds, which the node registers, with that listener's port. Never empty, never 0.0.0.0; false when the listener is off. `host` into text of `size`. */
+bool topo_node_address(const struct topo_node *n, enum topo_listener listener, char *host, size_t size, uint16_t *ret_port);
+
+/* ---- partitions ---------------------------------------------------------------------------------------------------------------- */
+#define TOPO_REPLICAS_MAX 15
+struct topo_replica_set {
+    uint8_t count;
+    uint32_t nodes[TOPO_REPLICAS_MAX];
+};
+bool topo_set_has(const struct topo_replica_set *s, uint32_t node);
+
+/* One record a partition; every change raises `version` and is a compare-and-set on it (Kafka's partition epoch), a change of leader raises `epoch` too (R27). */
+struct topo_partition {
+    uint32_t index;
+    uint32_t leader; /* node id; 0: none (offline) */
+    int32_t epoch;   /* leader epoch, stamped into batches */
+    uint32_t version;
+    struct topo_replica_set replicas; /* in order of preference */
+    struct topo_replica_set insync;   /* committed */
+    struct topo_replica_set eligible; /* left the in-sync set below min_insync and cleanly: may be elected (R28) */
+    struct topo_replica_set last_known; /* after unclean restarts of all: rule 19 */
+    struct topo_replica_set adding;   /* being filled; not counted by rule 12b */
 };
 
 /* ---- the view ---------------------------------------------------------------------------------------------------------------- */
@@ -100,6 +141,9 @@ struct topology {
     uint64_t next_id;
     int64_t next_producer_id;
     /* persistent maps; use the finders below */
+    /* total_partitions records by index, replaced one by one; NULL before the first placement. Lock-free: topo_partition_at is two loads. */
+    struct topo_partition_table *partitions;
+    uint32_t replication_factor, min_insync; /* as the cluster keeps them */
     struct pmap nodes, vhosts, users, permissions, exchanges, exchanges_by_id, queues, queues_by_id, bindings, bindings_by_destination, topics,
         topics_by_id, configs;
 };
@@ -122,6 +166,10 @@ const struct topo_queue *topo_queue_by_id(const struct topology *v, uint64_t id)
 const struct topo_topic *topo_topic_find(const struct topology *v, struct slice name);
 const struct topo_topic *topo_topic_by_uuid(const struct topology *v, const uint8_t uuid[16]);
 const struct topo_node *topo_node_find(const struct topology *v, uint32_t id);
+/* NULL: not placed yet. */
+const struct topo_partition *topo_partition_at(const struct topology *v, uint32_t index);
+/* min_insync that counts for this partition: rule 12b. */
+uint32_t topo_partition_min_insync(const struct topology *v, const struct topo_partition *p);
 struct slice topo_config(const struct topology *v, const char *name); /* cluster-wide setting, SLICE_NONE when unset */
 
 /* Listings in order of name; stop when fn returns false. An empty vhost slice (data NULL) means all. */
@@ -143,12 +191,12 @@ void topo_match_all(const struct topology *v, uint64_t exchange_id, bool (*fn)(c
 void topo_bindings_to(const struct topology *v, enum topo_binding_kind kind, uint64_t destination_id, bool (*fn)(const struct topo_binding *, void *arg), void *arg);
 
 /* ---- changes: told to the server as they are applied, on the metadata thread, before the proposal is answered and after the new view is published ------------ */
-enum topology_change_kind { TOPO_QUEUE_DELETED, TOPO_TOPIC_CREATED, TOPO_TOPIC_DELETED, TOPO_TOPIC_CHANGED, TOPO_VHOST_DELETED, TOPO_USER_CHANGED, TOPO_CONFIG_CHANGED };
+enum topology_change_kind { TOPO_QUEUE_DELETED, TOPO_TOPIC_CREATED, TOPO_TOPIC_DELETED, TOPO_TOPIC_CHANGED, TOPO_VHOST_DELETED, TOPO_USER_CHANGED, TOPO_CONFIG_CHANGED, TOPO_NODE_CHANGED, TOPO_PARTITION_CHANGED };
 struct topology_change {
     enum topology_change_kind kind;
-    uint64_t id;            /* queue or topic */
+    uint64_t id;            /* queue, topic or node */
     struct slice name;      /* topic, vhost, user or config; borrowed for the call */
-    uint32_t partition;     /* of a queue */
+    uint32_t partition;     /* of a queue, or which changed */
     uint32_t partitions;    /* of a topic */
 };
 

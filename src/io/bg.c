@@ -59,7 +59,7 @@ struct bg *bg_new(struct workers *ws)
         q->klass = (enum bg_class)i;
         list_init(&q->jobs);
         pthread_cond_init(&q->wake, NULL);
-        q->max = i == BG_DISK ? 4 : MIN_OF(MAX_OF(ws->count, 2u), (unsigned)BG_THREADS_MAX);
+        q->max = i == BG_DISK ? 4 : MIN_OF(MAX_OF(ws->client_count, 2u), (unsigned)BG_THREADS_MAX);
     }
     bg->graces_end = &bg->graces;
     pthread_cond_init(&bg->grace_wake, NULL);
@@ -155,7 +155,7 @@ void bg_submit(struct workers *ws, enum bg_class klass, struct bg_job *job)
 
 static void wait_grace(struct workers *ws)
 {
-    uint64_t seen[WORKERS_MAX];
+    uint64_t seen[WORKERS_ALL];
 
     atomic_thread_fence(memory_order_seq_cst);
     for (unsigned i = 0; i < ws->count; i++)

@@ -26,6 +26,8 @@
 
 enum {
     WORKERS_MAX = 256,
+    WORKERS_EXTRA_MAX = 4,
+    WORKERS_ALL = WORKERS_MAX + 64, /* a multiple of 64 */
     WHEEL_SLOTS = 8,     /* a connection is looked at once a second, an eighth of them every 125 ms */
     POOL_BUFS_MAX = 256, /* spare output buffers a worker keeps under load… */
     POOL_BUFS_IDLE = 16, /* …and when a second has passed */
@@ -135,7 +137,7 @@ struct worker {
     bool dense; /* this turn began less than coalesce_us after the last one ended */
     uint64_t turn_end_ticks;
 
-    uint64_t wake[WORKERS_MAX / 64]; /* workers to wake at the end of this turn */
+    uint64_t wake[WORKERS_ALL / 64]; /* workers to wake at the end of this turn */
     struct list hooks, once;
 
     /* connections */
@@ -166,7 +168,8 @@ struct bg;
 struct workers {
     uint32_t sockets_max;
     _Atomic uint32_t sockets; /* accepted and not closed */
-    unsigned count;
+    unsigned count;        /* all */
+    unsigned client_count; /* the first of them, which get connections */
     unsigned coalesce_us;
     uint64_t coalesce_ticks;
     bool started;

@@ -71,7 +71,7 @@ static struct worker *choose_worker(struct workers *ws, enum conn_protocol proto
     uint32_t best_count = 0;
     uint64_t best_bytes = 0;
 
-    for (unsigned i = 0; i < ws->count; i++) {
+    for (unsigned i = 0; i < ws->client_count; i++) {
         struct worker *w = &ws->list[i];
         uint32_t count = atomic_load_explicit(&w->conn_count[protocol], memory_order_relaxed);
         uint64_t bytes = __atomic_load_n(&w->bytes_last_second, __ATOMIC_RELAXED);

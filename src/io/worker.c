@@ -56,6 +56,17 @@ unsigned workers_count(const struct workers *ws)
     return ws->count;
 }
 
+unsigned workers_client_count(const struct workers *ws)
+{
+    return ws->client_count;
+}
+
+struct worker *workers_extra(struct workers *ws, unsigned i)
+{
+    CHECK(i < ws->count - ws->client_count);
+    return &ws->list[ws->client_count + i];
+}
+
 struct worker *workers_get(struct workers *ws, unsigned index)
 {
     CHECK(index < ws->count);
@@ -336,11 +347,12 @@ int workers_new(const struct workers_options *options, struct workers **ret)
     struct workers *ws;
     int err = 0;
 
-    if (options->count < 1 || options->count > WORKERS_MAX || options->coalesce_us > 100000 ||
+    if (options->count < 1 || options->count > WORKERS_MAX || options->extra > WORKERS_EXTRA_MAX || options->coalesce_us > 100000 ||
         read_buf_size < 4096)
         return ERR_INVALID;
     ws = mem_zalloc(sizeof(*ws));
-    ws->count = options->count;
+    ws->client_count = options->count;
+    ws->count = options->count + options->extra;
     ws->coalesce_us = options->coalesce_us;
     ws->sockets_max = options->sockets_max;
     if (ws->coalesce_us != 0) {

@@ -36,7 +36,8 @@ void worker_post(struct worker *to, struct mail *m);
  * --------------------------------------------------------------------------------------- */
 
 struct workers_options {
-    unsigned count;          /* 1..256 */
+    unsigned count;          /* 1..256, those that get connections of clients */
+    unsigned extra;          /* further workers, behind those, that listeners hand nothing to: the control and the data worker of a cluster */
     unsigned coalesce_us;    /* P5: sleep before polling when traffic is one-way and dense; 0 = off */
     size_t read_buffer_size; /* default 64 KiB, one a worker */
     uint32_t sockets_max;    /* accepting pauses at so many connections, so that files can still be opened; 0 = no bound. CONN_CTL is exempt */
@@ -51,7 +52,10 @@ int workers_start(struct workers *ws);
  * them. */
 void workers_stop(struct workers *ws);
 void workers_free(struct workers *ws);
-unsigned workers_count(const struct workers *ws);
+unsigned workers_count(const struct workers *ws);         /* all of them */
+unsigned workers_client_count(const struct workers *ws);  /* without the extra ones */
+/* The extra worker i. */
+struct worker *workers_extra(struct workers *ws, unsigned i);
 struct worker *workers_get(struct workers *ws, unsigned index);
 /* Runs `fn(worker, arg)` on every worker and waits for all; not from a worker. */
 void workers_run_each(struct workers *ws, void (*fn)(struct worker *w, void *arg), void *arg);

@@ -202,6 +202,34 @@ bool log_commit_arm(struct log_commit *c);
 /* Forgets an armed commit (its connection is going away); after this `done` does not run. On its worker. */
 void log_commit_cancel(struct log_commit *c);
 
+/* ---- replication ----------------------------------------------------------------------------------------------------------
+ * A log is replicated while its partition has more than one replica. Then its high watermark (HW) is set by the leader's replication or told by the leader, commits wait for it, and readers that may see committed records only
+ * (Kafka consumers, deliveries of queues, replica reads) read up to log_hw. A log that is not replicated has its end as HW, and commits wait for a sync round as ever.
+ *
+ * Opening a log twice (same directory and id) gives the same log, counted: a follower's fetcher and an engine may both hold it. Who appends is decided by the partition's role, never by who holds it. */
+int64_t log_hw(const struct log *l); /* any thread */
+void log_set_replicated(struct log *l, bool replicated, int64_t hw);
+/* Never goes back but by log_truncate. Wakes commits that waited for it and calls the watch. Any one thread. */
+void log_set_hw(struct log *l, int64_t hw);
+/* Commits that wait in this log end with err (leadership lost); outcome unknown to who waited. */
+void log_fail_commits(struct log *l, int err);
+/* Appends whole batches as a leader has them: offsets and epochs stay, every CRC is checked. The first must begin at log_end, or above it in a main or queue log that has holes there (LOG_QUEUE; the hole is recorded and explained to
+ * recovery); epochs must not go down. ERR_MALFORMED, ERR_OUT_OF_ORDER, ERR_NOSPACE, ERR_IO. */
+int log_append_replica(struct log *l, const uint8_t *data, size_t len, int64_t *ret_end);
+/* An empty log that begins at `start`: everything it had goes (a snapshot was installed, R13 of topic logs). */
+int log_restart_at(struct log *l, int64_t start);
+/* The epochs of a log: (epoch, first offset) pairs, ascending in both; kept with the log, rebuilt by recovery (R1 to R5, rule 11). */
+int32_t log_last_epoch(const struct log *l); /* of the last batch, -1: empty */
+/* R4: the end of `epoch` here: *ret_epoch the greatest known epoch <= epoch, *ret_end where it ended. ERR_NOT_FOUND: undefined. */
+int log_epoch_end(struct log *l, int32_t epoch, int32_t *ret_epoch, int64_t *ret_end);
+/* Called by who appended, truncated or moved start or HW, after it is visible; any thread that does so, under its locks: may only flag and post. One watch a log; NULL takes it away. Costs a branch when there is none. */
+struct log_watch {
+    void (*changed)(struct log_watch *w, struct log *l);
+};
+void log_set_watch(struct log *l, struct log_watch *w);
+/* Asks for a sync round soon; durable positions are then told through the watch too. */
+void log_request_sync(struct log *l);
+
 /* ---- commands over several partitions (rule 5) ----------------------------------------------------------------------------------------------------
  * Their batch in each main log has a record of kind PARTICIPANTS (kinds.def): uvarint n, n x (uvarint partition, uvarint offset), where offset is the base
  * offset of that partition's batch. */

@@ -91,6 +91,7 @@ int partitions_new(const struct partitions_options *options, struct partitions *
     }
     mutex_init(&ps->mutex);
     mutex_init(&ps->park_mutex);
+    ps->lease_until_us = UINT64_MAX;
     pthread_cond_init(&ps->idle, NULL);
     list_init(&ps->snapshot_requests);
     CHECK(pthread_rwlockattr_init(&attr) == 0);
@@ -108,6 +109,8 @@ int partitions_new(const struct partitions_options *options, struct partitions *
         p->index = i;
         p->ps = ps;
         p->snapshot_start = -1;
+        p->role = PARTITION_LEADER; /* on a node alone; else the topology steps it */
+        p->epoch = 1;
         parking_init(&p->parking, ps, p);
         p->kv = kv_new(&ps->o.kv);
         partition_queues_init(&p->queues, p, &ps->o);

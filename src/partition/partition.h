@@ -96,9 +96,36 @@ void partition_unpeek(struct partition *p);
 int partition_enter_set(struct partitions *ps, const uint32_t *indexes, uint32_t n, uint32_t db, struct partition_park *park, struct partition_guard *guards);
 int partition_leave_set(struct partitions *ps, struct partition_guard *guards, uint32_t n);
 
+/* For clients that asked for stale reads (READONLY): a follower is entered too, whose memory is applied up to its high watermark (rule 2). Only to read. */
+int partition_enter_stale(struct partition *p, uint32_t db, struct partition_park *park, struct partition_guard *g);
+
 /* Background threads: waits as long as it takes, honours P1. */
 void partition_enter_background(struct partition *p, uint32_t db, struct partition_guard *g);
 bool partition_is_wanted(const struct partition *p); /* a worker waits: leave soon */
+
+/* ---- roles ----------------------------------------------------------------------------------------------------------------------------------------------
+ * What this node is to a partition follows the topology; cluster/replicate steps it. On a node alone every partition is LEADER at epoch 1 without lease, and none of this costs anything.
+ *
+ *   NONE      no replica here: entering is ERR_NOT_LEADER
+ *   FOLLOWER  fetches; memory is applied up to the high watermark; only partition_enter_stale enters
+ *   OPENING   elected: applies what is left of its log, then opens; entering is ERR_AGAIN (answered as "try again" or parked for a moment)
+ *   LEADER    serves, as long as the node's lease runs
+ *   PARKED    hands over: who enters waits in the parking, until the role changes (rule 21)
+ *
+ * The lease (rule 20) is looked at on entering and again on leaving, after the command was executed: without it entering is ERR_NO_LEASE, and leaving is too, when replies must be taken back. A write that was appended but
+ * cannot be answered has an unknown outcome: the connection is closed rather than told an error that means "not done". */
+enum partition_role { PARTITION_NONE, PARTITION_FOLLOWER, PARTITION_OPENING, PARTITION_LEADER, PARTITION_PARKED };
+enum partition_role partition_role(const struct partition *p); /* any thread */
+int32_t partition_epoch(const struct partition *p);            /* leader epoch of that role; any thread */
+/* Steps the role, under the partition's lock (background). Leaving LEADER fails commits that wait in its logs with ERR_NOT_LEADER, frees blocked clients through kv's callbacks, closes its queues and streams (their logs stay open
+ * for the follower), and wakes everything that is parked. */
+void partition_set_role(struct partition *p, enum partition_role role, int32_t epoch);
+/* The node's lease: CLOCK_BOOTTIME in microseconds until which it may serve as leader; UINT64_MAX: for ever (a node alone). Any thread. */
+void partitions_set_lease(struct partitions *ps, uint64_t until_us);
+bool partitions_lease_ok(const struct partitions *ps);
+/* False while fewer than min_insync replicas are in sync: level quorum is refused before it is executed (ERR_NO_REPLICAS; -NOREPLICAS, NOT_ENOUGH_REPLICAS, basic.nack). Any thread. */
+bool partition_quorum_ok(const struct partition *p);
+void partition_set_quorum_ok(struct partition *p, bool ok);
 
 /* ---- parts ------------------------------------------------------------------------------------------------------------------------------------------- */
 struct kv *partition_kv(struct partition *p);                 /* under the lock */

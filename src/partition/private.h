@@ -28,6 +28,9 @@ struct partition {
     uint32_t index;
     uint32_t state;   /* atomic: enum partition_state */
     uint32_t waiters; /* atomic: workers that try to enter */
+    uint32_t role;    /* atomic: enum partition_role */
+    int32_t epoch;    /* atomic: leader epoch of that role */
+    bool quorum_missing; /* atomic: fewer than min_insync replicas are in sync */
     struct partitions *ps;
     struct kv *kv;
     struct log *main;
@@ -73,6 +76,7 @@ struct partitions {
     struct waker *wakers;
     unsigned waker_count;
     bool ready; /* atomic */
+    uint64_t lease_until_us; /* atomic: CLOCK_BOOTTIME; UINT64_MAX: for ever */
 
     struct mutex mutex;
     pthread_cond_t maintenance_wake;

@@ -308,7 +308,7 @@ void partitions_recover(struct partitions *ps, void (*progress)(void *arg, uint3
     struct recovery *r = mem_zalloc(sizeof(*r));
 
     *r = (struct recovery){.ps = ps, .progress = progress, .finished = done, .arg = arg, .begun_us = clock_mono_us()};
-    r->job_count = MIN_OF(workers_count(ps->o.workers), ps->o.count);
+    r->job_count = MIN_OF(workers_client_count(ps->o.workers), ps->o.count);
     for (uint32_t i = 0; i < ps->o.count; i++)
         ASTORE(&ps->all[i].state, (uint32_t)PARTITION_RECOVERING);
     partitions_job_begin(ps);

@@ -32,6 +32,8 @@ void server_topology_changed(void *arg, const struct topology_change *c)
     case TOPO_TOPIC_CHANGED:
     case TOPO_USER_CHANGED:
     case TOPO_CONFIG_CHANGED:
+    case TOPO_NODE_CHANGED:
+    case TOPO_PARTITION_CHANGED:
         break; /* read from the view where they are used */
     }
 }

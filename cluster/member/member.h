@@ -1,0 +1,59 @@
+/* Membership: who is alive, who leads what. Every node has one `member`; the one whose Raft core leads is the controller.
+ *
+ *   a node       sends HEARTBEAT to the controller every cluster.health_check_interval. The answer extends its lease: it ends 1.0 s (cluster.lease) after the heartbeat was *sent*, on
+ *                CLOCK_BOOTTIME (rule 20). Without a lease a node serves nothing that needs leadership.
+ *   controller   answers a heartbeat only after a Raft round to a majority that began after it arrived (ReadIndex). Fences a node that was silent for cluster.failure_timeout, or at once when both it and the
+ *                intended successor see "connection refused". Elects leaders out of in-sync and eligible sets (R26 to R30), places replicas, raises the effective factor as nodes join, replaces replicas of nodes that
+ *                stay away for cluster.replace_after, moves leaderships back to preferred replicas, asks the slow to hand over (rule 25). Fences nobody for silence before 1.2 s after its own election.
+ *
+ * What it decides is a topology command, always a compare-and-set on the partition's version; what it decides from is pure and lies in plan.c, tested without a clock.
+ *
+ * Threads: the control worker. The lease is an atomic that partitions look at (partitions_set_lease). */
+#ifndef GM_CLUSTER_MEMBER_H
+#define GM_CLUSTER_MEMBER_H
+
+#include "cluster/bus/bus.h"
+#include "cluster/topology/topology.h"
+#include "partition/partition.h"
+
+struct member;
+
+struct member_options {
+    struct worker *control;
+    struct bus *bus;
+    struct topology_store *topology;
+    struct partitions *partitions;
+    uint32_t heartbeat_ms, lease_ms, failure_timeout_ms, replace_after_ms;
+    uint32_t replication_factor, min_insync; /* of the configuration, for a cluster that has not stored them yet */
+    /* Asked for every heartbeat: ages in ms of the oldest running sync round and of the last pass of the replication thread (rule 25). */
+    void (*ages)(void *arg, uint32_t *ret_sync_ms, uint32_t *ret_replication_ms);
+    /* The controller, or gomsgctl through it, wants this node to hand the partition over to `to` (rule 21). */
+    void (*hand_over)(void *arg, uint32_t partition, uint32_t to);
+    void *arg;
+};
+int member_new(const struct member_options *options, struct member **ret);
+void member_start(struct member *m); /* the topology is open and this node is registered */
+void member_stop(struct member *m);
+void member_free(struct member *m);
+
+/* Told on the control worker: the bus's news and every new version of the topology. */
+void member_peer_up(struct member *m, const struct bus_peer *peer);
+void member_peer_down(struct member *m, const struct bus_peer *peer, enum bus_down why);
+void member_topology_changed(struct member *m);
+
+/* ---- for people; any thread ---- */
+struct member_node_info {
+    uint32_t node_id;
+    int64_t heard_ms_ago; /* controller only; -1 otherwise */
+    uint32_t sync_age_ms, replication_age_ms;
+    int64_t clock_skew_ms;
+};
+unsigned member_nodes(struct member *m, struct member_node_info *ret, unsigned max);
+/* What happened, newest last: elections, fencing, in-sync changes, moves. A ring of the last 1,000. */
+struct member_event {
+    int64_t wall_ms;
+    char text[200];
+};
+unsigned member_events(struct member *m, struct member_event *ret, unsigned max);
+
+#endif
