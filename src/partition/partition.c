@@ -294,6 +294,24 @@ int partition_enter(struct partition *p, uint32_t db, struct partition_park *par
     return 0;
 }
 
+int partition_enter_upkeep(struct partition *p, struct partition_park *park, struct partition_guard *g)
+{
+    int err = refusal(p);
+
+    if (err == 0)
+        err = partition_lock_worker(p, park);
+    if (err != 0)
+        return err;
+    err = refusal(p);
+    if (err != 0) {
+        partition_unlock(p);
+        return err;
+    }
+    NOTE_ENTERED();
+    guard_fill(g, p, 0);
+    return 0;
+}
+
 void partition_enter_background(struct partition *p, uint32_t db, struct partition_guard *g)
 {
     partition_lock_background(p);

@@ -99,6 +99,9 @@ int partition_leave_set(struct partitions *ps, struct partition_guard *guards, u
 /* For clients that asked for stale reads (READONLY): a follower is entered too, whose memory is applied up to its high watermark (rule 2). Only to read. */
 int partition_enter_stale(struct partition *p, uint32_t db, struct partition_park *park, struct partition_guard *g);
 
+/* For housekeeping of who waits or watches there (taking blocked clients and watches out of their lists): whatever the role and without a lease, unless the partition has failed or is not recovered yet. Writes nothing. On a worker. */
+int partition_enter_upkeep(struct partition *p, struct partition_park *park, struct partition_guard *g);
+
 /* Background threads: waits as long as it takes, honours P1. */
 void partition_enter_background(struct partition *p, uint32_t db, struct partition_guard *g);
 bool partition_is_wanted(const struct partition *p); /* a worker waits: leave soon */
