@@ -1,7 +1,7 @@
 /* The topology: what a cluster knows of itself (nodes, vhosts, users, exchanges, bindings, queues, topics, configs). One state machine
  * behind one propose call and one immutable view.
  *
- * Writing: encode a command (commands.h), topology_propose it; the metadata thread appends it to the Raft log (fdatasync), applies it and answers by mail.
+ * Writing: encode a command (commands.h), topology_propose it; the control worker has it appended to the Raft log, applies it once it is committed and answers by mail.
  * Reading: topology_view gives an immutable snapshot through an atomic pointer; a worker may use it, and everything reached from it, until its turn ends (it is
  * reclaimed by a grace period over all workers, P6). Trees are persistent: a change copies one path, O(log n), never the whole (rule 17).
  *
@@ -149,10 +149,11 @@ struct topology {
 };
 
 struct topology_store;
+struct bus;
 
 /* Never NULL after topology_open. On a worker: valid until the turn's end. On another thread: between topology_pin and topology_unpin. */
 const struct topology *topology_view(struct topology_store *t);
-/* For threads that are not workers (HTTP, metadata, tests): holds reclamation off meanwhile; keep it short. */
+/* For threads that are not workers (HTTP, tests): holds reclamation off meanwhile; keep it short. */
 const struct topology *topology_pin(struct topology_store *t);
 void topology_unpin(struct topology_store *t);
 
@@ -190,7 +191,7 @@ void topo_match_all(const struct topology *v, uint64_t exchange_id, bool (*fn)(c
 /* Bindings whose destination is this queue or exchange. */
 void topo_bindings_to(const struct topology *v, enum topo_binding_kind kind, uint64_t destination_id, bool (*fn)(const struct topo_binding *, void *arg), void *arg);
 
-/* ---- changes: told to the server as they are applied, on the metadata thread, before the proposal is answered and after the new view is published ------------ */
+/* ---- changes: told to the server as they are applied, on the control worker, before the proposal is answered and after the new view is published ------------ */
 enum topology_change_kind { TOPO_QUEUE_DELETED, TOPO_TOPIC_CREATED, TOPO_TOPIC_DELETED, TOPO_TOPIC_CHANGED, TOPO_VHOST_DELETED, TOPO_USER_CHANGED, TOPO_CONFIG_CHANGED, TOPO_NODE_CHANGED, TOPO_PARTITION_CHANGED };
 struct topology_change {
     enum topology_change_kind kind;
@@ -201,40 +202,110 @@ struct topology_change {
 };
 
 /* ---- proposing --------------------------------------------------------------------------------------------------------------- */
-/* Embedded in its owner, which keeps it until `done` ran (or topology_propose_cancel). */
+/* Embedded in its owner, which keeps it until `done` ran.
+ *
+ * A proposal is proposed exactly once, on whatever node it is made: it carries a mark (process, sequence) into the Raft log, by which its proposer finds it when it is applied. When the leader goes, the proposer
+ * waits for the first entry of a later term: what has not come by then is lost for certain and is proposed again. It is answered when this node has applied it (its own view shows it) and, rule 17, every node that is
+ * not fenced has. Bound: TOPOLOGY_PROPOSE_MS. After that ERR_NO_LEADER says that it was surely not proposed, ERR_TIMEOUT that its outcome is unknown: then declaring, binding, unbinding and configs may simply be
+ * repeated, and who creates or deletes may find it done (ERR_EXISTS, ERR_NOT_FOUND). */
+#define TOPOLOGY_PROPOSE_MS 5000
 struct topology_proposal {
     struct mail mail; /* private */
     struct topology_proposal *next;
-    struct worker *worker;   /* where `done` runs; NULL: on the metadata thread */
+    struct worker *worker;   /* where `done` runs; NULL: on the control worker */
     void (*done)(struct topology_proposal *p);
     struct buf command;      /* owned: the encoded command; the proposer frees it in `done` */
     /* the answer */
-    int err;                 /* 0 or ERR_*: what applying said (ERR_EXISTS, ERR_NOT_FOUND, ERR_MISMATCH, …) or ERR_IO */
+    int err;                 /* 0 or ERR_*: what applying said (ERR_EXISTS, ERR_NOT_FOUND, ERR_MISMATCH, …), ERR_NO_LEADER, ERR_TIMEOUT or ERR_IO */
     uint64_t index;          /* the topology index it was applied at */
     uint64_t id;             /* of what was created, or found equal */
     int64_t producer_id;     /* ALLOCATE_PRODUCER_IDS: first of the block */
+    uint64_t seq, term, deadline_us; /* private */
 };
-/* Any thread. Commands proposed in order by one thread are applied in that order; many are synced together. */
+/* Any thread. Commands proposed in order by one thread are applied in that order while one node leads; many are synced together. */
 void topology_propose(struct topology_store *t, struct topology_proposal *p);
 /* Proposes and waits; for start-up, the admin thread and tests, not on a worker. Frees nothing. */
 int topology_propose_wait(struct topology_store *t, struct topology_proposal *p);
 
+/* ---- opening ------------------------------------------------------------------------------------------------------------------ */
+enum topology_phase {
+    TOPOLOGY_LOADING, /* its own log is read, the group is not reached yet */
+    TOPOLOGY_FORMING, /* an empty node that waits for its seeds or for a member to take it in */
+    TOPOLOGY_MEMBER,  /* registered: node id, node epoch and cluster id are known, the view is as new as this start */
+    TOPOLOGY_FAILED,  /* refused or broken: the text says why and what to do; the node serves nothing */
+};
+
 struct topology_options {
     const char *data_dir;         /* keeps data_dir/raft/ and data_dir/node.id */
-    struct workers *workers;
-    const char *node_name;
+    struct workers *workers;      /* who reads views; NULL in tests that pin */
+    struct worker *control;       /* where the Raft core lives: an extra worker. NULL: the store makes one of its own */
+    const char *node_name, *rack; /* rack may be NULL */
     uint32_t total_partitions;    /* of a new cluster; an existing one keeps its own (ERR_MISMATCH with the reason in `why`) */
+    bool unclean;                 /* log_store's verdict: another boot and no clean stop (D7) */
+    struct topo_endpoint endpoints[TOPO_LISTENERS]; /* as registered; borrowed during topology_open */
+    /* A cluster; bus NULL: a node alone. Borrowed for the store's life. */
+    struct bus *bus;
+    const char *const *seeds;
+    unsigned seed_count;
+    const char *address;          /* "HOST:PORT" of this node's bus for its peers: advertised; NULL: its entry in seeds */
+    uint32_t election_timeout_ms, heartbeat_ms; /* 0: the core's defaults */
+    uint32_t replace_after_ms;    /* a voter away for longer is replaced by a learner; 0: 30 s */
+    /* All on the control worker (before topology_start: on the caller's thread). */
     void (*changed)(void *arg, const struct topology_change *change);
     void *changed_arg;
+    void (*published)(void *arg); /* a new version of the view is there */
+    /* This node began to lead the group and has applied all of former terms (it is the controller now), or ended to. */
+    void (*leading)(void *arg, bool leading, uint64_t term);
+    /* For /readyz and people; `text` is borrowed for the call. */
+    void (*phase)(void *arg, enum topology_phase phase, const char *text);
+    void *arg;                    /* of the three above */
 };
-/* First start: makes the cluster id and the node identity (rule 22: a node alone is a group of one). Later starts replay. ERR_FOREIGN, ERR_LEVEL, ERR_CORRUPT,
- * ERR_MISMATCH with the reason in why[size]. Registers this node: a new node epoch, which also removes the exclusive queues of its former epochs and, being alone, the other non-durable queues and exchanges. */
+/* First start of a node alone: makes the cluster id and the node identity (rule 22: a node alone is a group of one). Later starts replay. ERR_FOREIGN, ERR_LEVEL, ERR_CORRUPT,
+ * ERR_MISMATCH with the reason in why[size]. Alone, this registers the node: a new node epoch, which also removes the exclusive queues of its former epochs and the other non-durable queues and exchanges.
+ * In a cluster that, and forming or joining, happens after topology_start; `phase` tells. The view is never NULL, but empty until then. */
 int topology_open(const struct topology_options *options, char *why, size_t why_size, struct topology_store **ret);
-/* Starts the metadata thread; `workers` run or will run. */
+/* Goes on on the control worker; the workers run or will run. */
 int topology_start(struct topology_store *t);
+/* Gives leadership away and waits, bounded by timeout_ms, until another node leads; at once when there is none that could. Not on a worker. Before topology_close, while workers and bus run. */
+void topology_give_up_leading(struct topology_store *t, uint32_t timeout_ms);
+/* Answers what waits with ERR_CLOSED; after workers_stop (or with a control worker of its own). */
 void topology_close(struct topology_store *t);
-uint32_t topology_node_id(const struct topology_store *t);
-uint64_t topology_node_epoch(const struct topology_store *t);
-void topology_cluster_id(const struct topology_store *t, uint8_t ret[16]);
+uint32_t topology_node_id(const struct topology_store *t);       /* any thread; 0: none yet */
+uint64_t topology_node_epoch(const struct topology_store *t);    /* any thread */
+void topology_cluster_id(const struct topology_store *t, uint8_t ret[16]); /* any thread; zeros: none yet */
+/* The registered endpoints change (a listener opened on a port the system chose). Any thread; repeats the registration within the same epoch. */
+void topology_set_endpoints(struct topology_store *t, const struct topo_endpoint endpoints[TOPO_LISTENERS]);
+/* An administrator's word: form the cluster without these seeds (rule 22), or with none named: whoever answers now must be all. Not on a worker. 0 or ERR_* with the reason. */
+int topology_form_without(struct topology_store *t, const char *const *without, unsigned n, char *why, size_t why_size);
+
+/* ---- the group; the control worker unless it says any thread ------------------------------------------------------------------- */
+uint32_t topology_controller(const struct topology_store *t); /* any thread: the node that leads, as far as known; 0: none known */
+bool topology_is_leading(const struct topology_store *t);     /* any thread: between leading(true) and leading(false) */
+uint64_t topology_term(const struct topology_store *t);       /* any thread */
+/* On the leader: an index that is committed, confirmed by a round to a majority that began after this call (ReadIndex, 6.4). */
+struct topology_read {
+    struct topology_read *next; /* private */
+    uint64_t ctx;               /* private */
+    void (*done)(struct topology_read *r, int err, uint64_t index); /* ERR_NOT_LEADER; on the control worker, never inside topology_read_index */
+};
+void topology_read_index(struct topology_store *t, struct topology_read *r);
+void topology_read_cancel(struct topology_store *t, struct topology_read *r);
+
+struct topology_group_member {
+    uint32_t node_id;
+    bool voter;
+    uint64_t match, applied; /* the leader's knowledge, else 0 */
+    int64_t heard_ms_ago;    /* -1: not known */
+};
+struct topology_group {
+    uint32_t leader;
+    uint64_t term, commit, applied;
+    unsigned count;
+    struct topology_group_member members[64]; /* the first ones */
+    enum topology_phase phase;
+    char text[400]; /* of the phase */
+};
+/* For people; any thread. */
+void topology_group_get(struct topology_store *t, struct topology_group *ret);
 
 #endif
