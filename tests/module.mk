@@ -21,6 +21,7 @@ check-local:
 	@echo "the unit tests need Criterion (Debian package: libcriterion-dev): install it and configure again" >&2; exit 1
 endif
 include tests/integration/module.mk
+include tests/fault/module.mk
 include tests/fuzz/module.mk
 include tests/bench/module.mk
 EXTRA_DIST += %D%/summary

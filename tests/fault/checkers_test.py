@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """The checkers themselves: each accepts what is right and reports each kind of violation that is planted. A checker that cannot fail is worthless.
 
     checkers_test.py [--seed=N]

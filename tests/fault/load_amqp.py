@@ -8,6 +8,7 @@ from history import OK, UNKNOWN, Op
 from load import Client
 from wire import Amqp, AmqpClosed
 
+USER = {"user": "rig", "password": "rig"}  # guest may come from loopback only; Cluster.add_user makes this one
 BROKEN = (OSError, EOFError, AssertionError, struct.error, IndexError)
 
 
@@ -20,7 +21,7 @@ class AmqpNode:
     def connect(self):
         host, port = self.nodes[self.at % len(self.nodes)]
         try:
-            return Amqp(port, host=host, timeout=self.timeout)
+            return Amqp(port, host=host, timeout=self.timeout, **USER)
         except BROKEN + (AmqpClosed,):
             self.at += 1
             raise

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """The load itself, against one node alone: all three protocols find what they wrote, across kill -9 too; and what is planted in what they learned is found."""
 import os
 import sys
@@ -20,6 +19,7 @@ def the_load_is_consistent_across_kills_of_a_node_alone():
         node = c.nodes[1]
         c.start()
         node.wait_ready()
+        c.wait_formed()
         h = History()
         load = Load(endpoints(c), h, seed=1, timeout=2)
         load.setup()

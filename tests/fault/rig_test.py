@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """The rig itself: that cuts cut, heals heal, nodes start, pause, die and are counted, and that nothing is left behind. Needs no working cluster."""
 import os
 import subprocess
