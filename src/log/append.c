@@ -339,7 +339,40 @@ static void after_failpoints(struct log *l, const uint8_t *data, size_t len)
         raise(SIGKILL);
 }
 
-static int append_bytes(struct log *l, uint8_t *data, size_t len, int64_t count, int64_t max_ts, int64_t *ret_base)
+/* A batch of another epoch begins at the end. */
+static void new_epoch(struct log *l, int32_t epoch)
+{
+    mutex_lock(log_stripe(l));
+    epochs_note(l, epoch, l->end);
+    if (!l->memory) {
+        mutex_lock(&l->store->mutex);
+        ledger_put_epochs(&l->store->pending, l);
+        mutex_unlock(&l->store->mutex);
+    }
+    mutex_unlock(log_stripe(l));
+}
+
+/* A run of a leader's batches is as long as its fetch: each place in it where an entry is due gets one. */
+static void index_run(struct log *l, const uint8_t *data, size_t len)
+{
+    int64_t max_ts = l->seg_max_ts;
+    uint64_t pos = l->pos;
+    struct batch_header h;
+
+    for (size_t at = 0; at < len && batch_header_read(data + at, len - at, &h) == 0; at += h.length, pos += h.length) {
+        if (pos - l->index_pos >= INDEX_INTERVAL) {
+            mutex_lock(log_stripe(l));
+            index_add(seg_active(l), h.base_offset, pos, max_ts);
+            mutex_unlock(log_stripe(l));
+            l->index_pos = (uint32_t)pos;
+        }
+        max_ts = MAX_OF(max_ts, h.max_timestamp);
+    }
+}
+
+/* `replica`: the batches keep their offsets and their epoch, which is `epoch` in all of them. */
+static inline __attribute__((always_inline)) int append_bytes(struct log *l, uint8_t *data, size_t len, int64_t count, int64_t max_ts, bool replica,
+                                                              int32_t epoch, int64_t *ret_base)
 {
     struct hot *h;
     bool slow = false;
@@ -351,10 +384,13 @@ static int append_bytes(struct log *l, uint8_t *data, size_t len, int64_t count,
     if (GM_UNLIKELY(err != 0))
         return err;
     log_append_lock(l);
+    if (!replica)
+        epoch = ALOADX(&l->epoch);
     h = l->hot;
     if (GM_LIKELY(h != NULL && len < SMALL_APPEND) && l->pos + len <= l->segment_bytes && !l->store->fp_any &&
         (GM_LIKELY(l->pos + len <= ALOAD(&h->zeroed)) || extend_here(l, h, len))) {
-        batch_assign(data, l->end, l->epoch);
+        if (!replica)
+            batch_assign(data, l->end, epoch);
         memcpy(h->file->map + l->pos, data, len);
         /* Where the next one goes, while this command is answered: the lock's release waits for these stores. */
         __builtin_prefetch(h->file->map + l->pos + len + 64, 1);
@@ -362,10 +398,11 @@ static int append_bytes(struct log *l, uint8_t *data, size_t len, int64_t count,
         if (GM_UNLIKELY(ALOADX(&h->zeroed) - l->pos - len < ALOADX(&h->window) / 2))
             hot_want(l, h);
     } else {
-        err = make_room(l, len, count);
+        err = ALOAD(&l->deleted) ? ERR_NOT_FOUND : make_room(l, len, count);
         if (err != 0)
             goto out;
-        batch_assign(data, l->end, l->epoch);
+        if (!replica)
+            batch_assign(data, l->end, epoch);
         if (l->memory) {
             memcpy(seg_active(l)->file->map + l->pos, data, len);
         } else {
@@ -376,7 +413,11 @@ static int append_bytes(struct log *l, uint8_t *data, size_t len, int64_t count,
         }
     }
     *ret_base = l->end;
-    if (GM_UNLIKELY(l->pos - l->index_pos >= INDEX_INTERVAL && !l->memory)) {
+    if (GM_UNLIKELY(epoch != l->last_epoch))
+        new_epoch(l, epoch);
+    if (replica) {
+        index_run(l, data, len);
+    } else if (GM_UNLIKELY(l->pos - l->index_pos >= INDEX_INTERVAL && !l->memory)) {
         mutex_lock(log_stripe(l));
         index_add(seg_active(l), l->end, l->pos, l->seg_max_ts);
         mutex_unlock(log_stripe(l));
@@ -394,6 +435,8 @@ static int append_bytes(struct log *l, uint8_t *data, size_t len, int64_t count,
         note_small(l); /* behind publish: a window begins at the position */
 out:
     log_append_unlock(l);
+    if (err == 0)
+        log_changed(l);
     return err;
 }
 
@@ -403,7 +446,7 @@ int log_append(struct log *l, struct batch_builder *b, int64_t *ret_base)
 {
     struct slice s = batch_finish(b);
 
-    return append_bytes(l, (uint8_t *)s.data, s.len, b->count, b->max_timestamp, ret_base);
+    return append_bytes(l, (uint8_t *)s.data, s.len, b->count, b->max_timestamp, false, 0, ret_base);
 }
 
 /* Several batches in one piece get their offsets first; the end cannot move in between, appends are serialised by the owner. */
@@ -428,7 +471,124 @@ int log_append_encoded(struct log *l, uint8_t *data, size_t len, int64_t *ret_ba
     }
     if (at == 0)
         return ERR_MALFORMED;
-    return append_bytes(l, data, len, next - first, max_ts, ret_base);
+    return append_bytes(l, data, len, next - first, max_ts, false, 0, ret_base);
+}
+
+/* ---- as a leader has them ------------------------------------------------------------------------------------------------------- */
+
+/* The next batch begins at `base`, behind a hole: a segment begins there, and the ledger says why. */
+static int begin_behind_hole(struct log *l, int64_t base)
+{
+    struct log_store *s = l->store;
+    struct segfile *f;
+    struct segment *seg;
+    int64_t from = l->end;
+    char path[512];
+    int err = ALOAD(&l->deleted) ? ERR_NOT_FOUND : 0;
+
+    if (err == 0 && (!l->created || l->number == 0))
+        err = log_create_files(l);
+    if (err == 0 && l->pos != 0)
+        err = log_roll(l);
+    if (err == 0)
+        err = segment_create(l, base, &f);
+    if (err != 0)
+        return err;
+    if (l->hot != NULL)
+        hot_demote(l, true);
+    mutex_lock(log_stripe(l));
+    seg = seg_active(l);
+    if (seg != NULL) { /* it is empty: nothing was written where the hole is */
+        segment_path(l, seg->base, path, sizeof(path));
+        if (unlinkat(s->dirfd, path, 0) < 0)
+            diag_warn("an empty segment could not be removed", "path=\"%s\"", path);
+        from = seg->from;
+        segment_remove(l, l->seg_count - 1);
+    } else {
+        ASTORE(&l->start, base);
+    }
+    mutex_lock(&s->mutex);
+    if (l->seg_count > 0)
+        log_list_sealed(l, seg_active(l)->base);
+    ledger_put_drop(&s->pending, l, from, base);
+    if (l->seg_count == 0)
+        ledger_put_start(&s->pending, l, ALOAD(&l->start));
+    mutex_unlock(&s->mutex);
+    seg = segment_push(l, base);
+    seg->from = from;
+    seg->file = f;
+    segfile_lru_add(f);
+    ASTORE(&l->seq, l->seq + 1);
+    ASTORE(&l->pos, 0);
+    ASTORE(&l->seg_max_ts, -1);
+    ASTORE(&l->end, base);
+    ASTORE(&l->seq, l->seq + 1);
+    mutex_unlock(log_stripe(l));
+    segfile_evict(s);
+    l->index_pos = l->reserved = 0;
+    l->written_back = 0;
+    l->checked = true;
+    log_mark_dirty(l);
+    return 0;
+}
+
+/* All or nothing of a run is sound; only a lack of room can end it in its middle. */
+static int check_run(struct log *l, const uint8_t *data, size_t len)
+{
+    int64_t next = ALOAD(&l->end);
+    int32_t epoch = ALOAD(&l->last_epoch);
+    struct batch_header h;
+
+    for (size_t at = 0; at < len; at += h.length) {
+        int err = batch_header_read(data + at, len - at, &h);
+
+        if (err != 0 || h.length > len - at || !batch_crc_ok(data + at, &h) || h.leader_epoch < 0)
+            return ERR_MALFORMED;
+        if (h.leader_epoch < epoch || h.base_offset < next || (h.base_offset > next && l->kind != LOG_QUEUE))
+            return ERR_OUT_OF_ORDER;
+        next = h.base_offset + h.last_offset_delta + 1;
+        epoch = h.leader_epoch;
+    }
+    return len == 0 ? ERR_MALFORMED : 0;
+}
+
+int log_append_replica(struct log *l, const uint8_t *data, size_t len, int64_t *ret_end)
+{
+    int err = log_touch(l);
+
+    if (err == 0)
+        err = log_failed(l);
+    if (err == 0)
+        err = check_run(l, data, len);
+    for (size_t at = 0, n; at < len && err == 0; at += n) {
+        uint64_t room = l->segment_bytes > l->pos ? l->segment_bytes - l->pos : 0;
+        int64_t next, max_ts = -1, base;
+        struct batch_header h, first;
+
+        CHECK(batch_header_read(data + at, len - at, &first) == 0);
+        next = first.base_offset;
+        if (next != l->end) {
+            log_append_lock(l);
+            err = begin_behind_hole(l, next);
+            log_append_unlock(l);
+            if (err != 0)
+                break;
+        }
+        if (first.length > room)
+            room = l->segment_bytes;
+        /* What follows without a hole, in one epoch, and fits the segment, is one write. */
+        for (n = 0; at + n < len; n += h.length) {
+            CHECK(batch_header_read(data + at + n, len - at - n, &h) == 0);
+            if (n > 0 && (h.base_offset != next || h.leader_epoch != first.leader_epoch || n + h.length > room))
+                break;
+            next = h.base_offset + h.last_offset_delta + 1;
+            max_ts = MAX_OF(max_ts, h.max_timestamp);
+        }
+        /* The bytes are only read: they have their offsets. */
+        err = append_bytes(l, (uint8_t *)data + at, n, next - l->end, max_ts, true, first.leader_epoch, &base);
+    }
+    *ret_end = ALOAD(&l->end);
+    return err;
 }
 
 int log_append_prepare(struct log *l, size_t bytes)

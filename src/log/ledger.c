@@ -13,7 +13,8 @@
  *     6 DROP    u number, v base, v next
  *     7 START   u number, v start
  *     8 DELETE  u number
- *     9 CUT     u number, v offset, v segment, u position
+ *     9 CUT     u number, v offset, v segment, u position                              segment -1: nothing is left
+ *    10 EPOCHS  u number, u n, n x (v epoch, v first offset)                           the whole list, ascending
  *   segment:    v from, v base, v next, u bytes, v max timestamp, u8 flags, CRC be32
  *
  * Zeros are written ahead, so that a frame's sync changes no metadata of the file. A frame that does not check out ends the ledger when only zeros or a torn write follow
@@ -32,13 +33,13 @@
 #include "base/mem.h"
 #include "log/private.h"
 
-#define LEDGER_VERSION 1
+#define LEDGER_VERSION 2 /* 1 had no EPOCHS: its logs have one epoch each */
 #define LEDGER_AHEAD (256u * 1024)
 #define LEDGER_LOW (128u * 1024)
 #define LEDGER_GROWTH (1024u * 1024) /* rewritten when it grew by this much and by its own size */
 #define LEDGER_MAX (1024u << 20)
 
-enum { L_HEAD = 1, L_LOG, L_NAME, L_MARK, L_SEAL, L_DROP, L_START, L_DELETE, L_CUT };
+enum { L_HEAD = 1, L_LOG, L_NAME, L_MARK, L_SEAL, L_DROP, L_START, L_DELETE, L_CUT, L_EPOCHS };
 
 /* ---- writing -------------------------------------------------------------------------------------------------------- */
 
@@ -115,6 +116,20 @@ void ledger_put_cut(struct buf *b, const struct log *l, int64_t off, int64_t seg
     buf_put_uvarint(b, pos);
 }
 
+void ledger_put_epochs(struct buf *b, const struct log *l)
+{
+    uint32_t n = epochs_count(l);
+
+    put_entry(b, L_EPOCHS, l);
+    buf_put_uvarint(b, n);
+    for (uint32_t i = 0; i < n; i++) {
+        struct epoch_entry e = epochs_at(l, i);
+
+        buf_put_varint(b, e.epoch);
+        buf_put_varint(b, e.start);
+    }
+}
+
 static void put_log(struct buf *b, struct log *l, bool clean)
 {
     uint32_t listed = clean ? SEG_SEALED : SEG_LISTED; /* a clean stop need not wait for a checksum that failed */
@@ -146,6 +161,8 @@ static void put_log(struct buf *b, struct log *l, bool clean)
         if (seg_at(l, i)->flags & listed)
             put_segment(b, seg_at(l, i));
     }
+    if (epochs_count(l) > 0)
+        ledger_put_epochs(b, l);
     mutex_unlock(log_stripe(l));
 }
 
@@ -281,6 +298,7 @@ struct loading {
     struct log **by_number; /* open addressing; GONE where one was deleted */
     uint32_t cap, used;
     bool clean;
+    uint64_t version;
     uint8_t boot_id[16];
 };
 
@@ -433,6 +451,26 @@ static void replay_drop(struct log *l, int64_t base, int64_t next)
     }
 }
 
+static int read_epochs(struct log *l, struct reader *r)
+{
+    uint64_t n = reader_uvarint(r);
+    int64_t last_epoch = -1, last_start = -1;
+
+    if (l != NULL)
+        epochs_clear(l);
+    for (uint64_t i = 0; i < n && !r->bad; i++) {
+        int64_t epoch = reader_varint(r), start = reader_varint(r);
+
+        if (r->bad || epoch <= last_epoch || start <= last_start || epoch > INT32_MAX)
+            return ERR_CORRUPT;
+        if (l != NULL)
+            epochs_note(l, (int32_t)epoch, start);
+        last_epoch = epoch;
+        last_start = start;
+    }
+    return r->bad ? ERR_CORRUPT : 0;
+}
+
 static int read_entry(struct loading *ld, struct reader *r)
 {
     unsigned kind = reader_u8(r);
@@ -468,9 +506,14 @@ static int read_entry(struct loading *ld, struct reader *r)
         }
         while (l->seg_count > 0 && seg_active(l)->base >= base)
             segment_remove(l, l->seg_count - 1);
-        l->start = MIN_OF(l->start, off);
+        if (ld->version == 1) /* later ones say it themselves */
+            l->start = MIN_OF(l->start, off);
+        if (l->tail_next > base)
+            l->tail_from = l->tail_next = -1;
         break;
     }
+    case L_EPOCHS:
+        return read_epochs(l, r);
     case L_SEAL:
         if (read_segment(r, &seg) != 0)
             return ERR_CORRUPT;
@@ -510,7 +553,7 @@ static int read_head(struct loading *ld, struct reader *r)
 
     if (reader_u8(r) != L_HEAD)
         return ERR_CORRUPT;
-    version = reader_uvarint(r);
+    ld->version = version = reader_uvarint(r);
     if (r->bad)
         return ERR_CORRUPT;
     if (version > LEDGER_VERSION)
@@ -568,10 +611,13 @@ static void settle(struct loading *ld, enum log_verdict verdict)
             s->next_number = MAX_OF(s->next_number, l->number + 1);
             l->durable = MAX_OF(l->mark_off, 0);
             l->end = l->durable;
+            if (ld->version == 1 && l->end > l->start)
+                epochs_note(l, l->epoch, l->start);
             if (l->verdict != VERDICT_CLEAN) {
                 l->ready = false;
                 continue;
             }
+            (void)epochs_cut(l, l->end); /* written, then cut off again */
             for (uint32_t k = 0; k < l->seg_count; k++)
                 l->sealed_bytes += seg_at(l, k)->bytes;
             if (l->mark_seg >= 0) {

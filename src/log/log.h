@@ -88,8 +88,10 @@ struct log_options {
 int log_open(struct log_store *s, const struct log_options *options, struct log **ret);
 /* For logs that were not cleanly closed, log_open only notes it; the first touch (or this call) scans, verifies and cuts. Any thread that owns the log. */
 int log_recover(struct log *l);
+/* Opening and closing are counted; the last close lets go of the files. */
 void log_close(struct log *l);
-void log_delete(struct log *l); /* closes too */
+/* Closes too. Who else holds the log finds it failed with ERR_NOT_FOUND and closes it when convenient; what waits for its high watermark is told that it is done. */
+void log_delete(struct log *l);
 
 /* ---- state ------------------------------------------------------------------------------------------------------ */
 int64_t log_start(const struct log *l);   /* first offset that can be read */
@@ -182,24 +184,38 @@ int log_cursor_next(struct log_cursor *c, struct batch_header *ret_header, struc
 void log_cursor_fini(struct log_cursor *c);
 
 /* ---- durability --------------------------------------------------------------------------------------------------
- * A commit waits until everything it was told of is at level quorum. On a node alone that is: covered by a finished sync round (rule 12c). One round a node
- * serves all waiters (rule 6, P14); a waiter's worker gets one mail a round. Embedded in its owner; no allocation.
- * With `log.fsync: never` the position in the log is enough. */
+ * A commit waits until everything it was told of is at level quorum: in a replicated log, below the high watermark (rule 12; with `log.fsync: always` synced here too); in any other, covered by a
+ * finished sync round (rule 12c), of which one a node serves all waiters (rule 6, P14). A waiter's worker gets one mail a round, or a pass of the replication. Embedded in its owner, which may not move while it is
+ * armed; no allocation for up to two replicated logs. With `log.fsync: never` the position in the log is enough where there is no replica. */
+/* One log a commit waits for: [.., end) below its high watermark. Private. */
+struct log_wait {
+    struct list node; /* in the log's list, ascending by end */
+    struct log *log;  /* counted */
+    struct log_commit *commit;
+    int64_t end;
+    uint32_t term; /* the log's when it was added: leadership lost since then fails it */
+};
+#define LOG_COMMIT_INLINE 2
 struct log_commit {
-    struct mail mail;   /* private */
-    struct list node;   /* private */
+    struct list node;    /* private, like all that follows but `worker` and `armed` */
     struct worker *worker;
-    struct log_store *store; /* private */
-    uint64_t round;     /* the round needed; 0: nothing yet */
+    struct log_store *store;
+    uint64_t round;      /* the sync round needed; 0: none */
     void (*done)(struct log_commit *c, int err); /* on `worker` */
+    struct log_wait *more; /* owned: the waits when they are more than fit inside */
+    uint32_t wait_count;
+    uint32_t left;       /* under the worker's queue: waits still to come, one more while it is armed */
+    int err;
+    uint8_t state;
     bool armed;
+    struct log_wait inside[LOG_COMMIT_INLINE];
 };
 void log_commit_init(struct log_commit *c, struct worker *w, void (*done)(struct log_commit *c, int err));
-/* Waits for [.., end) of this log. Under whatever serialises the append. Several logs may be added before arming. */
+/* Waits for [.., end) of this log. Under whatever serialises the append. Several logs may be added before arming; whoever added must arm or cancel. */
 void log_commit_add(struct log_commit *c, struct log *l, int64_t end);
 /* True: already satisfied, `done` will not be called. False: `done` is called later on the worker. */
 bool log_commit_arm(struct log_commit *c);
-/* Forgets an armed commit (its connection is going away); after this `done` does not run. On its worker. */
+/* Forgets a commit, armed or not (its connection is going away); after this `done` does not run. On its worker. */
 void log_commit_cancel(struct log_commit *c);
 
 /* ---- replication ----------------------------------------------------------------------------------------------------------
@@ -208,10 +224,12 @@ void log_commit_cancel(struct log_commit *c);
  *
  * Opening a log twice (same directory and id) gives the same log, counted: a follower's fetcher and an engine may both hold it. Who appends is decided by the partition's role, never by who holds it. */
 int64_t log_hw(const struct log *l); /* any thread */
+bool log_replicated(const struct log *l);
+/* Whatever serialises the log's appends keeps a write from slipping in between. Commits that wait when a log stops being replicated go on to wait for a sync round. */
 void log_set_replicated(struct log *l, bool replicated, int64_t hw);
-/* Never goes back but by log_truncate. Wakes commits that waited for it and calls the watch. Any one thread. */
+/* Bounded by the log's start and end; never goes back but by log_truncate. Wakes commits that waited for it and calls the watch. Any one thread. */
 void log_set_hw(struct log *l, int64_t hw);
-/* Commits that wait in this log end with err (leadership lost); outcome unknown to who waited. */
+/* Commits that wait in this log end with err (leadership lost), also those that were added and not armed yet; outcome unknown to who waited. Call it when nobody can append as leader any more. */
 void log_fail_commits(struct log *l, int err);
 /* Appends whole batches as a leader has them: offsets and epochs stay, every CRC is checked. The first must begin at log_end, or above it in a main or queue log that has holes there (LOG_QUEUE; the hole is recorded and explained to
  * recovery); epochs must not go down. ERR_MALFORMED, ERR_OUT_OF_ORDER, ERR_NOSPACE, ERR_IO. */
@@ -222,11 +240,15 @@ int log_restart_at(struct log *l, int64_t start);
 int32_t log_last_epoch(const struct log *l); /* of the last batch, -1: empty */
 /* R4: the end of `epoch` here: *ret_epoch the greatest known epoch <= epoch, *ret_end where it ended. ERR_NOT_FOUND: undefined. */
 int log_epoch_end(struct log *l, int32_t epoch, int32_t *ret_epoch, int64_t *ret_end);
-/* Called by who appended, truncated or moved start or HW, after it is visible; any thread that does so, under its locks: may only flag and post. One watch a log; NULL takes it away. Costs a branch when there is none. */
+/* Called after an append, a truncation, a move of start, HW or (by the sync thread) of the durable end, when it is visible; on the thread that did it, under its locks and one of the log's own: it may only flag and post,
+ * and call nothing of a log but what reads its state. One watch a log; NULL takes it away, and when log_set_watch returns the old one is not called any more: do not hold a lock that `changed` takes. Costs a branch when
+ * there is none. */
 struct log_watch {
     void (*changed)(struct log_watch *w, struct log *l);
 };
 void log_set_watch(struct log *l, struct log_watch *w);
+/* A second one for the log's engine, under the same rules: called when the HW of a replicated log moved, and when `replicated` changed. */
+void log_set_hw_watch(struct log *l, struct log_watch *w);
 /* Asks for a sync round soon; durable positions are then told through the watch too. */
 void log_request_sync(struct log *l);
 

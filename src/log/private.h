@@ -3,6 +3,7 @@
  * Locks, in order:  append lock of a log (spin; the owner, and the prefault thread when it cools a log)
  *                   -> hot->mutex (the zeroing of a window)
  *                   -> stripe (segment list, open files and sparse index of the logs that hash to it; never held over I/O)
+ *                   -> wait mutex (commits that wait for a high watermark, watches) -> commit queue of a worker
  *                   -> store->files_mutex (LRU of open files) / store->table_mutex (names of logs) / store->mutex (the ledger's pending entries,
  *                      queues of the store's threads): leaves.
  * files_mutex -> stripe only by trylock. store->recover_mutex[] is taken before everything. store->ledger_mutex (the file itself) is taken before store->mutex.
@@ -103,7 +104,8 @@ struct log {
     bool ready;    /* atomic: recovered, or nothing to recover */
     bool memory;
     bool dirty;    /* atomic: stands in the store's dirty stack */
-    bool open, created, checked;
+    bool created, checked;
+    bool replicated; /* atomic */
     bool deleted; /* atomic */
     bool new_names; /* atomic: files were created since the last round */
     int32_t epoch; /* atomic */
@@ -138,7 +140,17 @@ struct log {
     int64_t tail_next;
     uint64_t number; /* in the ledger, never reused; 0: not yet */
 
-    int refs; /* atomic: table, dirty stack, janitor */
+    /* replication */
+    int64_t hw;                 /* atomic */
+    struct list waits;          /* log_wait by end, under the store's wait mutex of this stripe */
+    struct log_watch *watch;    /* atomic; called under that mutex */
+    struct log_watch *hw_watch;
+    struct log_epochs *epochs;  /* owned; under the stripe. NULL: one epoch at most, last_epoch since the start */
+    int32_t last_epoch;         /* atomic; of the last batch, -1: empty */
+    uint32_t term;              /* under the wait mutex: raised when leadership was lost */
+
+    uint32_t opens; /* under table_mutex */
+    int refs; /* atomic: table, everybody who opened it, dirty stack, janitor, commits that wait */
     struct log *dirty_next;
     struct log *table_next;
     uint64_t log_id;
@@ -154,9 +166,11 @@ struct failpoint {
 
 struct commit_queue {
     struct mutex mutex;
-    struct list armed;
+    struct list armed; /* need a round */
+    struct list ready; /* done or failed: waiting for the mail */
     struct mail mail;
     bool posted;
+    bool round_over; /* since the last mail */
     struct log_store *store;
     struct worker *worker;
 };
@@ -190,6 +204,7 @@ struct log_store {
 
     struct mutex stripes[STRIPES];
     struct mutex recover_mutex[STRIPES];
+    struct mutex wait_mutex[STRIPES];
 
     struct mutex table_mutex;
     struct log **table;
@@ -262,6 +277,10 @@ static inline struct segment *seg_active(const struct log *l)
 static inline struct mutex *log_stripe(const struct log *l)
 {
     return &l->store->stripes[l->stripe];
+}
+static inline struct mutex *log_wait_mutex(const struct log *l)
+{
+    return &l->store->wait_mutex[l->stripe];
 }
 
 void log_append_lock(struct log *l);
@@ -360,6 +379,7 @@ void ledger_put_drop(struct buf *b, const struct log *l, int64_t base, int64_t n
 void ledger_put_start(struct buf *b, const struct log *l, int64_t start);
 void ledger_put_delete(struct buf *b, const struct log *l);
 void ledger_put_cut(struct buf *b, const struct log *l, int64_t off, int64_t seg, uint64_t pos);
+void ledger_put_epochs(struct buf *b, const struct log *l); /* under the stripe */
 
 /* recover.c */
 int log_recover_files(struct log *l);
@@ -367,6 +387,39 @@ int log_recover_files(struct log *l);
 /* sync.c */
 void *sync_thread_main(void *arg);
 void sync_request(struct log_store *s, uint64_t round);
+
+/* commit.c */
+void commits_round_over(struct log_store *s); /* a round is complete, or the store has failed */
+void commits_hw(struct log *l, int64_t hw);   /* under the wait mutex: ends what waits for at most hw */
+/* Under the wait mutex: all that wait in this log end with err, or with 0 go on to wait for a sync round. */
+void commits_end(struct log *l, int err);
+void commits_convert(struct log *l);
+
+/* replica.c */
+void watch_call(struct log *l);
+static inline void log_changed(struct log *l)
+{
+    if (__atomic_load_n(&l->watch, __ATOMIC_RELAXED) != NULL)
+        watch_call(l);
+}
+/* Under the append lock, when start or end moved: keeps the HW between them. Calls the watches. */
+void hw_bound(struct log *l);
+
+/* epochs.c; each under the stripe */
+struct epoch_entry {
+    int32_t epoch;
+    int64_t start;
+};
+struct log_epochs {
+    uint32_t n, cap;
+    struct epoch_entry e[];
+};
+void epochs_note(struct log *l, int32_t epoch, int64_t start); /* R3; a batch of `epoch` begins at `start` */
+bool epochs_cut(struct log *l, int64_t end);                   /* R5; true: something went */
+void epochs_trim(struct log *l, int64_t start);                /* R5 at the front */
+uint32_t epochs_count(const struct log *l);
+struct epoch_entry epochs_at(const struct log *l, uint32_t i);
+void epochs_clear(struct log *l);
 
 /* identity.c */
 int identity_write(struct log *l);

@@ -28,6 +28,7 @@ struct scan {
     int32_t epoch;
     int64_t max_ts;     /* in this segment */
     uint64_t pos;       /* end of what is sound */
+    bool first;         /* no batch was seen yet */
     bool cut;           /* ends at the mark */
     const char *why;
 };
@@ -77,6 +78,9 @@ static int scan_file(struct scan *s, struct segment *seg, int fd)
                 index_add(seg, h.base_offset, s->pos, s->max_ts);
                 last_index = s->pos;
             }
+            if (s->first || h.leader_epoch != s->epoch)
+                epochs_note(l, h.leader_epoch, h.base_offset);
+            s->first = false;
             s->expected = h.base_offset + h.last_offset_delta + 1;
             s->epoch = h.leader_epoch;
             s->max_ts = MAX_OF(s->max_ts, h.max_timestamp);
@@ -273,7 +277,7 @@ static void seal_found(struct log *l)
 int log_recover_files(struct log *l)
 {
     struct log_store *s = l->store;
-    struct scan sc = {.log = l, .why = "end of file", .cut = l->verdict == VERDICT_CUT};
+    struct scan sc = {.log = l, .why = "end of file", .first = true, .cut = l->verdict == VERDICT_CUT};
     int64_t *bases;
     size_t n;
     bool done = false;
@@ -288,6 +292,8 @@ int log_recover_files(struct log *l)
     if (err != 0)
         goto out;
     sc.expected = l->seg_count > 0 ? seg_active(l)->next : l->start;
+    (void)epochs_cut(l, sc.expected);
+    sc.epoch = MAX_OF(l->last_epoch, 0);
     for (size_t i = 0; i < n && err == 0; i++) {
         if (listed(l, bases[i]) != NULL)
             continue;
@@ -309,6 +315,19 @@ int log_recover_files(struct log *l)
         }
         if (l->mark_off >= 0 && sc.expected >= mark && sc.cut && bases[i] != l->mark_seg) {
             remove_file(l, bases[i]);
+            continue;
+        }
+        if (l->seg_count == 0 && l->mark_off >= 0 && l->mark_seg < 0 && bases[i] != l->mark_off && bases[i] != l->tail_next) {
+            remove_file(l, bases[i]); /* the log began anew there, and this is from before */
+            continue;
+        }
+        if (l->seg_count > 0 && bases[i] > sc.expected && !(l->tail_from == sc.expected && l->tail_next == bases[i])) {
+            if (sc.expected < mark) {
+                err = fail_at(l, sc.expected, "a hole that nothing explains");
+                break;
+            }
+            remove_file(l, bases[i]); /* written behind a hole that no round told the ledger of */
+            done = true;
             continue;
         }
         if (l->seg_count == 0) {
@@ -344,14 +363,16 @@ int log_recover_files(struct log *l)
         l->start = MAX_OF(l->start, seg_at(l, 0)->base);
     l->start = MIN_OF(l->start, sc.expected);
     l->epoch = MAX_OF(l->epoch, sc.epoch);
+    (void)epochs_cut(l, sc.expected);
     ASTORE(&l->durable, mark);
     ASTORE(&l->end, sc.expected);
+    mutex_lock(&s->mutex);
     if (l->number == 0) {
-        mutex_lock(&s->mutex);
         l->number = s->next_number++;
         ledger_put_name(&s->pending, l);
-        mutex_unlock(&s->mutex);
     }
+    ledger_put_epochs(&s->pending, l);
+    mutex_unlock(&s->mutex);
     ASTOREX(&s->new_names, true);
     log_mark_dirty(l);
     seal_found(l);

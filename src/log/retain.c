@@ -98,6 +98,10 @@ int log_advance_start(struct log *l, int64_t start)
         return 0;
     ASTORE(&l->start, start);
     put_start(l);
+    mutex_lock(log_stripe(l));
+    epochs_trim(l, start);
+    mutex_unlock(log_stripe(l));
+    hw_bound(l);
     if (start == l->end && l->pos >= (l->memory ? MEMORY_CHUNK / 2 : ROLL_EMPTY) && log_seal(l) != 0)
         DIAG_EVERY(DIAG_WARN, "an emptied segment cannot be sealed", "log=\"%s\"", l->dir);
     mutex_lock(log_stripe(l));
@@ -128,8 +132,10 @@ int log_drop_segment(struct log *l, int64_t base)
         }
     }
     mutex_unlock(log_stripe(l));
-    if (moved)
+    if (moved) {
         put_start(l);
+        hw_bound(l);
+    }
     return err;
 }
 
@@ -184,32 +190,71 @@ static int find_cut(struct log *l, uint32_t i, int64_t end, int64_t *ret_end, ui
     return rc < 0 ? rc : 0;
 }
 
+/* Writes entries to the ledger at once, behind those that wait for the next round: a segment they list may be one that goes. Under round_mutex. */
+static int ledger_now(struct log_store *s, const struct buf *entries)
+{
+    struct buf all, later = {0};
+    size_t before;
+    int err;
+
+    mutex_lock(&s->mutex);
+    all = s->pending;
+    s->pending = (struct buf){0};
+    mutex_unlock(&s->mutex);
+    before = all.len;
+    buf_put_slice(&all, buf_slice(entries));
+    err = ledger_append(s, &all);
+    if (err != 0 && before > 0) {
+        mutex_lock(&s->mutex);
+        buf_put(&later, all.data, before);
+        buf_put_slice(&later, buf_slice(&s->pending));
+        buf_fini(&s->pending);
+        s->pending = later;
+        mutex_unlock(&s->mutex);
+    }
+    buf_fini(&all);
+    return err;
+}
+
+/* The ledger first: a mark above what is on disk, or a listed segment that is not there, would be corruption. */
+static int ledger_cut(struct log *l, int64_t end, int64_t seg, uint64_t pos)
+{
+    int64_t mark_off = l->mark_off, mark_seg = l->mark_seg;
+    uint64_t mark_pos = l->mark_pos;
+    struct buf entry = {0};
+    int err;
+
+    l->mark_off = MIN_OF(end, l->mark_off);
+    if (mark_off >= end) {
+        l->mark_seg = seg;
+        l->mark_pos = pos;
+    }
+    ledger_put_cut(&entry, l, l->mark_off, seg, l->mark_pos);
+    if (l->start > end)
+        ledger_put_start(&entry, l, end);
+    err = ledger_now(l->store, &entry);
+    buf_fini(&entry);
+    if (err != 0) {
+        l->mark_off = mark_off;
+        l->mark_seg = mark_seg;
+        l->mark_pos = mark_pos;
+    }
+    return err;
+}
+
 static int cut_files(struct log *l, uint32_t i, int64_t end, uint64_t pos, int64_t max_ts)
 {
     struct log_store *s = l->store;
     struct segment *seg = seg_at(l, i);
     struct segfile *f = NULL;
-    struct buf entry = {0};
+    bool listed = false, epochs;
     int err = 0;
 
     if (!l->memory) {
-        /* The ledger first: a mark above what is on disk would be corruption. */
-        if (l->mark_off > end) {
-            int64_t mark_off = l->mark_off, mark_seg = l->mark_seg;
-            uint64_t mark_pos = l->mark_pos;
-
-            l->mark_off = end;
-            l->mark_seg = seg->base;
-            l->mark_pos = pos;
-            ledger_put_cut(&entry, l, end, seg->base, pos);
-            err = ledger_append(s, &entry);
-            buf_fini(&entry);
-            if (err != 0) {
-                l->mark_off = mark_off;
-                l->mark_seg = mark_seg;
-                l->mark_pos = mark_pos;
-            }
-        }
+        for (uint32_t k = i; k < l->seg_count; k++)
+            listed = listed || (seg_at(l, k)->flags & SEG_LISTED);
+        if (l->number != 0 && (l->mark_off > end || listed))
+            err = ledger_cut(l, end, seg->base, pos);
         if (err == 0)
             err = segment_open(l, seg->base, &f);
         if (err == 0 && ftruncate(f->fd, (off_t)pos) < 0)
@@ -250,6 +295,12 @@ static int cut_files(struct log *l, uint32_t i, int64_t end, uint64_t pos, int64
         ASTORE(&l->start, end);
     if (ALOAD(&l->durable) > end)
         ASTORE(&l->durable, end);
+    epochs = epochs_cut(l, end);
+    if (epochs && !l->memory && l->number != 0) {
+        mutex_lock(&s->mutex);
+        ledger_put_epochs(&s->pending, l);
+        mutex_unlock(&s->mutex);
+    }
     mutex_unlock(log_stripe(l));
     return 0;
 }
@@ -264,7 +315,7 @@ int log_truncate(struct log *l, int64_t end)
         err = log_failed(l);
     if (err != 0)
         return err;
-    if (end >= l->end)
+    if (end >= l->end || l->seg_count == 0)
         return 0;
     mutex_lock(&l->store->round_mutex); /* a running round would mark what is cut here */
     log_append_lock(l);
@@ -282,6 +333,107 @@ int log_truncate(struct log *l, int64_t end)
     mutex_unlock(&l->store->round_mutex);
     if (err == 0 && !l->memory)
         log_mark_dirty(l);
+    if (err == 0)
+        hw_bound(l);
+    return err;
+}
+
+/* ---- beginning anew ------------------------------------------------------------------------------------------------------------ */
+
+static void forget_unlinks(struct log *l)
+{
+    size_t n = strlen(l->dir);
+
+    mutex_lock(&l->store->mutex);
+    LIST_FOREACH_SAFE(at, &l->store->jobs)
+    {
+        struct job *job = LIST_ENTRY(at, struct job, node);
+
+        if (job->kind != JOB_UNLINK || strncmp(job->path, l->dir, n) != 0 || job->path[n] != '/')
+            continue;
+        list_remove(at);
+        mem_free(job->path);
+        mem_free(job);
+    }
+    mutex_unlock(&l->store->mutex);
+}
+
+/* The ledger: nothing is left, the start and the mark are `start`. Then the files: what a crash leaves of them lies outside the mark, and recovery removes it. */
+static int drop_files(struct log *l, int64_t start)
+{
+    struct buf entry = {0};
+    int64_t mark_off = l->mark_off, mark_seg = l->mark_seg;
+    char *path;
+    int err;
+
+    if (!l->created || l->number == 0)
+        return log_create_files(l);
+    forget_unlinks(l);
+    l->mark_off = start;
+    l->mark_seg = -1;
+    ledger_put_cut(&entry, l, start, -1, 0);
+    ledger_put_start(&entry, l, start);
+    mutex_lock(log_stripe(l));
+    epochs_clear(l);
+    ledger_put_epochs(&entry, l);
+    mutex_unlock(log_stripe(l));
+    err = ledger_now(l->store, &entry);
+    buf_fini(&entry);
+    if (err != 0) {
+        l->mark_off = mark_off;
+        l->mark_seg = mark_seg;
+        return err;
+    }
+    for (uint32_t i = 0; i < l->seg_count; i++) {
+        path = mem_printf("%s/%020lld.log", l->dir, (long long)seg_at(l, i)->base);
+        if (unlinkat(l->store->dirfd, path, 0) < 0 && errno != ENOENT)
+            diag_warn("a segment that went could not be removed", "path=\"%s\"", path);
+        mem_free(path);
+        path = mem_printf("%s/%020lld.index", l->dir, (long long)seg_at(l, i)->base);
+        (void)unlinkat(l->store->dirfd, path, 0);
+        mem_free(path);
+    }
+    return 0;
+}
+
+int log_restart_at(struct log *l, int64_t start)
+{
+    int err = log_touch(l);
+
+    if (err == 0)
+        err = log_failed(l);
+    if (err != 0)
+        return err;
+    mutex_lock(&l->store->round_mutex); /* a running round would mark what goes here */
+    log_append_lock(l);
+    if (l->hot != NULL)
+        hot_demote(l, false);
+    err = l->memory ? 0 : drop_files(l, start);
+    if (err == 0) {
+        mutex_lock(log_stripe(l));
+        while (l->seg_count > 0)
+            segment_remove(l, l->seg_count - 1);
+        l->tail_from = l->tail_next = -1;
+        epochs_clear(l);
+        ASTORE(&l->seq, l->seq + 1);
+        ASTORE(&l->pos, 0);
+        ASTORE(&l->seg_max_ts, -1);
+        ASTORE(&l->start, start);
+        ASTORE(&l->end, start);
+        ASTORE(&l->seq, l->seq + 1);
+        ASTORE(&l->durable, start);
+        ASTOREX(&l->last_ts, -1);
+        ASTOREX(&l->sealed_bytes, 0);
+        l->index_pos = l->reserved = 0;
+        l->written_back = 0;
+        mutex_unlock(log_stripe(l));
+    }
+    log_append_unlock(l);
+    mutex_unlock(&l->store->round_mutex);
+    if (err == 0 && !l->memory)
+        log_mark_dirty(l);
+    if (err == 0)
+        hw_bound(l);
     return err;
 }
 

@@ -99,7 +99,8 @@ struct log *log_alloc(struct log_store *s, const char *dir)
     l->segment_bytes = s->opt.segment_bytes;
     l->last_ts = l->seg_max_ts = -1;
     l->mark_off = l->mark_seg = l->tail_from = l->tail_next = -1;
-    l->epoch = 0;
+    l->last_epoch = -1;
+    list_init(&l->waits);
     l->ready = true;
     return l;
 }
@@ -113,12 +114,13 @@ void log_unref(struct log *l)
 {
     if (__atomic_sub_fetch(&l->refs, 1, __ATOMIC_ACQ_REL) != 0)
         return;
-    CHECK(l->hot == NULL);
+    CHECK(l->hot == NULL && list_empty(&l->waits));
     mutex_lock(log_stripe(l));
     while (l->seg_count > 0)
         segment_remove(l, l->seg_count - 1);
     mutex_unlock(log_stripe(l));
     mem_free(l->segs);
+    mem_free(l->epochs);
     mem_free(l->dir);
     mem_free(l);
 }
@@ -257,7 +259,7 @@ static void free_store(struct log_store *s)
     for (uint32_t i = 0; i < s->table_size; i++) {
         for (struct log *l = s->table[i], *next; l != NULL; l = next) {
             next = l->table_next;
-            CHECK(!l->open);
+            CHECK(l->opens == 0);
             log_unref(l);
         }
     }
@@ -265,6 +267,7 @@ static void free_store(struct log_store *s)
     for (unsigned i = 0; i < STRIPES; i++) {
         mutex_fini(&s->stripes[i]);
         mutex_fini(&s->recover_mutex[i]);
+        mutex_fini(&s->wait_mutex[i]);
     }
     for (unsigned i = 0; i < s->queue_count; i++)
         mutex_fini(&s->queues[i].mutex);
@@ -297,6 +300,7 @@ static void init_queues(struct log_store *s)
     for (unsigned i = 0; i < s->queue_count; i++) {
         mutex_init(&s->queues[i].mutex);
         list_init(&s->queues[i].armed);
+        list_init(&s->queues[i].ready);
         s->queues[i].store = s;
         s->queues[i].worker = workers_get(s->ws, i);
     }
@@ -361,6 +365,7 @@ int log_store_open(const struct log_store_options *options, struct workers *ws, 
     for (unsigned i = 0; i < STRIPES; i++) {
         mutex_init(&s->stripes[i]);
         mutex_init(&s->recover_mutex[i]);
+        mutex_init(&s->wait_mutex[i]);
     }
     mutex_init(&s->table_mutex);
     mutex_init(&s->files_mutex);
@@ -473,6 +478,25 @@ void log_store_stats(struct log_store *s, struct log_store_stats *ret)
 
 /* ---- logs --------------------------------------------------------------------------------------------------------------- */
 
+static void forget(struct log_store *s, struct log *l);
+static void close_files(struct log *l);
+
+/* The log is gone, whoever still holds it. Under table_mutex; the table's reference goes. */
+static void bury(struct log_store *s, struct log *l)
+{
+    log_append_lock(l);
+    ASTORE(&l->deleted, true); /* before its files move: whoever misses one then knows why; and no append follows */
+    ASTORE(&l->failed, ERR_NOT_FOUND);
+    log_append_unlock(l);
+    close_files(l);
+    mutex_lock(log_wait_mutex(l));
+    commits_end(l, 0);
+    mutex_unlock(log_wait_mutex(l));
+    if (l->created)
+        store_trash(s, l->dir);
+    forget(s, l);
+}
+
 static void forget(struct log_store *s, struct log *l)
 {
     mutex_lock(&s->mutex);
@@ -487,7 +511,7 @@ static struct log *open_memory(struct log_store *s, const struct log_options *o)
     struct log *l = log_alloc(s, o->dir == NULL ? "memory" : o->dir);
 
     l->memory = true;
-    l->open = true;
+    l->opens = 1;
     l->log_id = o->log_id;
     l->kind = (uint8_t)o->kind;
     return l;
@@ -506,12 +530,9 @@ int log_open(struct log_store *s, const struct log_options *o, struct log **ret)
     mutex_lock(&s->table_mutex);
     l = log_table_find(s, o->dir);
     if (l != NULL && l->log_id != o->log_id) {
-        CHECK(!l->open);
         diag_warn("a log directory belongs to another object; moved to trash/", "log=\"%s\" id=%llu wanted=%llu", o->dir,
                   (unsigned long long)l->log_id, (unsigned long long)o->log_id);
-        ASTORE(&l->deleted, true);
-        store_trash(s, o->dir);
-        forget(s, l);
+        bury(s, l);
         l = NULL;
     }
     if (l == NULL) {
@@ -535,8 +556,8 @@ int log_open(struct log_store *s, const struct log_options *o, struct log **ret)
         log_table_add(s, l);
         log_unref(l);
     }
-    CHECK(!l->open);
-    l->open = true;
+    l->opens++;
+    log_ref(l);
     if (o->segment_bytes != 0)
         l->segment_bytes = MIN_OF(o->segment_bytes, (uint64_t)SEGMENT_BYTES_MAX);
     mutex_unlock(&s->table_mutex);
@@ -574,37 +595,38 @@ static void close_files(struct log *l)
 void log_close(struct log *l)
 {
     struct log_store *s = l->store;
+    bool last;
 
-    CHECK(l->open);
+    CHECK(l->opens > 0);
     if (l->memory) {
         __atomic_add_fetch(&s->memory_appended, l->appended, __ATOMIC_RELAXED);
-        l->open = false;
+        l->opens--;
         log_unref(l);
         return;
     }
-    close_files(l);
     mutex_lock(&s->table_mutex);
-    l->open = false;
+    last = --l->opens == 0;
     mutex_unlock(&s->table_mutex);
+    if (last)
+        close_files(l); /* who opened it meanwhile opens its files anew */
+    log_unref(l);
 }
 
 void log_delete(struct log *l)
 {
     struct log_store *s = l->store;
 
-    CHECK(l->open);
+    CHECK(l->opens > 0);
     if (l->memory) {
         log_close(l);
         return;
     }
-    close_files(l);
     mutex_lock(&s->table_mutex);
-    l->open = false;
-    ASTORE(&l->deleted, true); /* before its files move: whoever misses one then knows why */
-    if (l->created)
-        store_trash(s, l->dir);
-    forget(s, l);
+    l->opens--;
+    if (!ALOAD(&l->deleted))
+        bury(s, l);
     mutex_unlock(&s->table_mutex);
+    log_unref(l);
 }
 
 void log_store_sweep(struct log_store *s, bool (*keep)(void *arg, const char *dir, uint64_t log_id), void *arg)
@@ -613,12 +635,10 @@ void log_store_sweep(struct log_store *s, bool (*keep)(void *arg, const char *di
     for (uint32_t i = 0; i < s->table_size; i++) {
         for (struct log *l = s->table[i], *next; l != NULL; l = next) {
             next = l->table_next;
-            if (l->open || keep(arg, l->dir, l->log_id))
+            if (l->opens > 0 || keep(arg, l->dir, l->log_id))
                 continue;
             diag_info("a log of nothing that exists; moved to trash/", "log=\"%s\"", l->dir);
-            ASTORE(&l->deleted, true);
-            store_trash(s, l->dir);
-            forget(s, l);
+            bury(s, l);
         }
     }
     mutex_unlock(&s->table_mutex);

@@ -6,7 +6,7 @@
  *     publish  durable offsets, the round's number; one mail a worker that has waiters
  *
  * A commit that is told of an append after it happened needs the round that is open then: that round's cut is still to come. An error is never retried: the store is
- * unhealthy from then on, appends are refused, waiters get the error. */
+ * unhealthy from then on, appends are refused, waiters get the error. Who waits is commit.c's. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -217,52 +217,6 @@ static void trim_window(const struct round *r, const struct item *it)
         madvise(h->file->map + tail, (size_t)(zeroed - tail), MADV_POPULATE_WRITE);
 }
 
-static void deliver(struct worker *w, struct mail *m)
-{
-    struct commit_queue *q = CONTAINER_OF(m, struct commit_queue, mail);
-    struct log_store *s = q->store;
-    uint64_t done = ALOAD(&s->round_done);
-    int err = log_store_health(s);
-    struct list due;
-
-    (void)w;
-    list_init(&due);
-    mutex_lock(&q->mutex);
-    q->posted = false;
-    LIST_FOREACH_SAFE(n, &q->armed)
-    {
-        struct log_commit *c = LIST_ENTRY(n, struct log_commit, node);
-
-        if (err != 0 || c->round <= done) {
-            list_remove(n);
-            list_push_back(&due, n);
-        }
-    }
-    mutex_unlock(&q->mutex);
-    for (struct list *n; (n = list_pop_front(&due)) != NULL;) {
-        struct log_commit *c = LIST_ENTRY(n, struct log_commit, node);
-        bool covered = c->round <= done;
-
-        c->armed = false;
-        c->round = 0;
-        c->done(c, covered ? 0 : err);
-    }
-}
-
-static void post_queue(struct commit_queue *q)
-{
-    bool post = false;
-
-    mutex_lock(&q->mutex);
-    if (!list_empty(&q->armed) && !q->posted) {
-        q->posted = post = true;
-        q->mail.deliver = deliver;
-    }
-    mutex_unlock(&q->mutex);
-    if (post)
-        worker_post(q->worker, &q->mail);
-}
-
 /* False: postponed. */
 static bool run_round(struct log_store *s) NO_THREAD_SAFETY_ANALYSIS /* cut() takes what its end gives back */
 {
@@ -284,8 +238,10 @@ static bool run_round(struct log_store *s) NO_THREAD_SAFETY_ANALYSIS /* cut() ta
     for (size_t i = 0; i < r.count; i++) {
         struct item *it = &r.items[i];
 
-        if (err == 0)
+        if (err == 0) {
             ASTORE(&it->log->durable, it->end);
+            log_changed(it->log);
+        }
         if (it->hot != NULL) {
             if (err == 0)
                 trim_window(&r, it);
@@ -318,8 +274,7 @@ static bool run_round(struct log_store *s) NO_THREAD_SAFETY_ANALYSIS /* cut() ta
         ASTOREX(&s->sync_rounds, s->sync_rounds + 1);
     }
     mutex_unlock(&s->round_mutex);
-    for (unsigned i = 0; i < s->queue_count; i++)
-        post_queue(&s->queues[i]);
+    commits_round_over(s);
     return true;
 }
 
@@ -391,60 +346,4 @@ int log_store_sync(struct log_store *s)
         err = ERR_NOSPACE;
     mutex_unlock(&s->mutex);
     return err;
-}
-
-/* ---- commits ------------------------------------------------------------------------------------------------------------------ */
-
-void log_commit_init(struct log_commit *c, struct worker *w, void (*done)(struct log_commit *c, int err))
-{
-    *c = (struct log_commit){.worker = w, .done = done};
-}
-
-void log_commit_add(struct log_commit *c, struct log *l, int64_t end)
-{
-    uint64_t round;
-
-    CHECK(!c->armed);
-    if (l->memory || l->store->opt.fsync == LOG_FSYNC_NEVER || end <= ALOAD(&l->durable))
-        return;
-    c->store = l->store;
-    /* The append happened before this: if its round was not cut yet it is in it, else in the next, which is then the open one. */
-    round = __atomic_load_n(&l->store->round_open, __ATOMIC_SEQ_CST);
-    c->round = MAX_OF(c->round, round);
-}
-
-bool log_commit_arm(struct log_commit *c)
-{
-    struct log_store *s = c->store;
-    struct commit_queue *q;
-
-    CHECK(!c->armed);
-    if (c->round == 0)
-        return true;
-    q = &s->queues[worker_index(c->worker)];
-    mutex_lock(&q->mutex);
-    if (c->round <= ALOAD(&s->round_done)) {
-        mutex_unlock(&q->mutex);
-        c->round = 0;
-        return true;
-    }
-    list_push_back(&q->armed, &c->node);
-    c->armed = true;
-    mutex_unlock(&q->mutex);
-    if (log_store_health(s) != 0)
-        post_queue(q);
-    else
-        sync_request(s, c->round);
-    return false;
-}
-
-void log_commit_cancel(struct log_commit *c)
-{
-    c->round = 0;
-    if (!c->armed)
-        return;
-    mutex_lock(&c->store->queues[worker_index(c->worker)].mutex);
-    list_remove(&c->node);
-    c->armed = false;
-    mutex_unlock(&c->store->queues[worker_index(c->worker)].mutex);
 }

@@ -395,7 +395,7 @@ int64_t stream_start(const struct stream *s)
 }
 int64_t stream_high_watermark(const struct stream *s)
 {
-    return log_end(s->log);
+    return log_hw(s->log);
 }
 int32_t stream_epoch(const struct stream *s)
 {
