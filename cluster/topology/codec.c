@@ -1,8 +1,11 @@
 /* The whole topology as bytes, for the Raft log's snapshots.
  *
- *   be32 level, be64 index, 16 cluster id, be32 partitions, be64 next id, be64 next producer id, then objects: a letter and its fields, ended by 'E'. */
+ *   be32 level, be64 index, 16 cluster id, be32 partitions, be64 next id, be64 next producer id, then objects: a letter and its fields, ended by 'E'.
+ *
+ * From level 2 on (rule 10: written only when the topology is there): 'n' instead of 'N', 'S' the cluster's settings, 'R' a partition's record. */
 #include "base/err.h"
 #include "cluster/topology/object.h"
+#include "cluster/topology/partition.h"
 #include "log/effect.h"
 
 #define EACH(map, type, body)                                                                                \
@@ -16,6 +19,21 @@
     }
 
 EACH(nodes, topo_node, {
+    buf_put_u8(b, 'n');
+    buf_put_be32(b, o->id);
+    buf_put(b, o->uuid, 16);
+    buf_put_be64(b, o->epoch);
+    buf_put_be32(b, o->level);
+    buf_put_u8(b, (uint8_t)o->state);
+    buf_put_u8(b, (uint8_t)(o->unclean | o->lease_may_run << 1));
+    buf_put_lslice(b, o->name);
+    buf_put_lslice(b, o->rack);
+    for (unsigned i = 0; i < TOPO_LISTENERS; i++) {
+        buf_put_lslice(b, o->endpoints[i].host);
+        buf_put_be16(b, o->endpoints[i].port);
+    }
+})
+EACH(nodes_of_level_1, topo_node, {
     buf_put_u8(b, 'N');
     buf_put_be32(b, o->id);
     buf_put(b, o->uuid, 16);
@@ -87,6 +105,30 @@ EACH(configs, topo_config_item, {
     buf_put_lslice(b, o->value);
 })
 
+static void encode_level_2(const struct topology *v, struct buf *b)
+{
+    buf_put_u8(b, 'S');
+    buf_put_be32(b, v->next_node_id);
+    buf_put_be32(b, v->replication_factor);
+    buf_put_be32(b, v->min_insync);
+    for (uint32_t i = 0; v->partitions != NULL && i < v->partitions->count; i++) {
+        const struct topo_partition *p = topo_partition_at(v, i);
+
+        buf_put_u8(b, 'R');
+        buf_put_be32(b, p->index);
+        buf_put_be32(b, p->leader);
+        buf_put_be32(b, (uint32_t)p->epoch);
+        buf_put_be32(b, p->version);
+        buf_put_u8(b, p->replica_count);
+        buf_put_u8(b, p->adding_count);
+        buf_put_u8(b, p->insync);
+        buf_put_u8(b, p->eligible);
+        buf_put_u8(b, p->last_known);
+        for (unsigned k = 0; k < (unsigned)p->replica_count + p->adding_count; k++)
+            buf_put_be32(b, p->members[k]);
+    }
+}
+
 void topo_state_encode(const struct topology *v, struct buf *out)
 {
     buf_put_be32(out, v->level);
@@ -95,7 +137,9 @@ void topo_state_encode(const struct topology *v, struct buf *out)
     buf_put_be32(out, v->total_partitions);
     buf_put_be64(out, v->next_id);
     buf_put_be64(out, (uint64_t)v->next_producer_id);
-    pmap_each_prefix(&v->nodes, SLICE_NONE, encode_nodes, out);
+    pmap_each_prefix(&v->nodes, SLICE_NONE, v->level < 2 ? encode_nodes_of_level_1 : encode_nodes, out);
+    if (v->level >= 2)
+        encode_level_2(v, out);
     pmap_each_prefix(&v->vhosts, SLICE_NONE, encode_vhosts, out);
     pmap_each_prefix(&v->users, SLICE_NONE, encode_users, out);
     pmap_each_prefix(&v->permissions, SLICE_NONE, encode_permissions, out);
@@ -117,6 +161,68 @@ static const uint8_t *fixed(struct reader *r, size_t n)
     return p == NULL ? nothing : p;
 }
 
+static int decode_node(struct topo_state *s, struct reader *r)
+{
+    struct topo_node n = {.id = reader_be32(r)};
+    uint8_t flags;
+
+    memcpy(n.uuid, fixed(r, 16), 16);
+    n.epoch = reader_be64(r);
+    n.level = reader_be32(r);
+    n.state = (enum topo_node_state)reader_u8(r);
+    flags = reader_u8(r);
+    n.unclean = flags & 1;
+    n.lease_may_run = flags >> 1 & 1;
+    n.name = reader_lslice(r);
+    n.rack = reader_lslice(r);
+    for (unsigned i = 0; i < TOPO_LISTENERS; i++) {
+        n.endpoints[i].host = reader_lslice(r);
+        n.endpoints[i].port = reader_be16(r);
+    }
+    if (r->bad || n.state > TOPO_NODE_DRAINING)
+        return ERR_CORRUPT;
+    topo_insert_node(s, topo_node_copy(&n));
+    return 0;
+}
+
+/* The records come in order, all or none: the table is in reach of the state from the first on, so that a damaged rest frees it too. */
+static int decode_partition(struct topo_state *s, struct reader *r)
+{
+    struct topo_partition p = {.index = reader_be32(r)};
+    struct topo_partition_edit e = {.table = s->v.partitions};
+    unsigned members;
+
+    p.leader = reader_be32(r);
+    p.epoch = (int32_t)reader_be32(r);
+    p.version = reader_be32(r);
+    p.replica_count = reader_u8(r);
+    p.adding_count = reader_u8(r);
+    p.insync = reader_u8(r);
+    p.eligible = reader_u8(r);
+    p.last_known = reader_u8(r);
+    members = (unsigned)p.replica_count + p.adding_count;
+    if (r->bad || p.replica_count == 0 || members > TOPO_REPLICAS_MAX || p.index >= s->v.total_partitions || s->v.total_partitions > 16384 || (p.insync | p.eligible | p.last_known) >> members != 0)
+        return ERR_CORRUPT;
+    for (unsigned i = 0; i < members; i++)
+        p.members[i] = reader_be32(r);
+    if (r->bad)
+        return ERR_CORRUPT;
+    if (e.table == NULL) {
+        topo_partition_edit_begin(&e, NULL, s->v.total_partitions);
+        s->v.partitions = e.table;
+    }
+    topo_partition_edit_put(&e, &p);
+    return 0;
+}
+
+static bool partitions_whole(const struct topology *v)
+{
+    for (uint32_t i = 0; v->partitions != NULL && i < v->total_partitions; i++)
+        if (v->partitions->chunks[i / TOPO_CHUNK] == NULL || topo_partition_at(v, i)->replica_count == 0)
+            return false;
+    return true;
+}
+
 static int decode_object(struct topo_state *s, struct reader *r, uint8_t kind)
 {
     struct slice a, b, c, d, e;
@@ -126,13 +232,26 @@ static int decode_object(struct topo_state *s, struct reader *r, uint8_t kind)
     uint8_t x, y;
 
     switch (kind) {
-    case 'N':
-        n = reader_be32(r);
-        p = fixed(r, 16);
-        id = reader_be64(r);
-        a = reader_lslice(r);
+    case 'N': {
+        struct topo_node old = {.id = reader_be32(r), .level = 1, .state = TOPO_NODE_ACTIVE};
+
+        memcpy(old.uuid, fixed(r, 16), 16);
+        old.epoch = reader_be64(r);
+        old.name = reader_lslice(r);
         if (!r->bad)
-            topo_insert_node(s, topo_node_new(n, p, a, id));
+            topo_insert_node(s, topo_node_copy(&old));
+        break;
+    }
+    case 'n':
+        return decode_node(s, r);
+    case 'R':
+        return decode_partition(s, r);
+    case 'S':
+        n = reader_be32(r);
+        s->v.replication_factor = reader_be32(r);
+        s->v.min_insync = reader_be32(r);
+        if (n > s->v.next_node_id)
+            s->v.next_node_id = n;
         break;
     case 'V':
         id = reader_be64(r);
@@ -234,6 +353,7 @@ int topo_state_decode(struct topo_state *s, struct slice in)
     s->v.total_partitions = reader_be32(&r);
     s->v.next_id = reader_be64(&r);
     s->v.next_producer_id = (int64_t)reader_be64(&r);
+    s->v.next_node_id = 1;
     while ((kind = reader_u8(&r)) != 'E') {
         if (r.bad)
             return ERR_CORRUPT;
@@ -241,5 +361,5 @@ int topo_state_decode(struct topo_state *s, struct slice in)
         if (err < 0)
             return err;
     }
-    return r.bad || reader_left(&r) != 0 || s->v.total_partitions == 0 ? ERR_CORRUPT : 0;
+    return r.bad || reader_left(&r) != 0 || s->v.total_partitions == 0 || !partitions_whole(&s->v) ? ERR_CORRUPT : 0;
 }

@@ -8,6 +8,17 @@ static const char *const names[256] = {
 #undef X
 };
 
+static const uint8_t sinces[256] = {
+#define X(name, number, since) [number] = since,
+#include "cluster/topology/commands.def"
+#undef X
+};
+
+unsigned topo_command_since(unsigned number)
+{
+    return number < ARRAY_LEN(sinces) ? sinces[number] : 0;
+}
+
 const char *topo_command_name(unsigned number)
 {
     return number < ARRAY_LEN(names) ? names[number] : NULL;
@@ -177,4 +188,103 @@ void topo_cmd_config_put(struct buf *out, struct slice name, struct slice value)
 void topo_cmd_config_delete(struct buf *out, struct slice name)
 {
     put_named(out, TOPO_CMD_CONFIG_DELETE, name);
+}
+
+static void put_endpoints(struct buf *out, const struct topo_endpoint endpoints[TOPO_LISTENERS])
+{
+    for (unsigned i = 0; i < TOPO_LISTENERS; i++) {
+        buf_put_lslice(out, endpoints[i].host);
+        buf_put_be16(out, endpoints[i].port);
+    }
+}
+
+void topo_cmd_node_enter(struct buf *out, const struct topo_node *n, bool alone)
+{
+    buf_put_u8(out, TOPO_CMD_NODE_ENTER);
+    buf_put_be32(out, n->id);
+    buf_put(out, n->uuid, 16);
+    buf_put_lslice(out, n->name);
+    buf_put_lslice(out, n->rack);
+    buf_put_be32(out, n->level);
+    buf_put_u8(out, n->unclean);
+    put_endpoints(out, n->endpoints);
+    buf_put_u8(out, alone);
+}
+
+void topo_cmd_node_endpoints(struct buf *out, uint32_t id, uint64_t epoch, const struct topo_endpoint endpoints[TOPO_LISTENERS])
+{
+    buf_put_u8(out, TOPO_CMD_NODE_ENDPOINTS);
+    buf_put_be32(out, id);
+    buf_put_be64(out, epoch);
+    put_endpoints(out, endpoints);
+}
+
+void topo_cmd_node_state(struct buf *out, uint32_t id, uint64_t epoch, enum topo_node_state state, bool lease_may_run)
+{
+    buf_put_u8(out, TOPO_CMD_NODE_STATE);
+    buf_put_be32(out, id);
+    buf_put_be64(out, epoch);
+    buf_put_u8(out, (uint8_t)state);
+    buf_put_u8(out, lease_may_run);
+}
+
+void topo_cmd_node_remove(struct buf *out, uint32_t id)
+{
+    buf_put_u8(out, TOPO_CMD_NODE_REMOVE);
+    buf_put_be32(out, id);
+}
+
+void topo_cmd_cluster_settings(struct buf *out, uint32_t replication_factor, uint32_t min_insync)
+{
+    buf_put_u8(out, TOPO_CMD_CLUSTER_SETTINGS);
+    buf_put_be32(out, replication_factor);
+    buf_put_be32(out, min_insync);
+}
+
+static void put_set(struct buf *out, const struct topo_replica_set *s)
+{
+    buf_put_u8(out, s->count);
+    for (unsigned i = 0; i < s->count; i++)
+        buf_put_be32(out, s->nodes[i]);
+}
+
+void topo_cmd_partitions_place(struct buf *out, const struct topo_replica_set *replicas, uint32_t count)
+{
+    buf_put_u8(out, TOPO_CMD_PARTITIONS_PLACE);
+    buf_put_be32(out, count);
+    for (uint32_t i = 0; i < count; i++)
+        put_set(out, &replicas[i]);
+}
+
+void topo_cmd_partition_change(struct buf *out, uint32_t by, const struct topo_partition_change *changes, uint32_t count)
+{
+    buf_put_u8(out, TOPO_CMD_PARTITION_CHANGE);
+    buf_put_be32(out, by);
+    buf_put_be32(out, count);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct topo_partition_change *c = &changes[i];
+
+        buf_put_be32(out, c->index);
+        buf_put_be32(out, c->version);
+        buf_put_be32(out, c->leader);
+        buf_put_u8(out, c->unclean);
+        put_set(out, &c->replicas);
+        put_set(out, &c->insync);
+        put_set(out, &c->eligible);
+        put_set(out, &c->last_known);
+        put_set(out, &c->adding);
+    }
+}
+
+void topo_cmd_partition_insync(struct buf *out, const struct topo_insync_request *q)
+{
+    buf_put_u8(out, TOPO_CMD_PARTITION_INSYNC);
+    buf_put_be32(out, q->node);
+    buf_put_be64(out, q->node_epoch);
+    buf_put_be32(out, q->partition);
+    buf_put_be32(out, (uint32_t)q->leader_epoch);
+    buf_put_be32(out, q->version);
+    put_set(out, &q->insync);
+    for (unsigned i = 0; i < q->insync.count; i++)
+        buf_put_be64(out, q->epochs[i]);
 }

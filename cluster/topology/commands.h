@@ -10,11 +10,55 @@ enum topo_command {
 #undef X
 };
 const char *topo_command_name(unsigned number); /* NULL: unknown */
+unsigned topo_command_since(unsigned number);   /* the level that introduced it; 0: unknown */
 
 /* A new cluster: the default vhost "/", user guest/guest with all permissions, the predeclared exchanges. ERR_EXISTS. */
 void topo_cmd_form(struct buf *out, const uint8_t cluster_id[16], uint32_t total_partitions, uint32_t level, const uint8_t salt[4]);
-/* id 0: a new node (answer: id). Raises the epoch. */
+/* As builds of level 1 wrote it; only replayed. */
 void topo_cmd_node_register(struct buf *out, uint32_t id, const uint8_t uuid[16], struct slice name, bool alone);
+
+/* A node starts: `n` gives id (0: new, answer: id), uuid, name, rack, level, unclean, endpoints. A uuid that is known keeps its id; ERR_MISMATCH: the id belongs to another uuid; ERR_LEVEL as an answer never comes (a node too
+ * old stops). Raises the node's epoch; its exclusive queues of former epochs go, and, alone (a group of one), everything else that is not durable. Alone it is ACTIVE and keeps its leaderships; otherwise it is JOINING or
+ * FENCED until the controller hears it, and what it led is led by others (rule 20). An unclean one leaves in-sync and eligible sets (D7). The level becomes the lowest of all nodes' if that is higher. */
+void topo_cmd_node_enter(struct buf *out, const struct topo_node *n, bool alone);
+/* The controller's, for the epoch it saw: ERR_NOT_FOUND, ERR_FENCED (another epoch). Fencing takes the node's exclusive queues of that epoch, removes it from all in-sync sets by R28 and elects leaders, all in this entry;
+ * activating elects leaders for partitions that had none. lease_may_run: see topo_node. */
+void topo_cmd_node_state(struct buf *out, uint32_t id, uint64_t epoch, enum topo_node_state state, bool lease_may_run);
+/* Other endpoints within the same epoch (a listener opened on a port the system chose). ERR_NOT_FOUND, ERR_FENCED. */
+void topo_cmd_node_endpoints(struct buf *out, uint32_t id, uint64_t epoch, const struct topo_endpoint endpoints[TOPO_LISTENERS]);
+/* For good; its id is never used again. ERR_NOT_FOUND; ERR_IN_USE: it is active and still has replicas, or a partition would lose its last copy. */
+void topo_cmd_node_remove(struct buf *out, uint32_t id);
+/* 0: keep the default. ERR_INVALID. */
+void topo_cmd_cluster_settings(struct buf *out, uint32_t replication_factor, uint32_t min_insync);
+
+/* ---- partitions: the controller computes them, the state machine checks them -------------------------------------------- */
+/* A record spelled out: what a change makes of it. Epoch and version follow by themselves. */
+struct topo_partition_change {
+    uint32_t index;
+    uint32_t version; /* the one it was computed from; another: ERR_MISMATCH */
+    uint32_t leader;
+    bool unclean;     /* may elect whom neither set allows, and take replicas from nowhere: rule 19, an administrator's word */
+    struct topo_replica_set replicas, insync, eligible, last_known, adding;
+};
+void topo_change_of(struct topo_partition_change *c, const struct topo_partition *p);
+/* The first placement: total_partitions sets; the first of each leads at epoch 1, all are in sync, since all are empty. ERR_EXISTS; ERR_INVALID: a wrong count, an unknown node, a repeated one. */
+void topo_cmd_partitions_place(struct buf *out, const struct topo_replica_set *replicas, uint32_t count);
+/* Each a compare-and-set of its own; the answer is the first error, `id` how many were applied. `by` is the proposing node: leadership is taken from a leader that is not fenced only by itself (rule 21): ERR_NOT_LEADER.
+ * ERR_INVALID: the leader is not of the in-sync set (or, that empty, an eligible one), a member joins the in-sync set otherwise than by PARTITION_INSYNC, a set is not of the members, a replica comes from nowhere. */
+void topo_cmd_partition_change(struct buf *out, uint32_t by, const struct topo_partition_change *changes, uint32_t count);
+/* From a partition's leader, checked in the order of R24. Who leaves becomes eligible by R28, who was being added becomes a replica. ERR_NOT_FOUND; ERR_AGAIN: epoch or version are newer than ours; ERR_FENCED: the sender's
+ * node epoch or the leader epoch is old; ERR_INVALID: the sender does not lead, or the set is not of the members or lacks the leader; ERR_MISMATCH: the version is old; ERR_INELIGIBLE: a member that joins is not active or of
+ * another epoch. The answer's id is the new version. */
+struct topo_insync_request {
+    uint32_t node;       /* the sender */
+    uint64_t node_epoch;
+    uint32_t partition;
+    int32_t leader_epoch;
+    uint32_t version;
+    struct topo_replica_set insync;
+    uint64_t epochs[TOPO_REPLICAS_MAX]; /* node epochs of its members as the leader knows them (KIP-903) */
+};
+void topo_cmd_partition_insync(struct buf *out, const struct topo_insync_request *q);
 
 /* ERR_EXISTS. Also creates the predeclared exchanges ("", amq.direct, amq.fanout, amq.topic, amq.headers, amq.match, amq.rabbitmq.trace) of the vhost. */
 void topo_cmd_vhost_add(struct buf *out, struct slice name);

@@ -151,15 +151,21 @@ struct topo_topic *topo_topic_new(uint64_t id, const uint8_t uuid[16], struct sl
     return o;
 }
 
-struct topo_node *topo_node_new(uint32_t id, const uint8_t uuid[16], struct slice name, uint64_t epoch)
+struct topo_node *topo_node_copy(const struct topo_node *n)
 {
-    struct topo_node *o = mem_zalloc(sizeof(*o) + name.len);
-    uint8_t *at = (uint8_t *)(o + 1);
+    size_t hosts = 0;
+    struct topo_node *o;
+    uint8_t *at;
 
-    o->id = id;
-    memcpy(o->uuid, uuid, 16);
-    o->epoch = epoch;
-    o->name = place(&at, name);
+    for (unsigned i = 0; i < TOPO_LISTENERS; i++)
+        hosts += n->endpoints[i].host.len;
+    o = mem_zalloc(sizeof(*o) + n->name.len + n->rack.len + hosts);
+    at = (uint8_t *)(o + 1);
+    *o = *n;
+    o->name = place(&at, n->name);
+    o->rack = place(&at, n->rack);
+    for (unsigned i = 0; i < TOPO_LISTENERS; i++)
+        o->endpoints[i].host = place(&at, n->endpoints[i].host);
     return o;
 }
 

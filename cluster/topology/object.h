@@ -15,7 +15,7 @@ struct topo_queue *topo_queue_new(uint64_t id, uint64_t vhost_id, struct slice v
                                   uint32_t owner_node, uint64_t owner_node_epoch, uint32_t partition, struct slice args);
 struct topo_binding *topo_binding_new(uint64_t source_id, enum topo_binding_kind kind, uint64_t destination_id, struct slice routing_key, struct slice args);
 struct topo_topic *topo_topic_new(uint64_t id, const uint8_t uuid[16], struct slice name, uint32_t partitions, int16_t replication_factor, struct slice configs);
-struct topo_node *topo_node_new(uint32_t id, const uint8_t uuid[16], struct slice name, uint64_t epoch);
+struct topo_node *topo_node_copy(const struct topo_node *n);
 struct topo_config_item *topo_config_item_new(struct slice name, struct slice value);
 
 void topo_insert_vhost(struct topo_state *s, struct topo_vhost *o);

@@ -1,10 +1,8 @@
-#include "cluster/topology/state.h"
-
 #include "base/check.h"
 #include "base/err.h"
 #include "base/hash.h"
 #include "base/mem.h"
-#include "cluster/topology/object.h"
+#include "cluster/topology/state_private.h"
 #include "log/effect.h"
 
 #define NAME_MAX_BYTES 255       /* AMQP's short string */
@@ -13,7 +11,7 @@
 
 /* ---- retiring and changes ----------------------------------------------------------------------------------------- */
 
-static void retire_object(struct topo_state *s, void *object)
+void topo_retire_object(struct topo_state *s, void *object)
 {
     struct topo_retired *r = &s->retired;
 
@@ -35,7 +33,7 @@ void topo_retired_free(struct topo_retired *r)
     *r = (struct topo_retired){0};
 }
 
-static struct topology_change *add_change(struct topo_state *s, enum topology_change_kind kind, struct slice name)
+struct topology_change *topo_add_change(struct topo_state *s, enum topology_change_kind kind, struct slice name)
 {
     struct topology_change *c;
 
@@ -83,7 +81,7 @@ void topo_insert_vhost(struct topo_state *s, struct topo_vhost *o)
 
 void topo_insert_user(struct topo_state *s, struct topo_user *o)
 {
-    retire_object(s, pmap_put(&s->v.users, o->name, o, &s->retired.nodes));
+    topo_retire_object(s, pmap_put(&s->v.users, o->name, o, &s->retired.nodes));
 }
 
 void topo_insert_permission(struct topo_state *s, struct topo_permission *o)
@@ -91,7 +89,7 @@ void topo_insert_permission(struct topo_state *s, struct topo_permission *o)
     struct buf b = {0};
 
     topo_key_permission(&b, o->user, o->vhost);
-    retire_object(s, pmap_put(&s->v.permissions, buf_slice(&b), o, &s->retired.nodes));
+    topo_retire_object(s, pmap_put(&s->v.permissions, buf_slice(&b), o, &s->retired.nodes));
     buf_fini(&b);
 }
 
@@ -101,7 +99,7 @@ void topo_insert_exchange(struct topo_state *s, struct topo_exchange *o)
     uint8_t id[8];
 
     topo_key_scoped(&b, o->vhost, o->name);
-    retire_object(s, pmap_put(&s->v.exchanges, buf_slice(&b), o, &s->retired.nodes));
+    topo_retire_object(s, pmap_put(&s->v.exchanges, buf_slice(&b), o, &s->retired.nodes));
     map_put(s, &s->v.exchanges_by_id, key_u64(id, o->id), o);
     buf_fini(&b);
 }
@@ -131,7 +129,7 @@ void topo_insert_binding(struct topo_state *s, struct topo_binding *o)
 
 void topo_insert_topic(struct topo_state *s, struct topo_topic *o)
 {
-    retire_object(s, pmap_put(&s->v.topics, o->name, o, &s->retired.nodes));
+    topo_retire_object(s, pmap_put(&s->v.topics, o->name, o, &s->retired.nodes));
     map_put(s, &s->v.topics_by_id, slice_of(o->uuid, 16), o);
 }
 
@@ -140,12 +138,14 @@ void topo_insert_node(struct topo_state *s, struct topo_node *o)
     uint8_t key[4];
 
     be32_put(key, o->id);
-    retire_object(s, pmap_put(&s->v.nodes, slice_of(key, 4), o, &s->retired.nodes));
+    if (o->id >= s->v.next_node_id)
+        s->v.next_node_id = o->id + 1; /* ids are never reused */
+    topo_retire_object(s, pmap_put(&s->v.nodes, slice_of(key, 4), o, &s->retired.nodes));
 }
 
 void topo_insert_config(struct topo_state *s, struct topo_config_item *o)
 {
-    retire_object(s, pmap_put(&s->v.configs, o->name, o, &s->retired.nodes));
+    topo_retire_object(s, pmap_put(&s->v.configs, o->name, o, &s->retired.nodes));
 }
 
 /* ---- removing, with what hangs on it ---------------------------------------------------------------------------------- */
@@ -201,7 +201,7 @@ static void remove_binding(struct topo_state *s, const struct topo_binding *x, b
     topo_key_binding_to(&b, x);
     map_remove(s, &s->v.bindings_by_destination, buf_slice(&b));
     buf_fini(&b);
-    retire_object(s, (void *)x);
+    topo_retire_object(s, (void *)x);
     if (!keep_source && source != NULL && source->auto_delete && source->had_binding &&
         !exchange_has_bindings(&s->v, source->id))
         remove_exchange(s, source);
@@ -232,12 +232,12 @@ static void remove_exchange(struct topo_state *s, const struct topo_exchange *x)
         remove_binding(s, g.items[i], true);
     mem_free(g.items);
     remove_bindings_to(s, TOPO_TO_EXCHANGE, x->id);
-    retire_object(s, (void *)x);
+    topo_retire_object(s, (void *)x);
 }
 
 static void remove_queue(struct topo_state *s, const struct topo_queue *q)
 {
-    struct topology_change *c = add_change(s, TOPO_QUEUE_DELETED, q->name);
+    struct topology_change *c = topo_add_change(s, TOPO_QUEUE_DELETED, q->name);
     struct buf b = {0};
     uint8_t id[8];
 
@@ -248,7 +248,7 @@ static void remove_queue(struct topo_state *s, const struct topo_queue *q)
     map_remove(s, &s->v.queues_by_id, key_u64(id, q->id));
     buf_fini(&b);
     remove_bindings_to(s, TOPO_TO_QUEUE, q->id);
-    retire_object(s, (void *)q);
+    topo_retire_object(s, (void *)q);
 }
 
 /* ---- commands --------------------------------------------------------------------------------------------------------------- */
@@ -312,7 +312,7 @@ static void remove_permission(struct topo_state *s, const struct topo_permission
     topo_key_permission(&b, p->user, p->vhost);
     map_remove(s, &s->v.permissions, buf_slice(&b));
     buf_fini(&b);
-    retire_object(s, (void *)p);
+    topo_retire_object(s, (void *)p);
 }
 
 static int delete_vhost(struct topo_state *s, struct slice name)
@@ -340,9 +340,9 @@ static int delete_vhost(struct topo_state *s, struct slice name)
     for (size_t i = 0; i < g.count; i++)
         remove_permission(s, g.items[i]);
     mem_free(g.items);
-    add_change(s, TOPO_VHOST_DELETED, name)->id = o->id;
+    topo_add_change(s, TOPO_VHOST_DELETED, name)->id = o->id;
     map_remove(s, &s->v.vhosts, o->name);
-    retire_object(s, (void *)o);
+    topo_retire_object(s, (void *)o);
     return 0;
 }
 
@@ -363,6 +363,7 @@ static int apply_form(struct topo_state *s, struct reader *r)
     s->v.total_partitions = partitions;
     s->v.level = level;
     s->v.next_id = 1;
+    s->v.next_node_id = 1;
     CHECK(add_vhost(s, SLICE_LIT("/"), &id) == 0);
     topo_insert_user(s, topo_user_new_password(SLICE_LIT("guest"), salt, SLICE_LIT("guest"), SLICE_LIT("administrator")));
     topo_insert_permission(s, topo_permission_new(SLICE_LIT("guest"), SLICE_LIT("/"), SLICE_LIT(".*"), SLICE_LIT(".*"),
@@ -370,54 +371,32 @@ static int apply_form(struct topo_state *s, struct reader *r)
     return 0;
 }
 
-static bool not_durable(const struct topo_queue *q, uint32_t node, bool alone)
-{
-    return (q->exclusive && q->owner_node == node) || (alone && !q->durable);
-}
+/* ---- what hangs on a node (state_node.c) ------------------------------------------------------------------------------ */
 
-static int apply_node_register(struct topo_state *s, struct reader *r, struct topo_result *ret)
+void topo_remove_queues(struct topo_state *s, bool (*gone)(const struct topo_queue *q, const void *arg), const void *arg)
 {
-    uint32_t id = reader_be32(r);
-    const uint8_t *uuid = reader_take(r, 16);
-    struct slice name = reader_lslice(r);
-    bool alone = reader_u8(r);
-    const struct topo_node *old;
-    uint64_t epoch = 1;
     struct gather g = {0};
 
-    if (r->bad)
-        return ERR_CORRUPT;
-    if (id == 0) {
-        /* Ids are never reused: the highest ever given is the count of registrations of new nodes. */
-        id = (uint32_t)s->v.nodes.count + 1;
-    } else {
-        old = topo_node_find(&s->v, id);
-        if (old == NULL)
-            return ERR_NOT_FOUND;
-        epoch = old->epoch + 1;
-    }
-    topo_insert_node(s, topo_node_new(id, uuid, name, epoch));
     topo_each_queue(&s->v, SLICE_NONE, gather_queue, &g);
+    for (size_t i = 0; i < g.count; i++)
+        if (gone(g.items[i], arg))
+            remove_queue(s, g.items[i]);
+    mem_free(g.items);
+}
+
+void topo_remove_transient_exchanges(struct topo_state *s)
+{
+    struct gather g = {0};
+
+    topo_each_exchange(&s->v, SLICE_NONE, gather_exchange, &g);
     for (size_t i = 0; i < g.count; i++) {
-        const struct topo_queue *q = g.items[i];
+        const struct topo_exchange *x = g.items[i];
+        uint8_t key[8];
 
-        if (not_durable(q, id, alone))
-            remove_queue(s, q);
-    }
-    g.count = 0;
-    if (alone) {
-        topo_each_exchange(&s->v, SLICE_NONE, gather_exchange, &g);
-        for (size_t i = 0; i < g.count; i++) {
-            const struct topo_exchange *x = g.items[i];
-            uint8_t key[8];
-
-            if (pmap_get(&s->v.exchanges_by_id, key_u64(key, x->id)) == x && !x->durable)
-                remove_exchange(s, x);
-        }
+        if (pmap_get(&s->v.exchanges_by_id, key_u64(key, x->id)) == x && !x->durable)
+            remove_exchange(s, x);
     }
     mem_free(g.items);
-    ret->id = id;
-    return 0;
 }
 
 static int apply_user_delete(struct topo_state *s, struct slice name)
@@ -431,9 +410,9 @@ static int apply_user_delete(struct topo_state *s, struct slice name)
     for (size_t i = 0; i < g.count; i++)
         remove_permission(s, g.items[i]);
     mem_free(g.items);
-    add_change(s, TOPO_USER_CHANGED, name);
+    topo_add_change(s, TOPO_USER_CHANGED, name);
     map_remove(s, &s->v.users, o->name);
-    retire_object(s, (void *)o);
+    topo_retire_object(s, (void *)o);
     return 0;
 }
 
@@ -606,7 +585,7 @@ static int apply_topic_create(struct topo_state *s, struct reader *r, struct top
     }
     o = topo_topic_new(s->v.next_id++, uuid, name, partitions, factor, configs);
     topo_insert_topic(s, o);
-    c = add_change(s, TOPO_TOPIC_CREATED, name);
+    c = topo_add_change(s, TOPO_TOPIC_CREATED, name);
     c->id = ret->id = o->id;
     c->partitions = partitions;
     return 0;
@@ -619,19 +598,19 @@ static int apply_topic_delete(struct topo_state *s, struct slice name)
 
     if (o == NULL)
         return ERR_NOT_FOUND;
-    c = add_change(s, TOPO_TOPIC_DELETED, name);
+    c = topo_add_change(s, TOPO_TOPIC_DELETED, name);
     c->id = o->id;
     c->partitions = o->partitions;
     map_remove(s, &s->v.topics, o->name);
     map_remove(s, &s->v.topics_by_id, slice_of(o->uuid, 16));
-    retire_object(s, (void *)o);
+    topo_retire_object(s, (void *)o);
     return 0;
 }
 
 /* Replaces a topic by one with other partitions or configs. */
 static void change_topic(struct topo_state *s, const struct topo_topic *o, uint32_t partitions, struct slice configs)
 {
-    struct topology_change *c = add_change(s, TOPO_TOPIC_CHANGED, o->name);
+    struct topology_change *c = topo_add_change(s, TOPO_TOPIC_CHANGED, o->name);
 
     c->id = o->id;
     c->partitions = partitions;
@@ -647,11 +626,29 @@ static int apply_command(struct topo_state *s, struct reader *r, struct topo_res
 
     if (r->bad)
         return ERR_CORRUPT;
+    if (topo_command_since(cmd) > s->v.level && cmd != TOPO_CMD_FORM)
+        return ERR_UNSUPPORTED;
     switch ((enum topo_command)cmd) {
     case TOPO_CMD_FORM:
         return apply_form(s, r);
     case TOPO_CMD_NODE_REGISTER:
-        return apply_node_register(s, r, ret);
+        return topo_apply_node_register(s, r, ret);
+    case TOPO_CMD_NODE_ENTER:
+        return topo_apply_node_enter(s, r, ret);
+    case TOPO_CMD_NODE_STATE:
+        return topo_apply_node_state(s, r);
+    case TOPO_CMD_NODE_ENDPOINTS:
+        return topo_apply_node_endpoints(s, r);
+    case TOPO_CMD_NODE_REMOVE:
+        return topo_apply_node_remove(s, r);
+    case TOPO_CMD_CLUSTER_SETTINGS:
+        return topo_apply_cluster_settings(s, r);
+    case TOPO_CMD_PARTITIONS_PLACE:
+        return topo_apply_partitions_place(s, r);
+    case TOPO_CMD_PARTITION_CHANGE:
+        return topo_apply_partition_change(s, r, ret);
+    case TOPO_CMD_PARTITION_INSYNC:
+        return topo_apply_partition_insync(s, r, ret);
     case TOPO_CMD_VHOST_ADD:
         name = reader_lslice(r);
         return r->bad ? ERR_CORRUPT : add_vhost(s, name, &ret->id);
@@ -670,7 +667,7 @@ static int apply_command(struct topo_state *s, struct reader *r, struct topo_res
         if (name.len == 0 || name.len > NAME_MAX_BYTES)
             return ERR_INVALID;
         topo_insert_user(s, topo_user_new(name, salt, hash, value));
-        add_change(s, TOPO_USER_CHANGED, name);
+        topo_add_change(s, TOPO_USER_CHANGED, name);
         return 0;
     }
     case TOPO_CMD_USER_DELETE:
@@ -689,7 +686,7 @@ static int apply_command(struct topo_state *s, struct reader *r, struct topo_res
         if (topo_user_find(&s->v, name) == NULL || topo_vhost_find(&s->v, value) == NULL)
             return ERR_NOT_FOUND;
         topo_insert_permission(s, topo_permission_new(name, value, configure, write, read));
-        add_change(s, TOPO_USER_CHANGED, name);
+        topo_add_change(s, TOPO_USER_CHANGED, name);
         return 0;
     }
     case TOPO_CMD_PERMISSION_DELETE: {
@@ -702,7 +699,7 @@ static int apply_command(struct topo_state *s, struct reader *r, struct topo_res
         p = topo_permission_find(&s->v, name, value);
         if (p == NULL)
             return ERR_NOT_FOUND;
-        add_change(s, TOPO_USER_CHANGED, name);
+        topo_add_change(s, TOPO_USER_CHANGED, name);
         remove_permission(s, p);
         return 0;
     }
@@ -766,7 +763,7 @@ static int apply_command(struct topo_state *s, struct reader *r, struct topo_res
         if (r->bad)
             return ERR_CORRUPT;
         topo_insert_config(s, topo_config_item_new(name, value));
-        add_change(s, TOPO_CONFIG_CHANGED, name);
+        topo_add_change(s, TOPO_CONFIG_CHANGED, name);
         return 0;
     case TOPO_CMD_CONFIG_DELETE: {
         struct topo_config_item *item;
@@ -778,8 +775,8 @@ static int apply_command(struct topo_state *s, struct reader *r, struct topo_res
         if (item == NULL)
             return ERR_NOT_FOUND;
         map_remove(s, &s->v.configs, name);
-        retire_object(s, item);
-        add_change(s, TOPO_CONFIG_CHANGED, name);
+        topo_retire_object(s, item);
+        topo_add_change(s, TOPO_CONFIG_CHANGED, name);
         return 0;
     }
     }
@@ -817,6 +814,7 @@ void topo_state_free(struct topo_state *s)
     }
     for (size_t i = 0; i < ARRAY_LEN(indexes); i++)
         pmap_free(indexes[i]);
+    topo_partition_table_free(v->partitions);
     topo_retired_free(&s->retired);
     topo_state_clear_changes(s);
 }

@@ -294,15 +294,19 @@ static int form(struct topology_store *t, uint32_t total_partitions)
     return err < 0 ? err : result.err;
 }
 
-static int register_node(struct topology_store *t, const char *name)
+static int register_node(struct topology_store *t, const struct topology_options *o)
 {
+    struct topo_node n = {.name = slice_str(o->node_name), .level = EFFECT_LEVEL_MAX, .unclean = o->unclean};
     struct buf b = {0};
     struct topo_result result = {0};
     int err;
 
     topo_each_node(&t->state.v, find_me, t);
-    topo_cmd_node_register(&b, t->node_id, t->identity.node_uuid, slice_str(name),
-                           t->node_id == 0 ? t->state.v.nodes.count == 0 : t->state.v.nodes.count == 1);
+    n.id = t->node_id;
+    memcpy(n.uuid, t->identity.node_uuid, 16);
+    n.rack = o->rack == NULL ? SLICE_NONE : slice_str(o->rack);
+    memcpy(n.endpoints, o->endpoints, sizeof(n.endpoints));
+    topo_cmd_node_enter(&b, &n, t->node_id == 0 ? t->state.v.nodes.count == 0 : t->state.v.nodes.count == 1);
     err = apply_now(t, &b, &result);
     buf_fini(&b);
     if (err == 0)
@@ -312,6 +316,27 @@ static int register_node(struct topology_store *t, const char *name)
         t->node_epoch = topo_node_find(&t->state.v, t->node_id)->epoch;
     }
     return err;
+}
+
+/* The first start of a node alone, or its first with a build that knows placement: everything is here. */
+static int place_here(struct topology_store *t)
+{
+    uint32_t count = t->state.v.total_partitions;
+    struct topo_replica_set *sets;
+    struct topo_result result = {0};
+    struct buf b = {0};
+    int err;
+
+    if (t->state.v.partitions != NULL)
+        return 0;
+    sets = mem_zalloc(count * sizeof(sets[0]));
+    for (uint32_t i = 0; i < count; i++)
+        topo_set_add(&sets[i], t->node_id);
+    topo_cmd_partitions_place(&b, sets, count);
+    err = apply_now(t, &b, &result);
+    buf_fini(&b);
+    mem_free(sets);
+    return err < 0 ? err : result.err;
 }
 
 static int open_identity(struct topology_store *t, const char *data_dir, char *why, size_t why_size)
@@ -386,8 +411,14 @@ int topology_open(const struct topology_options *o, char *why, size_t why_size, 
         err = raft_log_open(t->raft_dir, &handlers, &t->log);
     if (err == 0)
         err = check_state(t, o, why, why_size);
+    if (err == 0 && t->identity.level < EFFECT_LEVEL_MAX) {
+        t->identity.level = EFFECT_LEVEL_MAX; /* before the log has anything of it, so that an older build says why it refuses */
+        err = identity_save(o->data_dir, &t->identity);
+    }
     if (err == 0)
-        err = register_node(t, o->node_name);
+        err = register_node(t, o);
+    if (err == 0)
+        err = place_here(t);
     if (err == 0 && !t->identity.formed) {
         t->identity.formed = true;
         err = identity_save(o->data_dir, &t->identity);

@@ -103,33 +103,47 @@ struct topo_node {
     uint8_t uuid[16];
     struct slice name, rack;
     uint64_t epoch; /* raised at each registration (start) */
+    uint32_t level; /* the highest feature level it can work at (rule 10) */
     enum topo_node_state state;
     bool unclean;   /* its last start was not behind a clean stop and on another boot: its tails cannot be trusted (D7) */
+    /* Fenced by the fast path for dead processes: if a firewall lied, its lease may run for cluster.lease more, and a successor answers at level quorum only after that (rule 20). */
+    bool lease_may_run;
     struct topo_endpoint endpoints[TOPO_LISTENERS];
 };
-/* Where clients (or peers: TOPO_BUS) reach a node: its advertised host, else its host in cluster.seeds, which the node registers, with that listener's port. Never empty, never 0.0.0.0; false when the listener is off. `host` into text of `size`. */
+/* Where clients (or peers: TOPO_BUS) reach a node: the listener's advertised host, else the host the node registered for its bus (advertised, or its host in cluster.seeds), with that listener's port. Never empty, never
+ * a wildcard; false when the listener is off or no host is known. `host` into text of `size`. */
 bool topo_node_address(const struct topo_node *n, enum topo_listener listener, char *host, size_t size, uint16_t *ret_port);
 
 /* ---- partitions ---------------------------------------------------------------------------------------------------------------- */
-#define TOPO_REPLICAS_MAX 15
+/* Replicas of a partition and those being added, together. A factor of up to one less leaves room to move a replica. */
+#define TOPO_REPLICAS_MAX 8
 struct topo_replica_set {
     uint8_t count;
     uint32_t nodes[TOPO_REPLICAS_MAX];
 };
 bool topo_set_has(const struct topo_replica_set *s, uint32_t node);
+bool topo_set_add(struct topo_replica_set *s, uint32_t node);    /* false: full; adding twice is adding once */
+void topo_set_remove(struct topo_replica_set *s, uint32_t node); /* keeps the order of the others */
+bool topo_set_equal(const struct topo_replica_set *a, const struct topo_replica_set *b); /* in any order */
 
-/* One record a partition; every change raises `version` and is a compare-and-set on it (Kafka's partition epoch), a change of leader raises `epoch` too (R27). */
+/* One record a partition; every change raises `version` and is a compare-and-set on it (Kafka's partition epoch), a change of leader raises `epoch` too (R27). Small, because a node keeps all of them: the sets are bits
+ * over one list of members; read them by the functions below. */
 struct topo_partition {
     uint32_t index;
     uint32_t leader; /* node id; 0: none (offline) */
     int32_t epoch;   /* leader epoch, stamped into batches */
     uint32_t version;
-    struct topo_replica_set replicas; /* in order of preference */
-    struct topo_replica_set insync;   /* committed */
-    struct topo_replica_set eligible; /* left the in-sync set below min_insync and cleanly: may be elected (R28) */
-    struct topo_replica_set last_known; /* after unclean restarts of all: rule 19 */
-    struct topo_replica_set adding;   /* being filled; not counted by rule 12b */
+    uint8_t replica_count, adding_count; /* of members: first the replicas in order of preference, then those being added */
+    uint8_t insync, eligible, last_known; /* bit i: members[i] */
+    uint32_t members[TOPO_REPLICAS_MAX];
 };
+struct topo_replica_set topo_replicas(const struct topo_partition *p);   /* in order of preference */
+struct topo_replica_set topo_insync(const struct topo_partition *p);     /* committed */
+struct topo_replica_set topo_eligible(const struct topo_partition *p);   /* left the in-sync set below min_insync and cleanly: may be elected (R28) */
+struct topo_replica_set topo_last_known(const struct topo_partition *p); /* after unclean restarts of all: rule 19 */
+struct topo_replica_set topo_adding(const struct topo_partition *p);     /* being filled; not counted by rule 12b; becomes a replica when its leader reports it in sync */
+bool topo_is_replica(const struct topo_partition *p, uint32_t node);     /* or one that is being added: it fetches */
+bool topo_is_insync(const struct topo_partition *p, uint32_t node);
 
 /* ---- the view ---------------------------------------------------------------------------------------------------------------- */
 
@@ -140,10 +154,11 @@ struct topology {
     uint32_t total_partitions; /* fixed when the cluster formed */
     uint64_t next_id;
     int64_t next_producer_id;
+    uint32_t next_node_id;
     /* persistent maps; use the finders below */
-    /* total_partitions records by index, replaced one by one; NULL before the first placement. Lock-free: topo_partition_at is two loads. */
+    /* total_partitions records by index, replaced in chunks of eight; NULL before the first placement. Lock-free: topo_partition_at is two loads. */
     struct topo_partition_table *partitions;
-    uint32_t replication_factor, min_insync; /* as the cluster keeps them */
+    uint32_t replication_factor, min_insync; /* as the cluster keeps them; 0: the defaults, 3 and rule 12's */
     struct pmap nodes, vhosts, users, permissions, exchanges, exchanges_by_id, queues, queues_by_id, bindings, bindings_by_destination, topics,
         topics_by_id, configs;
 };

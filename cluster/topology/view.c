@@ -79,6 +79,25 @@ const struct topo_node *topo_node_find(const struct topology *v, uint32_t id)
     return pmap_get(&v->nodes, slice_of(key, sizeof(key)));
 }
 
+/* A host that means "every address of mine" tells nobody anything. */
+static bool is_host(struct slice h)
+{
+    return h.len != 0 && !slice_eq(h, SLICE_LIT("0.0.0.0")) && !slice_eq(h, SLICE_LIT("::")) && !slice_eq(h, SLICE_LIT("[::]")) && !slice_eq(h, SLICE_LIT("*"));
+}
+
+bool topo_node_address(const struct topo_node *n, enum topo_listener listener, char *host, size_t size, uint16_t *ret_port)
+{
+    const struct topo_endpoint *e = &n->endpoints[listener];
+    struct slice h = is_host(e->host) ? e->host : n->endpoints[TOPO_BUS].host;
+
+    if (e->port == 0 || !is_host(h) || h.len >= size)
+        return false;
+    memcpy(host, h.data, h.len);
+    host[h.len] = '\0';
+    *ret_port = e->port;
+    return true;
+}
+
 struct slice topo_config(const struct topology *v, const char *name)
 {
     const struct topo_config_item *item = pmap_get(&v->configs, slice_str(name));

@@ -15,7 +15,7 @@ enum effect_kind {
 #undef X
 };
 
-#define EFFECT_LEVEL_MAX 1 /* the newest feature level this build writes and reads */
+#define EFFECT_LEVEL_MAX 2 /* the newest feature level this build writes and reads */
 
 struct effects {
     struct batch_builder *batch; /* borrowed, the worker's */
