@@ -452,10 +452,9 @@ static bool may_join(struct session *s, const struct request *q, const struct co
 
 /* P6: first the buckets of all keys of the pipeline, then their entries, so that their cache misses overlap.
  * A partition somebody else holds is left out. */
-static void prefetch(struct session *s, const struct request *q, uint32_t n, const uint32_t *index)
+static void prefetch(struct session *s, uint32_t n, const uint32_t *index, const uint64_t *hashes)
 {
     struct partitions *ps = s->w->front->o.partitions;
-    uint64_t hashes[REQUEST_BATCH];
 
     for (int entries = 0; entries < 2; entries++) {
         for (uint32_t k = 0; k < n; k++) {
@@ -465,8 +464,6 @@ static void prefetch(struct session *s, const struct request *q, uint32_t n, con
             if (index[k] == UINT32_MAX)
                 continue;
             p = partitions_get(ps, index[k]);
-            if (!entries)
-                hashes[k] = kv_key_hash(q[k].argv[1]);
             kv = partition_peek(p);
             if (kv == NULL)
                 continue;
@@ -483,17 +480,25 @@ uint32_t run_batch(struct session *s, const struct request *q, uint32_t n, enum 
 {
     const struct command *cmds[REQUEST_BATCH];
     uint32_t index[REQUEST_BATCH], partitions = partitions_count(s->w->front->o.partitions);
+    uint64_t hashes[REQUEST_BATCH];
     uint32_t i = 0;
 
     *ret_outcome = EXEC_DONE;
     for (uint32_t k = 0; k < n; k++) {
         cmds[k] = command_resolve(q[k].argv, q[k].argc);
-        index[k] = cmds[k] != NULL && cmds[k]->one_key && q[k].argc >= 2
-                       ? placement_of_key(q[k].argv[1], partitions)
-                       : UINT32_MAX;
+        index[k] = UINT32_MAX;
+        if (cmds[k] == NULL || !cmds[k]->one_key || q[k].argc < 2)
+            continue;
+        if (q[k].argv[1].data == s->foreseen.data) {
+            index[k] = s->foreseen_index;
+            hashes[k] = s->foreseen_hash;
+        } else {
+            index[k] = placement_of_key(q[k].argv[1], partitions);
+            hashes[k] = kv_key_hash(q[k].argv[1]);
+        }
     }
     if (n > 1)
-        prefetch(s, q, n, index);
+        prefetch(s, n, index, hashes);
     while (i < n) {
         struct partition_guard g;
         struct exec x;
@@ -538,6 +543,8 @@ uint32_t run_batch(struct session *s, const struct request *q, uint32_t n, enum 
             x.argv = q[k].argv;
             x.argc = q[k].argc;
             x.cmd = cmds[k];
+            g.kv.known = q[k].argv[1];
+            g.kv.known_hash = hashes[k];
             if (k > i) {
                 size_t before = x.r.out->len;
 

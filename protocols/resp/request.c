@@ -71,6 +71,25 @@ uint32_t request_parse_fast(struct request_parser *parser, const uint8_t *data, 
     return n;
 }
 
+bool request_peek_key(const uint8_t *data, size_t len, struct slice *ret_key)
+{
+    const uint8_t *p = data, *end = data + len;
+    struct slice word;
+    int32_t size = 0;
+
+    if (len == 0 || *p != '*' || header_fast(&p, end, '*') < 2)
+        return false;
+    for (int i = 0; i < 2; i++) {
+        size = header_fast(&p, end, '$');
+        if (size < 0 || end - p < size + 2)
+            return false;
+        word = slice_of(p, (size_t)size);
+        p += size + 2;
+    }
+    *ret_key = word;
+    return true;
+}
+
 enum request_stranger request_stranger(const uint8_t *data, size_t len)
 {
     /* TLS record: handshake (22), version 3.x. AMQP 0-9-1, 4.2.2: "AMQP" and four bytes of version. */

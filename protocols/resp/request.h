@@ -62,6 +62,10 @@ void request_parser_free(struct request_parser *p);
  * those of authenticated clients; for others only the slow path serves. */
 uint32_t request_parse_fast(struct request_parser *p, const uint8_t *data, size_t len, struct request *ret);
 
+/* The second word of a multibulk command that begins here, mostly a key, if it came whole and is of the fast
+ * path's kind. Only good for guessing. */
+bool request_peek_key(const uint8_t *data, size_t len, struct slice *ret_key);
+
 /* The slow path, one command of any shape. 1: *ret is it (also with argc 0) and *scan was reset; ERR_MORE:
  * incomplete, *scan remembers; ERR_MALFORMED: request_error tells the words and ret->size is meaningless, the
  * connection must end. */

@@ -242,6 +242,32 @@ static ssize_t read_commands(struct session *s, const uint8_t *data, size_t len)
     return (ssize_t)at;
 }
 
+/* P6 over connections: the bucket of the first command's key, then its entry. What follows in a pipeline is
+ * fetched by run_batch. */
+static void session_foresee(struct conn *c, const uint8_t *data, size_t len, enum conn_foresight which)
+{
+    struct session *s = c->session;
+    struct partitions *ps = s->w->front->o.partitions;
+    struct partition *p;
+    struct kv *kv;
+
+    if (which == FORESEE_FIRST && request_peek_key(data, len, &s->foreseen)) {
+        s->foreseen_index = placement_of_key(s->foreseen, partitions_count(ps));
+        s->foreseen_hash = kv_key_hash(s->foreseen);
+    }
+    if (s->foreseen.data == NULL)
+        return;
+    p = partitions_get(ps, s->foreseen_index);
+    kv = partition_peek(p);
+    if (kv == NULL)
+        return;
+    if (which == FORESEE_FIRST)
+        kv_prefetch_bucket(kv, s->db, s->foreseen_hash);
+    else
+        kv_prefetch_entry(kv, s->db, s->foreseen_hash);
+    partition_unpeek(p);
+}
+
 static ssize_t session_input(struct conn *c, const uint8_t *data, size_t len)
 {
     struct session *s = c->session;
@@ -252,6 +278,7 @@ static ssize_t session_input(struct conn *c, const uint8_t *data, size_t len)
     if (GM_UNLIKELY(hold_wanted(w->front)))
         hold_begin(s);
     n = read_commands(s, data, len);
+    s->foreseen = SLICE_NONE;
     if (GM_UNLIKELY(w->hold != NULL))
         hold_arm(w);
     return n;
@@ -264,6 +291,7 @@ void session_ops_init(struct conn_ops *ops)
         .name = "resp",
         .open = session_open,
         .input = session_input,
+        .foresee = session_foresee,
         .hangup = session_hangup,
         .writable = session_writable,
         .tick = session_tick,

@@ -53,6 +53,9 @@ struct session {
     uint32_t channels, patterns;
     char *name, *lib_name, *lib_ver, *user; /* owned, NULL when unset; user NULL: "default" */
     uint64_t last_command_us;
+    struct slice foreseen;   /* the key that session_foresee found, by its address; NULL: none */
+    uint64_t foreseen_hash;
+    uint32_t foreseen_index; /* its partition */
     uint32_t db;
     uint8_t proto;
     uint8_t last_command; /* command id */

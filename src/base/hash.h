@@ -14,6 +14,7 @@ uint64_t siphash13(const void *data, size_t len, uint64_t k0, uint64_t k1);
 uint32_t fnv1a32(const void *data, size_t len);          /* offset basis 2166136261 */
 uint32_t fnv1a32_more(uint32_t h, const void *data, size_t len);
 uint16_t crc16_xmodem(const void *data, size_t len);     /* Redis Cluster's key hash */
+uint16_t crc16_xmodem_portable(const void *data, size_t len); /* the same without special instructions; for tests */
 uint32_t murmur2(const void *data, size_t len);          /* Kafka's default partitioner */
 
 #endif

@@ -193,6 +193,31 @@ static void peer_ended(struct conn_impl *c)
     }
 }
 
+/* One recv, with the bookkeeping. Bytes that came, or 0 when there is nothing to go on with. */
+static size_t receive(struct conn_impl *c, uint8_t *to, size_t room)
+{
+    struct worker *w = c->pub.worker;
+    ssize_t n;
+
+    do {
+        n = io_recv(c->fd, to, room, MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    stat_add(&w->stats.reads, 1);
+    if (n < 0) {
+        if (errno != EAGAIN && errno != EWOULDBLOCK)
+            conn_abort(&c->pub, err_from_errno(errno));
+        return 0;
+    }
+    if (n == 0) {
+        peer_ended(c);
+        return 0;
+    }
+    c->pub.bytes_in += (uint64_t)n;
+    c->pub.last_input_us = w->now_us;
+    stat_add(&w->stats.bytes_in, (uint64_t)n);
+    return (size_t)n;
+}
+
 /* Reads once. Returns true when the buffer was filled, so that there may be more. */
 static bool read_once(struct conn_impl *c)
 {
@@ -200,8 +225,7 @@ static bool read_once(struct conn_impl *c)
     bool shared = c->in.len <= SHARED_KEEP_MAX && c->in.len < w->read_buf_size / 2;
     const uint8_t *data;
     uint8_t *to;
-    size_t room, len;
-    ssize_t n;
+    size_t room, len, n;
 
     if (shared) {
         if (c->in.len != 0)
@@ -215,34 +239,99 @@ static bool read_once(struct conn_impl *c)
         room = MIN_OF(room, (size_t)READ_ROOM_MAX);
         to = buf_reserve(&c->in, room);
     }
-    do {
-        n = io_recv(c->fd, to, room, MSG_DONTWAIT);
-    } while (n < 0 && errno == EINTR);
-    stat_add(&w->stats.reads, 1);
-    if (n < 0) {
-        if (errno != EAGAIN && errno != EWOULDBLOCK)
-            conn_abort(&c->pub, err_from_errno(errno));
+    n = receive(c, to, room);
+    if (n == 0)
         return false;
-    }
-    if (n == 0) {
-        peer_ended(c);
-        return false;
-    }
-    c->pub.bytes_in += (uint64_t)n;
-    c->pub.last_input_us = w->now_us;
-    stat_add(&w->stats.bytes_in, (uint64_t)n);
     if (shared) {
         data = w->read_buf;
-        len = c->in.len + (size_t)n;
+        len = c->in.len + n;
     } else {
-        buf_advance(&c->in, (size_t)n);
+        buf_advance(&c->in, n);
         data = c->in.data;
         len = c->in.len;
     }
     len = give_input(c, &data, len);
     if (!c->dead)
         keep_input(c, data, len);
-    return (size_t)n == room && !c->dead && !c->closing && c->pauses == 0;
+    c->bulky = n >= AHEAD_BYTES;
+    return n == room && !c->dead && !c->closing && c->pauses == 0;
+}
+
+/* ---- reading ahead ----
+ *
+ * When many connections are ready with a small message each, what a message needs from memory can be on its
+ * way while the next ones are read from their sockets. So a read waits for two more before it is given:
+ *
+ *   read n, foresee its first need   foresee the rest of n-1's   give n-2
+ *
+ * Who is bulky, has half a message here, or is ready alone is given its input at once. All are given before the
+ * turn's other work begins. */
+
+static void give_ahead(const struct ahead *a)
+{
+    struct conn_impl *c = a->c;
+    const uint8_t *data = a->data;
+    size_t len = a->len;
+
+    if (c->dead || c->closing)
+        return;
+    if (c->pauses == 0)
+        len = give_input(c, &data, len);
+    if (!c->dead)
+        keep_input(c, data, len);
+}
+
+void conn_run_ahead(struct worker *w)
+{
+    struct ahead a[AHEAD];
+    unsigned n = w->ahead_count;
+
+    if (n == 0)
+        return;
+    memcpy(a, w->ahead, sizeof(a));
+    w->ahead_count = 0;
+    if (!a[n - 1].c->dead)
+        a[n - 1].c->pub.ops->foresee(&a[n - 1].c->pub, a[n - 1].data, a[n - 1].len, FORESEE_REST);
+    for (unsigned i = 0; i < n; i++)
+        give_ahead(&a[i]);
+}
+
+/* False: not for this connection, or there is nobody to wait for. */
+static bool read_ahead(struct conn_impl *c)
+{
+    struct worker *w = c->pub.worker;
+    uint8_t *to = w->ahead_buf + (size_t)w->ahead_at * AHEAD_BYTES;
+    struct ahead now;
+
+    if (c->pub.ops->foresee == NULL || c->bulky || c->in.len != 0 ||
+        (w->ahead_count == 0 && ev_pending_count(w->loop) == 0))
+        return false;
+    now = (struct ahead){c, to, receive(c, to, AHEAD_BYTES)};
+    if (now.len == 0)
+        return true;
+    if (now.len == AHEAD_BYTES) {
+        give_ahead(&now);
+        c->bulky = true;
+        return c->dead || c->closing || c->pauses > 0; /* there may be more */
+    }
+    w->ahead_at = (w->ahead_at + 1) % (AHEAD + 1);
+    c->pub.ops->foresee(&c->pub, now.data, now.len, FORESEE_FIRST);
+    if (w->ahead_count > 0) {
+        struct ahead *last = &w->ahead[w->ahead_count - 1];
+
+        if (!last->c->dead)
+            last->c->pub.ops->foresee(&last->c->pub, last->data, last->len, FORESEE_REST);
+    }
+    if (w->ahead_count == AHEAD) {
+        struct ahead oldest = w->ahead[0];
+
+        memmove(w->ahead, w->ahead + 1, sizeof(w->ahead[0]) * (AHEAD - 1));
+        w->ahead[AHEAD - 1] = now;
+        give_ahead(&oldest);
+    } else {
+        w->ahead[w->ahead_count++] = now;
+    }
+    return true;
 }
 
 /* Closing: what the peer still says is thrown away. */
@@ -283,6 +372,8 @@ static void readable(struct ev_loop *loop, ev_io *watcher, int revents)
             stop_reading(c);
         return;
     }
+    if (read_ahead(c))
+        return;
     for (unsigned i = 0; i < READS_A_TURN && read_once(c); i++)
         ;
 }

@@ -28,6 +28,8 @@ struct conn;
 
 enum conn_protocol { CONN_RESP, CONN_KAFKA, CONN_AMQP, CONN_CTL, CONN_BUS, CONN_PROTOCOLS };
 
+enum conn_foresight { FORESEE_FIRST, FORESEE_REST };
+
 struct conn_ops {
     enum conn_protocol protocol;
     const char *name;
@@ -36,6 +38,10 @@ struct conn_ops {
     /* Returns bytes consumed (0..len; less than len only for an incomplete message or a paused connection) or
      * ERR_*, which closes after flushing. Not called while input is paused. */
     ssize_t (*input)(struct conn *c, const uint8_t *data, size_t len);
+    /* These bytes come to `input` in a moment, at the same place, unless the connection ends or is paused
+     * first: the memory they will need may be fetched into the cache meanwhile. Called twice, first with what
+     * has to be fetched to know the rest. Changes nothing, writes nothing; may be NULL. */
+    void (*foresee)(struct conn *c, const uint8_t *data, size_t len, enum conn_foresight which);
     /* The peer ended its side while input was paused; may be NULL. A client blocked in a pop is given up here
      * (conn_abort). Without it the connection ends when input resumes and what was sent before is consumed.
      */

@@ -36,6 +36,8 @@ enum {
         16384, /* larger ones are freed when drained (P8); a segment that long is followed by a new one */
     CLOSE_FLUSH_US = 5000000,
     LINGER_US = 500000,
+    AHEAD = 2,             /* reads that wait while the next are made, */
+    AHEAD_BYTES = 4096,    /* each of fewer bytes than this */
 };
 
 /* ---- output chain (output.c) ---- */
@@ -75,6 +77,7 @@ struct conn_impl {
     bool opened : 1; /* `open` succeeded, so `closed` is due */
     bool want_writable : 1;
     bool counted : 1;    /* in its listener's count */
+    bool bulky : 1;      /* more comes at once than is worth reading ahead */
     uint8_t peer_family; /* AF_INET, AF_INET6, AF_UNIX */
     uint16_t peer_port;
     uint32_t pauses;
@@ -114,6 +117,13 @@ struct conn_map {
 
 /* ---- worker ---- */
 
+/* Input that was read and not given to its connection yet (conn.c). */
+struct ahead {
+    struct conn_impl *c;
+    const uint8_t *data;
+    size_t len;
+};
+
 struct worker {
     uint32_t magic;
     unsigned index;
@@ -148,6 +158,9 @@ struct worker {
     struct conn_map map;
     uint8_t *read_buf;
     size_t read_buf_size;
+    struct ahead ahead[AHEAD]; /* the older first */
+    unsigned ahead_count, ahead_at;
+    uint8_t *ahead_buf; /* owned: AHEAD + 1 pieces, used in turn */
     struct buf sink; /* output of the dead goes here */
     struct seg *pool_mem, *pool_plain;
     unsigned pool_mem_count, pool_plain_count;
@@ -220,6 +233,7 @@ void worker_drain_mail(struct worker *w);
 int conn_open(struct worker *w, int fd, const struct conn_ops *ops, struct listener *l, void *arg,
               const struct sockaddr_storage *peer, struct conn **ret);
 void conn_wheel_tick(struct worker *w);
+void conn_run_ahead(struct worker *w); /* gives what was read ahead */
 void conn_run_resumes(struct worker *w);
 void conn_finish_dead(struct worker *w);
 void conn_close_all(struct worker *w);

@@ -477,6 +477,8 @@ void output_write_dirty(struct worker *w)
     while (c != NULL) {
         struct conn_impl *next = c->dirty_next;
 
+        if (next != NULL)
+            __builtin_prefetch(next->tail);
         c->dirty = false;
         c->dirty_next = NULL;
         if (!c->dead && (!c->write_blocked || c->closing || output_end(c) - c->sent > soft_max(c)))

@@ -222,6 +222,7 @@ static void before_poll(struct ev_loop *loop, ev_prepare *watcher, int revents)
     bool pending;
 
     (void)revents;
+    conn_run_ahead(w);
     worker_drain_mail(w);
     conn_run_resumes(w);
     run_hooks(w);
@@ -327,6 +328,7 @@ static int worker_init(struct worker *w, struct workers *ws, unsigned index, siz
         return ERR_NOFILE; /* an epoll descriptor and an eventfd are all it needs */
     w->read_buf_size = read_buf_size;
     w->read_buf = mem_alloc(read_buf_size);
+    w->ahead_buf = mem_alloc((AHEAD + 1) * AHEAD_BYTES);
     ev_prepare_init(&w->prepare, before_poll);
     ev_check_init(&w->check, after_poll);
     ev_set_priority(&w->check, EV_MAXPRI);
@@ -468,6 +470,7 @@ void workers_free(struct workers *ws)
         buf_fini(&w->sink);
         mem_free(w->map.slots);
         mem_free(w->read_buf);
+        mem_free(w->ahead_buf);
         ev_loop_destroy(w->loop);
         w->magic = 0;
     }

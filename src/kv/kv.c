@@ -174,7 +174,7 @@ void kv_ref_find_hashed(struct kv *kv, uint32_t db, struct slice key, uint64_t h
 
 bool kv_ref_write(struct kv_ctx *c, struct slice key, struct kv_ref *ret)
 {
-    kv_ref_find(c->kv, c->db, key, ret);
+    kv_ref_look_up(c, key, ret);
     if (ret->e != NULL && entry_is_expired(ret->e, c->now_ms)) {
         effect_add(c->fx, EFFECT_KV_DEL, c->db, key, SLICE_NONE);
         c->kv->expired_total++;

@@ -32,6 +32,8 @@ struct kv_ctx {
     uint32_t db;
     int64_t now_ms;   /* expiry is judged by it */
     struct rand *rand; /* for RANDOMKEY, SPOP: what leaves memory goes into effects */
+    struct slice known; /* a key whose hash is known already, recognised by its address; from the first look-ahead (P6) */
+    uint64_t known_hash;
 };
 
 struct kv_options {

@@ -78,10 +78,17 @@ struct kv_ref {
 /* Finds whatever is there, expired or not. */
 void kv_ref_find(struct kv *kv, uint32_t db, struct slice key, struct kv_ref *ret);
 void kv_ref_find_hashed(struct kv *kv, uint32_t db, struct slice key, uint64_t hash, struct kv_ref *ret);
+/* The same, of a command's key. */
+static inline void kv_ref_look_up(struct kv_ctx *c, struct slice key, struct kv_ref *ret)
+{
+    bool known = key.data == c->known.data && key.len == c->known.len && key.len != 0;
+
+    kv_ref_find_hashed(c->kv, c->db, key, known ? c->known_hash : hash_bytes(key.data, key.len), ret);
+}
 /* For reading: an expired key is missing. */
 static inline bool kv_ref_read(struct kv_ctx *c, struct slice key, struct kv_ref *ret)
 {
-    kv_ref_find(c->kv, c->db, key, ret);
+    kv_ref_look_up(c, key, ret);
     if (ret->e != NULL && entry_is_expired(ret->e, c->now_ms)) {
         ret->e = NULL;
         ret->slot = NULL;

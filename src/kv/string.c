@@ -199,7 +199,7 @@ void kv_string_set(struct kv_ctx *c, struct slice key, struct slice value, int64
     struct kv_ref r;
 
     CHECK(value.len <= KV_VALUE_MAX);
-    kv_ref_find(c->kv, c->db, key, &r);
+    kv_ref_look_up(c, key, &r);
     if (expire_at == KV_EXPIRE_KEEP)
         expire_at = r.e != NULL && !entry_is_expired(r.e, c->now_ms) ? entry_expire_at(r.e) : 0;
     add_set_effect(c, key, value, expire_at);

@@ -248,7 +248,7 @@ void guard_fill(struct partition_guard *g, struct partition *p, uint32_t db)
     g->set_at = 0;
     batch_begin(&p->builder, now);
     g->fx = (struct effects){&p->builder, now, false};
-    g->kv = (struct kv_ctx){p->kv, &g->fx, db, now, thread_rand()};
+    g->kv = (struct kv_ctx){.kv = p->kv, .fx = &g->fx, .db = db, .now_ms = now, .rand = thread_rand()};
     g->fx.snapshot_running = kv_snapshot_running(p->kv);
 }
 

@@ -44,7 +44,7 @@ static void setup(void)
     rand_seed(&rnd, 1);
     batch_begin(&batch, 1);
     fx = (struct effects){.batch = &batch, .now_ms = 1};
-    c = (struct kv_ctx){kv_new(NULL), &fx, 0, 1, &rnd};
+    c = (struct kv_ctx){.kv = kv_new(NULL), .fx = &fx, .now_ms = 1, .rand = &rnd};
 }
 
 static const uint8_t value[32] = "thirty-two bytes of a value.....";

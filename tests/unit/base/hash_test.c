@@ -37,6 +37,20 @@ Test(hash, published_values)
     cr_assert_eq((int32_t)murmur2("foobar", 6), -790332482, "Kafka's UtilsTest");
 }
 
+Test(hash, crc16_by_instruction_and_by_table_agree_at_every_length)
+{
+    struct rand r;
+    uint8_t data[300];
+
+    rand_seed(&r, 2);
+    for (int round = 0; round < 20; round++) {
+        for (size_t i = 0; i < sizeof(data); i++)
+            data[i] = (uint8_t)rand_u64(&r);
+        for (size_t n = 0; n < sizeof(data); n++)
+            cr_assert_eq(crc16_xmodem(data, n), crc16_xmodem_portable(data, n), "%zu bytes", n);
+    }
+}
+
 Test(rand, below_stays_below)
 {
     struct rand r;

@@ -9,7 +9,7 @@ void fixture_init(struct fixture *f, const struct kv_options *options)
     rand_seed(&f->rand, 1);
     batch_begin(&f->batch, 1000);
     f->fx = (struct effects){.batch = &f->batch, .now_ms = 1000};
-    f->c = (struct kv_ctx){f->kv, &f->fx, 0, 1000, &f->rand};
+    f->c = (struct kv_ctx){.kv = f->kv, .fx = &f->fx, .now_ms = 1000, .rand = &f->rand};
 }
 
 void fixture_fini(struct fixture *f)
