@@ -22,6 +22,7 @@ check-local:
 endif
 include tests/integration/module.mk
 include tests/fault/module.mk
+include tests/sim/module.mk
 include tests/fuzz/module.mk
 include tests/bench/module.mk
 EXTRA_DIST += %D%/summary

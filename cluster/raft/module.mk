@@ -1,2 +1,4 @@
 noinst_LIBRARIES += libraft.a
-libraft_a_SOURCES = %D%/raft_log.c %D%/raft_log.h %D%/raft.h %D%/raft_store.h
+RAFT_CORE = %D%/change.c %D%/configs.c %D%/core.c %D%/election.c %D%/entries.c %D%/follow.c %D%/private.h %D%/raft.h \
+	%D%/raft_wire.c %D%/read.c %D%/replicate.c %D%/snapshot.c
+libraft_a_SOURCES = $(RAFT_CORE) %D%/raft_log.c %D%/raft_log.h %D%/raft_store.h

@@ -281,7 +281,7 @@ bool raft_entry(const struct raft *r, uint64_t index, struct raft_entry *ret);
 uint64_t raft_term_at(const struct raft *r, uint64_t index); /* 0: not known (or index 0) */
 uint64_t raft_first_index(const struct raft *r);             /* last + 1 when the log is empty */
 uint64_t raft_last_index(const struct raft *r);
-uint64_t raft_log_bytes_above(const struct raft *r, uint64_t index); /* payload bytes: when to snapshot */
+uint64_t raft_log_bytes_above(const struct raft *r, uint64_t index); /* what they take in memory: when to snapshot */
 uint64_t raft_commit(const struct raft *r);
 uint64_t raft_current_term(const struct raft *r);
 enum raft_role raft_role(const struct raft *r);
