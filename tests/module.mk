@@ -9,6 +9,7 @@ include tests/unit/kv/module.mk
 include tests/unit/stream/module.mk
 include tests/unit/queue/module.mk
 include tests/unit/partition/module.mk
+include tests/unit/bus/module.mk
 include tests/unit/topology/module.mk
 include tests/unit/resp/module.mk
 include tests/unit/kafka/module.mk

@@ -1,4 +1,4 @@
-/* Listeners: accepting on worker 0, handing out by P7.
+/* Listeners: accepting on worker 0, or on one of its own, handing out by P7.
  *
  * Counts. A connection is counted, in its listener and in its worker, when worker 0 chooses its worker, not
  * when that worker opens it; so a burst of accepts spreads evenly. The connection's end takes it off both.
@@ -30,6 +30,7 @@ struct listener {
     uint32_t magic;
     int fd;
     struct workers *ws; /* borrowed */
+    struct worker *worker; /* borrowed; accepts */
     struct listener_options options;
     struct address address; /* as bound: the port is the real one */
     char *text;             /* owned */
@@ -95,13 +96,13 @@ static void deliver_handover(struct worker *w, struct mail *m)
 
 static void hand_out(struct listener *l, int fd, const struct sockaddr_storage *peer)
 {
-    struct worker *to = choose_worker(l->ws, l->options.ops->protocol);
+    struct worker *to = l->options.worker != NULL ? l->worker : choose_worker(l->ws, l->options.ops->protocol);
 
     atomic_fetch_add_explicit(&l->connections, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&l->ws->sockets, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&l->refs, 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&to->conn_count[l->options.ops->protocol], 1, memory_order_relaxed);
-    if (to->index == 0) {
+    if (to == l->worker) {
         conn_open(to, fd, l->options.ops, l, l->options.arg, peer, NULL);
     } else {
         struct handover *h = mem_alloc(sizeof(*h));
@@ -143,7 +144,7 @@ static void resume_accept(struct worker *w, struct io_timer *t)
 static void pause_accept(struct listener *l, struct ev_loop *loop)
 {
     ev_io_stop(loop, &l->accept);
-    io_timer_start(workers_get(l->ws, 0), &l->pause, EMFILE_PAUSE_MS, 0);
+    io_timer_start(l->worker, &l->pause, EMFILE_PAUSE_MS, 0);
 }
 
 static void accept_ready(struct ev_loop *loop, ev_io *watcher, int revents)
@@ -156,7 +157,7 @@ static void accept_ready(struct ev_loop *loop, ev_io *watcher, int revents)
         socklen_t len = sizeof(peer);
         int fd;
 
-        if (l->ws->sockets_max != 0 && l->options.ops->protocol != CONN_CTL &&
+        if (l->ws->sockets_max != 0 && l->options.ops->protocol != CONN_CTL && l->options.ops->protocol != CONN_BUS &&
             atomic_load_explicit(&l->ws->sockets, memory_order_relaxed) >= l->ws->sockets_max) {
             DIAG_EVERY(DIAG_ERROR, "cannot accept: the other file descriptors are kept for files", "listener=%s connections=%u", l->text,
                        l->ws->sockets_max);
@@ -320,14 +321,12 @@ static void make_text(struct listener *l)
                              l->address.port);
 }
 
-int listener_open(struct workers *ws, const struct listener_options *options, struct listener **ret)
+int listener_reserve(struct workers *ws, const struct listener_options *options, struct listener **ret)
 {
-    struct worker *w = workers_get(ws, 0);
     struct listener *l;
     struct address a;
     int fd = -1, err;
 
-    CHECK(worker_is_here(w));
     err = bind_address(options->address, &a, &fd);
     if (err < 0)
         return err;
@@ -335,6 +334,7 @@ int listener_open(struct workers *ws, const struct listener_options *options, st
     l->magic = LISTENER_MAGIC;
     l->fd = fd;
     l->ws = ws;
+    l->worker = options->worker != NULL ? options->worker : workers_get(ws, 0);
     l->options = *options;
     l->options.address = NULL;
     l->address = a;
@@ -343,9 +343,23 @@ int listener_open(struct workers *ws, const struct listener_options *options, st
     io_timer_init(&l->pause, resume_accept);
     ev_io_init(&l->accept, accept_ready, fd, EV_READ);
     l->accept.data = l;
-    ev_io_start(w->loop, &l->accept);
     *ret = l;
     return 0;
+}
+
+void listener_begin(struct listener *l)
+{
+    CHECK(worker_is_here(l->worker));
+    ev_io_start(l->worker->loop, &l->accept);
+}
+
+int listener_open(struct workers *ws, const struct listener_options *options, struct listener **ret)
+{
+    int err = listener_reserve(ws, options, ret);
+
+    if (err == 0)
+        listener_begin(*ret);
+    return err;
 }
 
 void listener_close(struct listener *l)
@@ -355,7 +369,7 @@ void listener_close(struct listener *l)
     if (l == NULL)
         return;
     MAGIC_CHECK(l, LISTENER_MAGIC);
-    w = workers_get(l->ws, 0);
+    w = l->worker;
     CHECK(worker_is_here(w));
     ev_io_stop(w->loop, &l->accept);
     io_timer_stop(w, &l->pause);

@@ -1,6 +1,7 @@
 /* Listeners. Worker 0 accepts (until EAGAIN or 64) and hands each socket to the worker with the fewest
  * connections of that protocol, ties by bytes in the last second (P7). Out of file descriptors, accepting
- * pauses for 100 ms instead of spinning. Set up before workers_start or on worker 0. */
+ * pauses for 100 ms instead of spinning. Set up before workers_start or on
+ * the accepting worker. Sockets of the bus and of ctl.sock do not count against sockets_max: they work when clients have used up the rest. */
 #ifndef GM_IO_LISTENER_H
 #define GM_IO_LISTENER_H
 
@@ -14,12 +15,16 @@ struct listener_options {
     const char *address; /* "HOST:PORT", "[::1]:PORT", ":PORT" (any), "unix:/path" (0600); port 0 picks one */
     const struct conn_ops *ops;
     void *arg;                /* conn_listener_arg() gives it to `open` */
+    struct worker *worker;    /* accepts and serves all of them itself (the bus); NULL: worker 0 accepts and hands out */
     uint32_t max_connections; /* 0 = unlimited; beyond, `refuse` bytes are sent and the socket is closed */
     const char *refuse;       /* borrowed, e.g. "-ERR max number of clients reached\r\n"; may be NULL */
 };
 
 /* ERR_ADDR_IN_USE, ERR_ACCESS, ERR_INVALID (malformed address), ERR_NOT_FOUND (unknown host), ERR_NOFILE. */
 int listener_open(struct workers *ws, const struct listener_options *options, struct listener **ret);
+/* The same in two steps: bound by any thread, and accepting from listener_begin on, on the accepting worker. */
+int listener_reserve(struct workers *ws, const struct listener_options *options, struct listener **ret);
+void listener_begin(struct listener *l);
 void listener_close(struct listener *l); /* stops accepting; existing connections stay */
 uint16_t listener_port(const struct listener *l);
 /* The bound address as text, "127.0.0.1:6379". */

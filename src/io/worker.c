@@ -520,6 +520,24 @@ void workers_run_each(struct workers *ws, void (*fn)(struct worker *w, void *arg
     mem_free(mails);
 }
 
+void worker_run(struct worker *w, void (*fn)(struct worker *w, void *arg), void *arg)
+{
+    struct each_mail mail = {{NULL, deliver_each}, fn, arg, NULL};
+    sem_t done;
+
+    CHECK(current == NULL || current->set != w->set);
+    if (!w->started) {
+        fn(w, arg);
+        return;
+    }
+    CHECK(sem_init(&done, 0, 0) == 0);
+    mail.done = &done;
+    worker_post(w, &mail.mail);
+    while (sem_wait(&done) < 0)
+        CHECK(errno == EINTR);
+    sem_destroy(&done);
+}
+
 void worker_get_stats(const struct worker *w, struct worker_stats *ret)
 {
     const uint64_t *from = (const uint64_t *)&w->stats;

@@ -60,6 +60,9 @@ struct worker *workers_get(struct workers *ws, unsigned index);
 /* Runs `fn(worker, arg)` on every worker and waits for all; not from a worker. */
 void workers_run_each(struct workers *ws, void (*fn)(struct worker *w, void *arg), void *arg);
 
+/* The same on one worker. */
+void worker_run(struct worker *w, void (*fn)(struct worker *w, void *arg), void *arg);
+
 /* The worker this thread is, NULL on other threads. */
 struct worker *worker_current(void);
 unsigned worker_index(const struct worker *w);
