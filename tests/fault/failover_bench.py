@@ -1,0 +1,189 @@
+#!/usr/bin/env python3
+"""How long a failover takes, seen by the clients people use: redis-py Cluster, librdkafka (confluent-kafka), pika.
+
+    failover_bench.py [--rounds 20] [--levels leader,quorum] [--faults kill,pause,cut] [--seed N] [--clients resp,kafka,amqp]
+
+A round: each client writes to something that one node leads; that node is killed with -9, paused, or cut off from the other nodes; the time from then until the end of
+the first write that was begun or repeated afterwards and succeeded. The AMQP publisher is connected to another node (amqp) and, for kills, one more to the leader
+itself (amqp-direct). Prints median and worst. Not part of any check: it measures.
+"""
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.dont_write_bytecode = True
+sys.path[:0] = [HERE, os.path.join(HERE, "..", "integration")]
+from load_kafka import KafkaCluster  # noqa: E402
+from load_resp import slot_of  # noqa: E402
+from rig import BUILD, Cluster, eventually  # noqa: E402
+from wire import Amqp  # noqa: E402
+
+TOPIC, PARTITIONS = "failover", 12
+LIMIT_S = 30
+
+
+def python():
+    """The interpreter of a virtual environment with the pinned clients, made once."""
+    venv = os.path.join(BUILD, "venv-fault")
+    mark, files = os.path.join(venv, "installed"), [os.path.join(HERE, "..", "..", "compat-tests", "requirements.txt"), os.path.join(HERE, "requirements.txt")]
+    want = "".join(open(f).read() for f in files)
+    exe = os.path.join(venv, "bin", "python")
+    if not (os.path.exists(mark) and open(mark).read() == want):
+        subprocess.run([sys.executable, "-m", "venv", "--clear", venv], check=True)
+        subprocess.run([exe, "-m", "pip", "install", "-q", "--no-deps"] + [x for f in files for x in ("-r", f)], check=True)
+        with open(mark, "w") as f:
+            f.write(want)
+    return exe
+
+
+class Client:
+    """A failover_client.py and what it told."""
+
+    def __init__(self, exe, kind, nodes, target, acks):
+        options = json.dumps({"nodes": nodes, "target": target, "acks": acks})
+        self.process = subprocess.Popen([exe, os.path.join(HERE, "failover_client.py"), kind, options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.writes, self.said = [], []
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for line in self.process.stdout:
+            try:
+                begin, end = map(float, line.split())
+                self.writes.append((begin, end))
+            except ValueError:
+                self.said.append(line.rstrip())
+
+    def after(self, t):
+        """The end of the first write that succeeded after t, but for one that was answered before the fault and only told after it."""
+        return next((end for _, end in self.writes if end > t + 0.02), None)
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+        self.reader.join(5)
+
+
+def fnv(text):
+    h = 0x811C9DC5
+    for b in text.encode():
+        h = (h ^ b) * 0x01000193 & 0xFFFFFFFF
+    return h
+
+
+def targets(cluster, victim, number):
+    """A key, a topic partition and a queue that the victim leads."""
+    key = next(k for k in ("{%d}failover" % (number * 1000 + i) for i in range(100000)) if cluster.leader_of_slot(slot_of(k)) is victim)
+    leaders = KafkaCluster([(n.host, n.ports["kafka"]) for n in cluster.nodes.values()], 5, random).refresh(TOPIC)
+    partition = next(p for p, (host, _) in leaders.items() if host == victim.host)
+    for i in range(100000):
+        queue = "failover-%d-%d" % (number, i)
+        slot = (fnv("/" + "/" + queue) % 32 * 16384 + 31) // 32  # the first slot of the queue's partition
+        if cluster.leader_of_slot(slot) is victim:
+            return key, "%s:%d" % (TOPIC, partition), queue
+
+
+class Bench:
+    def __init__(self, options):
+        self.o, self.exe, self.results, self.number = options, python(), {}, 0
+
+    def level(self, level):
+        with Cluster(3, config={"kv.ack": level}, spare=0) as cluster:
+            cluster.start()
+            print("level %s: cluster healthy after %.2f s" % (level, cluster.wait_formed(60)), flush=True)
+            kafka = cluster.nodes[1].kafka(10)
+            assert kafka.create_topic(TOPIC, PARTITIONS) == 0
+            for fault in self.o.faults.split(","):
+                for _ in range(self.o.rounds):
+                    self.round(cluster, level, fault)
+
+    def round(self, cluster, level, fault):
+        self.number += 1
+        cluster.wait_healthy(60)
+        victim = random.choice(list(cluster.nodes.values()))
+        others = [n for n in cluster.nodes.values() if n is not victim]
+        key, topic, queue = targets(cluster, victim, self.number)
+        c = Amqp(others[0].ports["amqp"], host=others[0].host, user="rig", password="rig")
+        c.declare(queue)
+        c.close()
+
+        def nodes(protocol, order):
+            return [[n.host, n.ports[protocol]] for n in order]
+
+        acks = "all" if level == "quorum" else "1"
+        everybody = random.sample(list(cluster.nodes.values()), 3)
+        wanted = self.o.clients.split(",")
+        clients = {}
+        if "resp" in wanted:
+            clients["resp"] = Client(self.exe, "resp", nodes("resp", everybody), key, acks)
+        if "kafka" in wanted:
+            clients["kafka"] = Client(self.exe, "kafka", nodes("kafka", everybody), topic, acks)
+        if "amqp" in wanted:
+            clients["amqp"] = Client(self.exe, "amqp", nodes("amqp", others), queue, acks)
+            if fault == "kill":
+                clients["amqp-direct"] = Client(self.exe, "amqp", nodes("amqp", [victim] + others), queue, acks)
+        controller = cluster.controller()
+        try:
+            eventually(lambda: all(len(x.writes) > 20 for x in clients.values()), 20)
+            time.sleep(random.uniform(0, 0.3))
+            t = time.monotonic()
+            if fault == "kill":
+                victim.kill()
+            elif fault == "pause":
+                victim.pause()
+            else:
+                cluster.net.split([victim.index], [n.index for n in others])
+            try:
+                eventually(lambda: all(x.after(t) for x in clients.values()), LIMIT_S)
+            except TimeoutError:
+                pass
+        finally:
+            for x in clients.values():
+                x.end()
+            victim.resume()
+            cluster.net.heal()
+        took = {name: (x.after(t) or t + LIMIT_S) - t for name, x in clients.items()}
+        for name, seconds in took.items():
+            self.results.setdefault((level, fault, name), []).append(seconds)
+        print("round %d %s %s %s%s: %s" % (self.number, level, fault, victim.name, " (controller)" if victim is controller else "",
+                                          ", ".join("%s %.2f s" % x for x in took.items())), flush=True)
+        for name, x in clients.items():
+            if took[name] > self.o.tell:
+                print("\n".join("    %s %s" % (name, line) for line in x.said[-12:]))
+        if not victim.alive():
+            victim.start()
+        eventually(cluster.formed, 30)
+
+    def summary(self):
+        print("seconds from the fault to the next successful write: median, worst (rounds)")
+        for (level, fault, name), seconds in self.results.items():
+            print("  %-7s %-6s %-12s %6.2f %6.2f (%d)" % (level, fault, name, statistics.median(seconds), max(seconds), len(seconds)))
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--rounds", type=int, default=20)
+    p.add_argument("--levels", default="leader,quorum")
+    p.add_argument("--faults", default="kill,pause,cut")
+    p.add_argument("--clients", default="resp,kafka,amqp")
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--tell", type=float, default=2.5, help="print what a client said when it took longer")
+    o = p.parse_args()
+    random.seed(o.seed)
+    bench = Bench(o)
+    try:
+        for level in o.levels.split(","):
+            bench.level(level)
+    finally:
+        bench.summary()
+
+
+if __name__ == "__main__":
+    main()
