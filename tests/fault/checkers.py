@@ -262,6 +262,43 @@ def check_replicas(states):
     return problems
 
 
+def check_logs(logs, whole=True):
+    """logs: {node: {log name: batches}} at rest. Where two replicas both have an offset they have the same batch; epochs never go down; if whole, they end alike.
+
+    The main and topic logs have no holes; queue logs may (their acknowledged segments go, at each node in its own time), so there only equal offsets are compared.
+    """
+    problems = []
+    names = sorted({name for of_node in logs.values() for name in of_node})
+    for name in names:
+        holders = {node: of_node[name] for node, of_node in sorted(logs.items()) if of_node.get(name)}
+        for node, batches in holders.items():
+            for a, b in zip(batches, batches[1:]):
+                if b.epoch < a.epoch:
+                    problems.append("C5 %s on %s: the epoch falls from %r to %r" % (name, node, a, b))
+                    break
+                if b.base <= a.last or ("/queue/" not in name and b.base != a.last + 1):
+                    problems.append("C5 %s on %s: %r does not follow %r" % (name, node, b, a))
+                    break
+        nodes = list(holders)
+        for other in nodes[1:]:
+            difference = _first_difference(name, holders[nodes[0]], holders[other])
+            if difference:
+                problems.append("C5 %s: %s and %s differ: %s" % (name, nodes[0], other, difference))
+        ends = {node: batches[-1].last + 1 for node, batches in holders.items()}
+        if whole and (len(set(ends.values())) > 1 or len(ends) < len(logs)):
+            problems.append("C5 %s: replicas did not reach the same end: %s" % (name, {node: ends.get(node, 0) for node in logs}))
+    return problems
+
+
+def _first_difference(name, one, other):
+    a, b = {x.base: x for x in one}, {x.base: x for x in other}
+    low, high = max(one[0].base, other[0].base), min(one[-1].last, other[-1].last)
+    for base in sorted(set(a) & set(b) if "/queue/" in name else (x for x in set(a) | set(b) if low <= x <= high)):
+        if base not in a or base not in b or a[base].same() != b[base].same():
+            return "%r against %r" % (a.get(base), b.get(base))
+    return None
+
+
 # ---- C6: one leader a (partition, epoch) ------------------------------------------------------------------------------------------------
 OPENED = re.compile(r'msg="partition opened as leader".*?\bpartition=(\d+).*?\bepoch=(\d+)')
 

@@ -11,6 +11,7 @@ import sys
 sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "integration")]
 import checkers as c  # noqa: E402
 from history import FAIL, INFINITE, OK, UNKNOWN, Op  # noqa: E402
+from logs import Batch  # noqa: E402
 from node import run_tests  # noqa: E402
 
 SEED = next((int(a.split("=", 1)[1]) for a in sys.argv[1:] if a.startswith("--seed=")), 20261)
@@ -277,6 +278,43 @@ def differing_replicas_are_found():
     one(c.check_replicas(same[:-1] + [(3, 3, 3, 99, "other")]), "partition 3", "did not reach")
 
 
+def differing_logs_are_found():
+    def log(*epochs, start=0, crc=7):
+        return [Batch(start + 2 * i, start + 2 * i + 1, e, 100, crc + i) for i, e in enumerate(epochs)]
+
+    def three(name="p-0001/main"):
+        return {n: {name: log(1, 1, 2, 2)} for n in ("n1", "n2", "n3")}
+
+    assert not c.check_logs(three())
+    logs = three()
+    logs["n2"]["p-0001/main"] = log(1, 2, 2, start=2, crc=8)  # retention dropped the first batch: fine
+    assert not c.check_logs(logs)
+    logs = three()
+    logs["n3"]["p-0001/main"][2].epoch = 1
+    one(c.check_logs(logs), "differ", "epoch 2", "epoch 1")
+    logs = three()
+    logs["n3"]["p-0001/main"][1].crc = 0
+    one(c.check_logs(logs), "differ")
+    logs = three()
+    logs["n3"]["p-0001/main"].pop()
+    one(c.check_logs(logs), "same end")
+    assert not c.check_logs(logs, whole=False)
+    logs = three()
+    del logs["n2"]["p-0001/main"]
+    one(c.check_logs(logs), "same end", "'n2': 0")
+    for x in (logs := three()).values():
+        x["p-0001/main"][3].epoch = 1
+    assert all("falls" in p for p in c.check_logs(logs)) and len(c.check_logs(logs)) == 3
+    for x in (logs := three()).values():
+        del x["p-0001/main"][1]
+    assert all("does not follow" in p for p in c.check_logs(logs)) and len(c.check_logs(logs)) == 3
+    logs = three("p-0001/queue/a")
+    del logs["n3"]["p-0001/queue/a"][1]  # a segment without live messages is gone
+    assert not c.check_logs(logs)
+    logs["n3"]["p-0001/queue/a"][1].crc = 0
+    one(c.check_logs(logs), "differ")
+
+
 def two_leaders_of_an_epoch_are_found():
     line = 'ts=1 level=info msg="partition opened as leader" partition=%d epoch=%d end=5'
     opened = c.leaderships("n1", [line % (7, 1), line % (7, 3), "msg=ready"]) + c.leaderships("n2", [line % (7, 2), line % (8, 3)])
@@ -312,5 +350,5 @@ if __name__ == "__main__":
     run_tests([linearizable_histories_are_accepted, planted_stale_reads_are_all_found,
                a_lost_write_a_lost_increment_and_a_value_from_a_refused_write_are_found, the_search_agrees_with_brute_force,
                too_large_a_search_is_a_problem, stale_reads_go_forward_only, acknowledged_writes_must_be_there,
-               every_kind_of_damage_to_a_stream_is_found, every_kind_of_damage_to_a_queue_is_found, differing_replicas_are_found,
+               every_kind_of_damage_to_a_stream_is_found, every_kind_of_damage_to_a_queue_is_found, differing_replicas_are_found, differing_logs_are_found,
                two_leaders_of_an_epoch_are_found, recovery_counts_the_slowest_lane, crashes_and_leaks_are_found])
