@@ -45,6 +45,31 @@ def check_acknowledged(ops, found, what):
     return problems
 
 
+def check_list(key, ops, left):
+    """A list as a queue: each pushed value (kind push) comes out (kind pop, value None: there was nothing) at most once, and what was acknowledged is out or still there;
+    a pop without an answer may have taken one with it. left: the list read at the end."""
+    problems = []
+    pushed = {o.value for o in ops if o.kind == "push" and o.outcome == OK}
+    sent = {o.value for o in ops if o.kind == "push"}
+    popped = collections.Counter(o.value for o in ops if o.kind == "pop" and o.outcome == OK and o.value is not None)
+    swallowed = sum(o.kind == "pop" and o.outcome == UNKNOWN for o in ops)
+    out = collections.Counter(left) + popped
+    twice = [v for v, n in out.items() if n > 1]
+    if twice:
+        problems.append("C1 list %s: there twice, or popped twice: %s" % (key, some(twice)))
+    strange = set(out) - sent
+    if strange:
+        problems.append("C1 list %s: nobody pushed %s" % (key, some(strange)))
+    lost = pushed - set(out)
+    if len(lost) > swallowed:
+        problems.append("C1 list %s: %d of %d acknowledged elements are gone, but only %d pops went unanswered: %s" % (
+            key, len(lost), len(pushed), swallowed, some(lost)))
+    refused = {o.value for o in ops if o.kind == "push" and o.outcome == FAIL} & set(out)
+    if refused:
+        problems.append("C1 list %s: refused as not pushed, but there: %s" % (key, some(refused)))
+    return problems
+
+
 # ---- C2: every key is linearizable -------------------------------------------------------------------------------------------
 def _apply(op, value):
     """The register after op when it was `value` before; None as first result: op cannot have run at this point."""
@@ -326,7 +351,7 @@ def recovery(ops, since, until=INFINITE):
     """{protocol: seconds} from `since` until the first write begun after it succeeded, the slowest lane counting; infinite when a lane never did."""
     first = {}
     for o in ops:
-        if o.kind == "r":
+        if o.kind in ("r", "pop"):
             continue
         lane = o.protocol, o.lane
         first.setdefault(lane, INFINITE)

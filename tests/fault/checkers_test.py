@@ -177,6 +177,18 @@ def acknowledged_writes_must_be_there():
     one(c.check_acknowledged(ops, {"s": everything | {11}}, "sets"), "refused", "11")
 
 
+def elements_of_lists_come_out_once():
+    push = [Op("a", "resp", 0, "push", "l", i, i, i + 1, OK) for i in range(6)]
+    pops = [Op("b", "resp", 0, "pop", "l", i, 10 + i, 11 + i, OK) for i in range(3)] + [Op("b", "resp", 0, "pop", "l", None, 20, 21, OK)]
+    assert not c.check_list("l", push + pops, [3, 4, 5])
+    one(c.check_list("l", push + pops, [3, 4]), "gone", "5")
+    assert not c.check_list("l", push + pops + [Op("b", "resp", 0, "pop", "l", None, 30)], [3, 4])
+    one(c.check_list("l", push + pops, [2, 3, 4, 5]), "twice", "2")
+    one(c.check_list("l", push + pops + [Op("b", "resp", 0, "pop", "l", 2, 30, 31, OK)], [3, 4, 5]), "twice", "2")
+    one(c.check_list("l", push + pops, [3, 4, 5, 9]), "nobody pushed 9")
+    one(c.check_list("l", push + pops + [Op("a", "resp", 0, "push", "l", 7, 7, 8, FAIL)], [3, 4, 5, 7]), "refused", "7")
+
+
 # ---- streams, queues -------------------------------------------------------------------------------------------------------------
 def stream():
     p = c.StreamPartition("t-0")
@@ -349,6 +361,6 @@ def crashes_and_leaks_are_found():
 if __name__ == "__main__":
     run_tests([linearizable_histories_are_accepted, planted_stale_reads_are_all_found,
                a_lost_write_a_lost_increment_and_a_value_from_a_refused_write_are_found, the_search_agrees_with_brute_force,
-               too_large_a_search_is_a_problem, stale_reads_go_forward_only, acknowledged_writes_must_be_there,
+               too_large_a_search_is_a_problem, stale_reads_go_forward_only, acknowledged_writes_must_be_there, elements_of_lists_come_out_once,
                every_kind_of_damage_to_a_stream_is_found, every_kind_of_damage_to_a_queue_is_found, differing_replicas_are_found, differing_logs_are_found,
                two_leaders_of_an_epoch_are_found, recovery_counts_the_slowest_lane, crashes_and_leaks_are_found])

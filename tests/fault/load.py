@@ -47,7 +47,7 @@ class Client(threading.Thread):
 
 
 class Load:
-    def __init__(self, endpoints, history, seed=0, protocols=("resp", "kafka", "amqp"), lanes=4, pause=PAUSE_S, timeout=OP_TIMEOUT_S, partitions=32, name="load"):
+    def __init__(self, endpoints, history, seed=0, protocols=("resp", "kafka", "amqp"), lanes=4, pause=PAUSE_S, timeout=OP_TIMEOUT_S, partitions=32, name="load", wait=False):
         import load_amqp
         import load_kafka
         import load_resp
@@ -55,6 +55,7 @@ class Load:
         self.endpoints, self.history, self.seed = endpoints, history, seed
         self.name = name  # part of the names of its keys, topics and queues
         self.lanes, self.pause, self.timeout, self.partitions = lanes, pause, timeout, partitions
+        self.wait = wait  # kv.ack is leader: sets are acknowledged by WAIT, and nothing else is judged
         self.odd, self.lock = [], threading.Lock()
         kinds = {"resp": load_resp.RespLoad, "kafka": load_kafka.KafkaLoad, "amqp": load_amqp.AmqpLoad}
         self.parts = [kinds[p](self) for p in protocols]

@@ -219,7 +219,7 @@ class Committer(Client):
         for node in self.client.any_nodes():
             try:
                 c = self.client.connection(node)
-                c.request(10, 0, c.string(self.group()))
+                c.request(10, 0, c.string(self.group))
                 r = Reader(c.response())
                 error, _, host, port = r.number("h"), r.number("i"), r.text(), r.number("i")
                 if error == 0:
@@ -230,6 +230,7 @@ class Committer(Client):
                 self.client.failed(node)
         return None
 
+    @property
     def group(self):
         return "%s-%s-%d" % (self.topic, self.lane, self.n // 150)
 
@@ -240,7 +241,7 @@ class Committer(Client):
             return
         self.n += 1
         kind = "w" if self.rng.random() < 0.6 else "r"
-        op = Op(self.name, "group", self.lane, kind, self.group(), self.n if kind == "w" else None, time.monotonic())
+        op = Op(self.name, "group", self.lane, kind, self.group, self.n if kind == "w" else None, time.monotonic())
         try:
             c = self.client.connection(self.coordinator)
         except OSError:
@@ -262,22 +263,90 @@ class Committer(Client):
             op.outcome, op.end, op.note = (UNKNOWN, op.end, "error 7") if error == 7 else (FAIL, time.monotonic(), RETRIABLE.get(error, str(error)))
             self.coordinator = None
             if error not in RETRIABLE:
-                self.strange("offset of %s (%s): error %d" % (self.group(), kind, error))
+                self.strange("offset of %s (%s): error %d" % (self.group, kind, error))
         self.history.add(op)
 
     def commit(self, c, offset):
         """OffsetCommit v2."""
-        body = c.string(self.group()) + struct.pack(">i", -1) + c.string("") + struct.pack(">qi", -1, 1) + c.string(self.topic)
+        body = c.string(self.group) + struct.pack(">i", -1) + c.string("") + struct.pack(">qi", -1, 1) + c.string(self.topic)
         c.request(8, 2, body + struct.pack(">iiq", 1, 0, offset) + c.string(""))
         return struct.unpack(">h", c.response()[-2:])[0], None
 
     def fetch(self, c):
         """OffsetFetch v1; None when nothing was committed."""
-        c.request(9, 1, c.string(self.group()) + struct.pack(">i", 1) + c.string(self.topic) + struct.pack(">ii", 1, 0))
+        c.request(9, 1, c.string(self.group) + struct.pack(">i", 1) + c.string(self.topic) + struct.pack(">ii", 1, 0))
         r = Reader(c.response())
         r.number("i"), r.text(), r.number("i"), r.number("i")
         offset, _, error = r.number("q"), r.text(), r.number("h")
         return error, offset if offset >= 0 else None
+
+    def leave(self):
+        self.client.close()
+
+
+class Member(Client):
+    """The only member of a consumer group: joins once and sends heartbeats. Failovers of its coordinator keep member, generation and all (its session is long)."""
+
+    SESSION_MS = 60000
+
+    def __init__(self, part, load, name, lane):
+        super().__init__(load, name, lane)
+        self.topic = part.topic
+        self.client = KafkaCluster(load.endpoints["kafka"], load.timeout, self.rng)
+        self.coordinator, self.joins, self.member, self.generation, self.last_ok = None, 0, None, None, 0
+
+    group = property(lambda self: "%s-%s-%d" % (self.topic, self.name, self.joins))
+    find = Committer.find
+
+    def step(self):
+        self.coordinator = self.coordinator or self.find()
+        if self.coordinator is None:
+            time.sleep(0.05)
+            return
+        try:
+            c = self.client.connection(self.coordinator)
+            if self.member is None:
+                self.enter(c)
+            else:
+                self.heartbeat(c)
+                time.sleep(0.05)
+        except BROKEN:
+            self.client.failed(self.coordinator)
+            self.coordinator = None
+            if self.generation is None:
+                self.member = None
+                self.joins += 1  # the join may have happened: another group, not a second member
+
+    def enter(self, c):
+        """JoinGroup v0, SyncGroup v0."""
+        c.request(11, 0, c.string(self.group) + struct.pack(">i", self.SESSION_MS) + c.string("") + c.string("consumer") + struct.pack(">i", 1) + c.string("range")
+                  + struct.pack(">i", 0))
+        r = Reader(c.response())
+        error = r.number("h")
+        if error == 0:
+            generation, _, _, member = r.number("i"), r.text(), r.text(), r.text()
+            c.request(14, 0, c.string(self.group) + struct.pack(">i", generation) + c.string(member) + struct.pack(">i", 1) + c.string(member) + struct.pack(">i", 1) + b"x")
+            error = Reader(c.response()).number("h")
+        if error == 0:
+            self.member, self.generation = member, generation
+            return
+        self.joins += 1
+        self.again(error, "join")
+
+    def heartbeat(self, c):
+        """Heartbeat v0."""
+        c.request(12, 0, c.string(self.group) + struct.pack(">i", self.generation) + c.string(self.member))
+        error = Reader(c.response()).number("h")
+        if error != 0:
+            self.again(error, "heartbeat in generation %d" % self.generation)
+
+    def again(self, error, what):
+        self.coordinator = None
+        if error not in RETRIABLE:
+            self.strange("%s of %s: error %d (member and generation do not survive)" % (what, self.group, error))
+            self.member = self.generation = None
+            self.joins += 1
+        time.sleep(0.05)
 
     def leave(self):
         self.client.close()
@@ -317,7 +386,8 @@ class KafkaLoad:
             stream.idempotent.add(name)
             out.append(Producer(self, self.load, name, lane, stream))
             out.append(Consumer(self, self.load, "reader%s" % lane, lane, stream))
-        return out + [Committer(self, self.load, "group%d" % i, "g%d" % i) for i in range(2)]
+        return out + [Committer(self, self.load, "group%d" % i, "g%d" % i) for i in range(2)] + [
+            Member(self, self.load, "member%d" % i, "m%d" % i) for i in range(2)]
 
     def final(self, timeout):
         client = KafkaCluster(self.load.endpoints["kafka"], max(self.load.timeout, 5), self.load.rng_for("final"))

@@ -3,7 +3,7 @@ import random
 import re
 import time
 
-from checkers import check_acknowledged, check_linearizable
+from checkers import check_acknowledged, check_linearizable, check_list
 from history import FAIL, INFINITE, OK, UNKNOWN, Op
 from load import Client
 from wire import Resp, RespError
@@ -90,6 +90,10 @@ class RespCluster:
 
     def call(self, key, *args):
         """(outcome, reply or reason). At most one node executes it."""
+        return self.together(key, [args], lambda replies: replies[0])
+
+    def together(self, key, commands, answer):
+        """Commands sent in one piece to the leader of key; answer(replies) is the one that counts, an error among them or a value."""
         slot = slot_of(key)
         why = "no leader known"
         for _ in range(5):
@@ -105,8 +109,8 @@ class RespCluster:
                 self.failed(node)
                 return FAIL, "connect: %s" % e
             try:
-                c.send(c.encode(*args))
-                reply = c.reply()
+                c.send(b"".join(c.encode(*args) for args in commands))
+                reply = answer([c.reply() for _ in commands])
             except (OSError, EOFError) as e:
                 self.failed(node)
                 return UNKNOWN, "%s:%d %s" % (node[0], node[1], e)
@@ -157,12 +161,48 @@ class Worker(Client):
             self.do("incr", self.key("count"), None, "INCR")
         elif dice < 0.88:
             self.do("r", self.named("count"), None, "GET")
+        elif dice < 0.92:
+            self.transaction("w" if self.rng.random() < 0.5 else "r", self.key("tx"), value)
+        elif dice < 0.96:
+            self.do("push", "{%s}%s:list" % (self.tag, self.load.name), value, "RPUSH", value)
         else:
             self.do("add", "{%s}%s:set" % (self.tag, self.load.name), value, "SADD", value)
 
+    def transaction(self, kind, key, value):
+        """Two keys of one slot, always written together and read together, are one register: half of it is never to be seen."""
+        pair = (key + ":a", key + ":b")
+        body = [("SET", k, value) for k in pair] if kind == "w" else [("GET", k) for k in pair]
+        op = Op(self.name, "resp", self.lane, kind, key, value if kind == "w" else None, time.monotonic())
+
+        def answer(replies):
+            # A command that was refused while it was queued says why better than EXECABORT does.
+            return next((r for r in replies[:-1] if isinstance(r, RespError)), replies[-1])
+
+        op.outcome, reply = self.client.together(key, [("MULTI",)] + body + [("EXEC",)], answer)
+        if op.outcome == OK and kind == "r":
+            if reply[0] != reply[1]:
+                self.strange("half of a transaction: %s holds %r" % (key, reply))
+            reply = reply[0]
+        self.finish(op, reply, "EXEC")
+
     def do(self, kind, key, value, command, *args):
         op = Op(self.name, "resp", self.lane, kind, key, value, time.monotonic())
-        op.outcome, reply = self.client.call(key, command, key, *args)
+        if kind == "add" and self.load.wait:
+            op.outcome, reply = self.with_wait(key, command, *args)
+        else:
+            op.outcome, reply = self.client.call(key, command, key, *args)
+        self.finish(op, reply, command)
+
+    def with_wait(self, key, command, *args):
+        """A write at level leader that asks for more: acknowledged when WAIT says that another replica has it (rule 13)."""
+        outcome, reply = self.client.together(key, [(command, key) + args, ("WAIT", 1, int(self.load.timeout * 700))],
+                                              lambda replies: replies[0] if isinstance(replies[0], RespError) else replies[1])
+        if outcome == OK and reply < 1:
+            return UNKNOWN, "wait: %d replicas" % reply
+        return outcome, reply
+
+    def finish(self, op, reply, command):
+        kind, key = op.kind, op.key
         if op.outcome == OK:
             op.end = time.monotonic()
             if kind == "r":
@@ -174,6 +214,36 @@ class Worker(Client):
             op.end = time.monotonic() if op.outcome == FAIL else INFINITE
             if op.outcome == UNKNOWN and isinstance(reply, str) and reply[:1].isupper():
                 self.strange("%s %s is answered: %s" % (command, key, reply))
+        self.history.add(op)
+        if op.outcome != OK:
+            time.sleep(0.03)
+
+    def leave(self):
+        self.client.close()
+
+
+class Popper(Client):
+    """Waits in BLPOP for what the lane's workers push: a client blocked at a leader that goes away must be let go, and must not take an element with it."""
+
+    def __init__(self, part, load, name, lane, tag):
+        super().__init__(load, name, lane)
+        self.client = RespCluster(load.endpoints["resp"], load.timeout + 1, self.rng)
+        self.list = "{%s}%s:list" % (tag, load.name)
+
+    def step(self):
+        op = Op(self.name, "resp", self.lane, "pop", self.list, None, time.monotonic())
+        op.outcome, reply = self.client.call(self.list, "BLPOP", self.list, 1)
+        if op.outcome == OK:
+            op.end = time.monotonic()
+            op.value = reply[1].decode() if reply is not None else None
+        else:
+            op.note = str(reply)
+            if op.outcome == UNKNOWN and op.note.startswith("UNBLOCKED "):
+                op.outcome = FAIL  # says itself that nothing was taken
+            if op.outcome == FAIL:
+                op.end = time.monotonic()
+            elif op.note[:1].isupper() and " " in op.note:
+                self.strange("BLPOP %s is answered: %s" % (self.list, op.note))
         self.history.add(op)
         if op.outcome != OK:
             time.sleep(0.03)
@@ -214,29 +284,37 @@ class RespLoad:
         for lane, tag in self.tags.items():
             shared = {}
             out += [Worker(self, self.load, "resp-%s-%d" % (lane, i), lane, tag, shared) for i in range(self.workers_per_lane)]
+            out.append(Popper(self, self.load, "pop-%s" % lane, lane, tag))
         return out
 
     def final(self, timeout):
-        """A last read of every key, recorded as any other, and all sets."""
+        """A last read of every key: registers as operations like any other, sets and lists for their checkers."""
         client = RespCluster(self.load.endpoints["resp"], max(self.load.timeout, 5))
         deadline = time.monotonic() + timeout
-        keys = sorted({(o.lane, o.key, o.kind == "add") for o in self.load.history.ops("resp")})
-        for lane, key, is_set in keys:
+        commands = {"add": ("SMEMBERS",), "push": ("LRANGE", 0, -1)}
+        for lane, key, kind in sorted({(o.lane, o.key, o.kind if o.kind in commands else "r") for o in self.load.history.ops("resp") if o.kind != "pop"}):
+            asked = key + ":a" if ":tx:" in key else key
+            command, *args = commands.get(kind, ("GET",))
             while True:
                 start = time.monotonic()
-                outcome, reply = client.call(key, "SMEMBERS" if is_set else "GET", key)
+                outcome, reply = client.call(asked, command, asked, *args)
                 if outcome == OK:
                     break
                 if time.monotonic() > deadline:
-                    raise TimeoutError("the last read of %s: %s" % (key, reply))
+                    raise TimeoutError("the last read of %s: %s" % (asked, reply))
                 time.sleep(0.1)
-            if is_set:
-                self.found[key] = {v.decode() for v in reply}
-            else:
+            if kind == "r":
                 self.load.history.add(Op("final", "resp", lane, "r", key, self.decode(key, reply), start, time.monotonic(), OK))
+            else:
+                self.found[key] = [v.decode() for v in reply]
         client.close()
 
     def check(self):
         ops = self.load.history.ops("resp")
-        return (check_acknowledged([o for o in ops if o.kind == "add"], self.found, "set")
-                + check_linearizable([o for o in ops if o.kind != "add"]))
+        sets, lists, registers = ([o for o in ops if o.kind in kinds] for kinds in (("add",), ("push", "pop"), ("r", "w", "incr")))
+        problems = check_acknowledged(sets, {o.key: self.found.get(o.key, ()) for o in sets}, "set")
+        if self.load.wait:
+            return problems  # at level leader a failover takes back what nobody waited for
+        for key in sorted({o.key for o in lists}):
+            problems += check_list(key, [o for o in lists if o.key == key], self.found.get(key, ()))
+        return problems + check_linearizable(registers)

@@ -46,7 +46,7 @@ def plant(h, load):
     """Each part of the load reports what is planted into what it learned."""
     resp, kafka, amqp = load.parts
     stream, queue = next(s for s in kafka.streams.values() if s.acked), next(q for q in amqp.queues.values() if q.confirmed)
-    lost_key = next(k for k in sorted(resp.found) if resp.found[k])
+    lost_key = next(k for k in sorted(resp.found) if resp.found[k] and k.endswith(":set"))
     resp.found[lost_key].pop()
     stream.final.pop(len(stream.final) // 2)
     body = sorted(queue.confirmed)[0]

@@ -78,7 +78,8 @@ class Judge:
             if self.cluster is None or self.nodes < want:
                 self.fresh(want)
             endpoints = {p: [(n.host, n.ports[p]) for n in self.cluster.nodes.values()] for p in ("resp", "kafka", "amqp")}
-            load = Load(endpoints, history, seed=seed, lanes=self.options.lanes, name="f%d" % self.count)
+            load = Load(endpoints, history, seed=seed, lanes=self.options.lanes, name="f%d" % self.count,
+                        wait=self.cluster.config["kv.ack"] != "quorum")
             load.setup()
             load.start()
             try:
