@@ -38,6 +38,8 @@ void kv_snapshot_discard(const char *dir, int64_t start);
  * serves, ERR_FOREIGN, ERR_LEVEL; the kv is empty then. */
 #define KV_SNAPSHOT_ANY UINT32_MAX /* in place of a partition: whichever (tools) */
 int kv_snapshot_load(struct kv *kv, const char *dir, const uint8_t cluster_id[16], uint32_t partition, int64_t *ret_start);
+/* The E of a published snapshot: from there on its log makes it whole. */
+int kv_snapshot_end(const char *dir, int64_t start, int64_t *ret_end);
 /* One file; on error the kv holds what came before it. */
 int kv_snapshot_read(struct kv *kv, int fd, const uint8_t cluster_id[16], uint32_t partition, int64_t start);
 /* The S of a published snapshot's file name; ERR_NOT_FOUND for another name. */

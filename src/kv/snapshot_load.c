@@ -152,3 +152,24 @@ int kv_snapshot_load(struct kv *kv, const char *dir, const uint8_t cluster_id[16
     }
     return first != 0 ? first : err;
 }
+
+int kv_snapshot_end(const char *dir, int64_t start, int64_t *ret_end)
+{
+    char *path = mem_printf("%s/snapshot-%020lld", dir, (long long)start);
+    int fd = open(path, O_RDONLY | O_CLOEXEC), err = fd < 0 ? err_from_errno(errno) : 0;
+    uint8_t f[SNAPSHOT_FOOTER];
+    struct stat st;
+
+    mem_free(path);
+    if (err == 0 && fstat(fd, &st) != 0)
+        err = err_from_errno(errno);
+    if (err == 0)
+        err = st.st_size < SNAPSHOT_FOOTER ? ERR_CORRUPT : file_pread_all(fd, f, sizeof(f), (uint64_t)st.st_size - sizeof(f));
+    if (err == 0 && (be32_get(f) != SNAPSHOT_END || be32_get(f + 32) != crc32c(0, f, 32)))
+        err = ERR_CORRUPT;
+    if (err == 0)
+        *ret_end = (int64_t)be64_get(f + 4);
+    if (fd >= 0)
+        close(fd);
+    return err;
+}

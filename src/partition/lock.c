@@ -67,6 +67,12 @@ static void park_take(struct partition_park *park)
     list_remove(&park->node);
 }
 
+/* Who waits for the end of a handover is not woken by an unlock: it would only park again. */
+static bool hands_over(const struct parking *k)
+{
+    return k->p != NULL && ALOADX(&k->p->role) == PARTITION_PARKED;
+}
+
 static void wake_one(struct parking *k)
 {
     struct partitions *ps = k->ps;
@@ -74,7 +80,7 @@ static void wake_one(struct parking *k)
     bool post = false;
 
     mutex_lock(&ps->park_mutex);
-    if (!list_empty(&k->list)) {
+    if (!list_empty(&k->list) && !hands_over(k)) {
         struct partition_park *park = LIST_ENTRY(k->list.next, struct partition_park, node);
 
         park_take(park);
@@ -96,7 +102,7 @@ static bool is_free(struct parking *k) NO_THREAD_SAFETY_ANALYSIS
         pthread_rwlock_unlock(&k->ps->spanning);
         return true;
     }
-    if (!mutex_trylock(&k->p->lock))
+    if (hands_over(k) || !mutex_trylock(&k->p->lock))
         return false;
     mutex_unlock(&k->p->lock);
     return true;
@@ -161,6 +167,17 @@ void parking_nudge(struct partitions *ps)
         if (ALOADX(&k->count) != 0 && is_free(k))
             wake_one(k);
     }
+}
+
+void partition_park_here(struct partition *p, struct partition_park *park)
+{
+    park_add(&p->parking, park);
+}
+
+void partition_unpark_all(struct partition *p)
+{
+    for (uint32_t n = ALOAD(&p->parking.count); n > 0; n--)
+        wake_one(&p->parking);
 }
 
 /* ---- the lock of one ------------------------------------------------------------------------------------------------------ */
@@ -253,7 +270,7 @@ void partition_unlock(struct partition *p) NO_THREAD_SAFETY_ANALYSIS
 
 struct kv *partition_peek(struct partition *p) NO_THREAD_SAFETY_ANALYSIS
 {
-    if (__atomic_load_n(&p->state, __ATOMIC_ACQUIRE) != PARTITION_OPEN || !mutex_trylock(&p->lock))
+    if (__atomic_load_n(&p->state, __ATOMIC_ACQUIRE) != PARTITION_OPEN || ALOADX(&p->role) != PARTITION_LEADER || !mutex_trylock(&p->lock))
         return NULL;
     return p->kv;
 }

@@ -21,9 +21,13 @@ static void expire(struct partition *p)
     uint64_t begun;
     bool more;
 
-    if (partition_state(p) != PARTITION_OPEN)
+    if (partition_state(p) != PARTITION_OPEN || partition_role(p) != PARTITION_LEADER)
         return;
     partition_enter_background(p, 0, &g);
+    if (!partition_writes(p)) {
+        partition_leave(&g); /* it stopped leading meanwhile */
+        return;
+    }
     begun = clock_mono_us();
     /* Deletions may use the reserve of a full disk; beyond that the expired wait, unseen by readers. */
     more = log_append_prepare(p->main, EFFECT_ROOM) == 0;
@@ -80,7 +84,8 @@ static void *maintenance_main(void *arg)
                 continue;
             if (tick % EXPIRE_TICKS == 0 && ALOADX(&p->expires) != 0)
                 expire(p);
-            partition_queues_tick(&p->queues, now_ms);
+            if (partition_role(p) == PARTITION_LEADER)
+                partition_queues_tick(&p->queues, now_ms);
         }
         if (tick % SNAPSHOT_TICKS == 0)
             start_snapshots(ps, clock_mono_us());

@@ -109,8 +109,10 @@ int partitions_new(const struct partitions_options *options, struct partitions *
         p->index = i;
         p->ps = ps;
         p->snapshot_start = -1;
-        p->role = PARTITION_LEADER; /* on a node alone; else the topology steps it */
-        p->epoch = 1;
+        /* A node alone leads everything; in a cluster the topology steps the roles. */
+        p->role = ps->o.clustered ? PARTITION_NONE : PARTITION_LEADER;
+        p->epoch = ps->o.clustered ? 0 : 1;
+        p->pinned = INT64_MAX;
         parking_init(&p->parking, ps, p);
         p->kv = kv_new(&ps->o.kv);
         partition_queues_init(&p->queues, p, &ps->o);
@@ -139,6 +141,7 @@ void partitions_free(struct partitions *ps)
         struct partition *p = &ps->all[i];
 
         partition_queues_fini(&p->queues);
+        replay_fini(&p->apply);
         if (p->main != NULL)
             log_close(p->main);
         kv_free(p->kv);
@@ -244,7 +247,7 @@ void guard_fill(struct partition_guard *g, struct partition *p, uint32_t db)
     g->p = p;
     g->main = p->main;
     g->end = 0;
-    g->wrote = g->background = g->in_set = false;
+    g->wrote = g->background = g->in_set = g->stale = g->unknown = false;
     g->set_at = 0;
     batch_begin(&p->builder, now);
     g->fx = (struct effects){&p->builder, now, false};
@@ -262,7 +265,26 @@ static __thread unsigned held;
 #define NOTE_LEFT() ((void)0)
 #endif
 
-/* Why a partition that is not open cannot be entered. */
+int partition_enter(struct partition *p, uint32_t db, struct partition_park *park, struct partition_guard *g)
+{
+    int err = partition_admit(p, park);
+
+    if (GM_UNLIKELY(err != 0))
+        return err;
+    err = partition_lock_worker(p, park);
+    if (GM_UNLIKELY(err != 0))
+        return err;
+    err = partition_admit(p, park);
+    if (GM_UNLIKELY(err != 0)) {
+        partition_unlock(p);
+        return err;
+    }
+    NOTE_ENTERED();
+    guard_fill(g, p, db);
+    return 0;
+}
+
+/* Why a partition that is not open cannot be entered, whatever its role. */
 static int refusal(const struct partition *p)
 {
     switch (ALOAD(&p->state)) {
@@ -275,22 +297,24 @@ static int refusal(const struct partition *p)
     }
 }
 
-int partition_enter(struct partition *p, uint32_t db, struct partition_park *park, struct partition_guard *g)
+int partition_enter_stale(struct partition *p, uint32_t db, struct partition_park *park, struct partition_guard *g)
 {
     int err = refusal(p);
 
-    if (GM_UNLIKELY(err != 0))
-        return err;
-    err = partition_lock_worker(p, park);
-    if (GM_UNLIKELY(err != 0))
+    if (err == 0)
+        err = partition_lock_worker(p, park);
+    if (err != 0)
         return err;
     err = refusal(p);
-    if (GM_UNLIKELY(err != 0)) {
+    if (err == 0)
+        err = partition_stale_refusal(p);
+    if (err != 0) {
         partition_unlock(p);
         return err;
     }
     NOTE_ENTERED();
     guard_fill(g, p, db);
+    g->stale = true;
     return 0;
 }
 
@@ -309,6 +333,7 @@ int partition_enter_upkeep(struct partition *p, struct partition_park *park, str
     }
     NOTE_ENTERED();
     guard_fill(g, p, 0);
+    g->stale = true;
     return 0;
 }
 
@@ -330,12 +355,31 @@ void partition_note_counts(struct partition *p)
     ASTOREX(&p->expires, s.expires);
 }
 
+/* Nothing may have been written: a follower's memory is what its leader's log says. Should something have been, it is thrown away with the memory it stands for. */
+static int leave_reader(struct partition_guard *g)
+{
+    struct partition *p = g->p;
+
+    g->end = log_end(p->main);
+    if (!batch_is_empty(&p->builder)) {
+        diag_error("effects without leadership are dropped", "partition=%u role=%u", p->index, ALOADX(&p->role));
+        batch_builder_fini(&p->builder);
+        partition_rebuild(p, ERR_NOT_LEADER);
+    }
+    NOTE_LEFT();
+    partition_unlock(p);
+    return 0;
+}
+
 int partition_leave(struct partition_guard *g)
 {
     struct partition *p = g->p;
     int err = 0;
 
     CHECK(!g->in_set);
+    /* Under the lock the role stands still: who entered as a leader's client leaves as one. */
+    if (GM_UNLIKELY(g->stale || !partition_writes(p)))
+        return leave_reader(g);
     kv_blocked_serve(&g->kv);
     queue_table_flush(p->queues.table, NULL);
     if (!batch_is_empty(&p->builder)) {
@@ -353,6 +397,10 @@ int partition_leave(struct partition_guard *g)
     g->end = log_end(p->main);
     NOTE_LEFT();
     partition_unlock(p);
+    if (err == 0 && !g->background) {
+        err = partition_still_leased(p);
+        g->unknown = err != 0 && g->wrote;
+    }
     return err;
 }
 
@@ -370,9 +418,13 @@ static void run_rebuild(struct bg_job *job) NO_THREAD_SAFETY_ANALYSIS /* partiti
     int err;
 
     mutex_lock(&p->lock);
-    kv_clear(p->kv);
     p->recovered_end = -1; /* nothing in this log is incomplete any more */
-    err = partition_replay(p, NULL, NULL);
+    if (partition_writes(p)) {
+        kv_clear(p->kv);
+        err = partition_replay(p, NULL, NULL);
+    } else {
+        err = partition_reload(p);
+    }
     ASTOREX(&p->rebuilding, false);
     if (err == 0)
         ASTORE(&p->state, (uint32_t)PARTITION_OPEN);
@@ -392,13 +444,13 @@ void partition_rebuild(struct partition *p, int err)
 {
     struct rebuild_job *r;
 
-    if (err != ERR_NOSPACE && err != ERR_NOFILE) {
+    if (err != ERR_NOSPACE && err != ERR_NOFILE && err != ERR_NOT_LEADER) {
         partition_fail(p, err, "the main log cannot be appended to");
         return;
     }
     if (ALOADX(&p->rebuilding) || ALOAD(&p->state) == PARTITION_FAILED)
         return;
-    diag_warn("an append failed, the partition is rebuilt from its log", "partition=%u error=%s", p->index, err_name(err));
+    diag_warn("memory and log have parted, the partition is rebuilt from its log", "partition=%u error=%s", p->index, err_name(err));
     ASTOREX(&p->rebuilding, true);
     ASTORE(&p->state, (uint32_t)PARTITION_RECOVERING);
     r = mem_zalloc(sizeof(*r));

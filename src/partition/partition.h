@@ -28,6 +28,7 @@ struct partitions_options {
     uint64_t snapshot_keep_bytes; /* log that stays behind a snapshot for replicas that lag (rule 3); default 256 MiB */
     struct kv_options kv;         /* free_later NULL: freed by a background thread of the workers */
     bool never_synced; /* log.fsync: never */
+    bool clustered;    /* roles follow the topology: partitions start as NONE, memory as their snapshot (rule 2), and cluster/replicate steps them */
     /* A queue without users has reached its end (auto-delete, x-expires): propose its deletion. Under the partition's lock, any thread; may only post. */
     void (*queue_ended)(void *arg, uint64_t queue_id, uint32_t partition);
     void *queue_ended_arg;
@@ -70,7 +71,9 @@ struct partition_guard {
     struct log *main;
     int64_t end;  /* set by leave: log end after the append (the offset a quorum reply waits for), or the end at the time when nothing was added */
     bool wrote;   /* set by leave: something was appended */
+    bool unknown; /* set by leave with an error: it was appended, but may be undone by a failover: the client must not read that it was not done (close its connection) */
     bool background;
+    bool stale; /* private: only reads */
     bool in_set;
     uint32_t set_at; /* its place among the guards of partition_enter_set */
 };
@@ -119,10 +122,17 @@ bool partition_is_wanted(const struct partition *p); /* a worker waits: leave so
  * cannot be answered has an unknown outcome: the connection is closed rather than told an error that means "not done". */
 enum partition_role { PARTITION_NONE, PARTITION_FOLLOWER, PARTITION_OPENING, PARTITION_LEADER, PARTITION_PARKED };
 enum partition_role partition_role(const struct partition *p); /* any thread */
+const char *partition_role_name(enum partition_role role);
 int32_t partition_epoch(const struct partition *p);            /* leader epoch of that role; any thread */
 /* Steps the role, under the partition's lock (background). Leaving LEADER fails commits that wait in its logs with ERR_NOT_LEADER, frees blocked clients through kv's callbacks, closes its queues and streams (their logs stay open
  * for the follower), and wakes everything that is parked. */
 void partition_set_role(struct partition *p, enum partition_role role, int32_t epoch);
+/* A follower's memory follows its log: applies the main log up to `to` (or its end), under short holds of the lock. Background; one caller a partition at a time, none while a role is stepped. */
+int partition_apply(struct partition *p, int64_t to);
+int64_t partition_applied(const struct partition *p); /* any thread; the log's end while this node leads */
+/* The main log was cut to `end`, or replaced behind a snapshot that was installed: memory that holds more is built anew (rule 2). As above. */
+int partition_apply_cut(struct partition *p, int64_t end);
+int partition_apply_snapshot(struct partition *p);
 /* The node's lease: CLOCK_BOOTTIME in microseconds until which it may serve as leader; UINT64_MAX: for ever (a node alone). Any thread. */
 void partitions_set_lease(struct partitions *ps, uint64_t until_us);
 bool partitions_lease_ok(const struct partitions *ps);

@@ -6,8 +6,10 @@
 
 #include <pthread.h>
 
+#include "base/err.h"
 #include "partition/partition.h"
 #include "partition/queues.h"
+#include "partition/replay.h"
 
 #define PARTITION_MAGIC 0x70617274u
 #define PARTITIONS_MAGIC 0x70617273u
@@ -30,6 +32,7 @@ struct partition {
     uint32_t waiters; /* atomic: workers that try to enter */
     uint32_t role;    /* atomic: enum partition_role */
     int32_t epoch;    /* atomic: leader epoch of that role */
+    bool leased;      /* atomic: the node's lease is to be looked at */
     bool quorum_missing; /* atomic: fewer than min_insync replicas are in sync */
     struct partitions *ps;
     struct kv *kv;
@@ -49,6 +52,12 @@ struct partition {
     uint64_t expires;           /* atomic: maintenance looks only where there are some */
     uint64_t replayed_bytes;
     bool rebuilding;            /* atomic */
+    int64_t applied;            /* atomic: a follower's memory is the main log up to here (apply.c); the leader's is its end */
+    uint32_t cuts;              /* atomic: how often the log was cut or replaced */
+    uint32_t apply_cuts;        /* of which `apply` knows */
+    struct replay apply;        /* the applier's (apply.c) */
+    int64_t stale_from;         /* atomic: below, memory is a fuzzy snapshot that its log has not made whole yet */
+    int64_t pinned;             /* atomic: the log stays from here on for a replica that gets a snapshot; INT64_MAX: no pin */
 };
 
 /* A worker's woken parks: one mail for all of them. */
@@ -101,6 +110,10 @@ int spanning_lock_shared(struct partitions *ps, struct partition_park *park);
 void spanning_unlock_shared(struct partitions *ps);
 void spanning_lock_exclusive(struct partitions *ps);
 void spanning_unlock_exclusive(struct partitions *ps);
+/* Parks whatever the lock does: the partition hands over (rule 21). */
+void partition_park_here(struct partition *p, struct partition_park *park);
+/* The role changed: all that are parked try again. */
+void partition_unpark_all(struct partition *p);
 /* Wakes one of each parking that has some although nobody holds its lock; maintenance calls it as a safety net. */
 void parking_nudge(struct partitions *ps);
 
@@ -115,8 +128,35 @@ void partitions_job_end(struct partitions *ps);
 void partition_rebuild(struct partition *p, int err);
 char *partition_kv_dir(const struct partition *p); /* owned by the caller */
 
+/* role.c. 0: whoever serves clients may enter now; ERR_* why not. ERR_PARKED: `park` was registered. */
+int partition_admit_slow(struct partition *p, struct partition_park *park);
+/* One branch on a node alone: open, leader, no lease to look at. */
+static inline int partition_admit(struct partition *p, struct partition_park *park)
+{
+    uint32_t odd = (__atomic_load_n(&p->state, __ATOMIC_ACQUIRE) ^ PARTITION_OPEN) |
+                   (__atomic_load_n(&p->role, __ATOMIC_RELAXED) ^ PARTITION_LEADER) | __atomic_load_n(&p->leased, __ATOMIC_RELAXED);
+
+    return GM_LIKELY(odd == 0) ? 0 : partition_admit_slow(p, park);
+}
+/* This node appends to the partition's logs by itself. Under the lock it stands still. */
+static inline bool partition_writes(const struct partition *p)
+{
+    return __atomic_load_n(&p->role, __ATOMIC_RELAXED) >= PARTITION_LEADER;
+}
+int partition_stale_refusal(const struct partition *p);
+/* Looked at again when a command was executed (rule 20): ERR_NO_LEASE. */
+static inline int partition_still_leased(const struct partition *p)
+{
+    return GM_LIKELY(!__atomic_load_n(&p->leased, __ATOMIC_RELAXED)) || partitions_lease_ok(p->ps) ? 0 : ERR_NO_LEASE;
+}
+
+/* apply.c: memory anew from snapshot and log, as far as the role may show; under the lock. */
+int partition_reload(struct partition *p);
+
 /* recover.c: loads the snapshot and replays the main log into an empty kv. */
 int partition_replay(struct partition *p, void (*progress)(void *arg, uint64_t bytes), void *arg);
+/* The newest snapshot alone: *ret_from is where its log begins, *ret_whole the offset from which on memory is consistent. */
+int partition_load_snapshot(struct partition *p, int64_t *ret_from, int64_t *ret_whole);
 
 /* maintenance.c */
 void maintenance_start(struct partitions *ps);

@@ -11,7 +11,6 @@
 #include "partition/private.h"
 
 #define WINDOW (1u << 20)
-#define COPY_MAX (64u << 10) /* batches up to this are gathered so that 32 records are ahead (P19) */
 
 struct recovery {
     struct partitions *ps;
@@ -68,162 +67,91 @@ static void open_log(struct partition *p)
 
 /* ---- second: the state ----------------------------------------------------------------------------------------------------- */
 
-/* Whether every participant that a PARTICIPANTS record names has its batch. */
-static int participants_whole(struct partitions *ps, struct slice value, bool *ret)
+/* Drops the last batch of a log when it is part of a command that did not reach all its partitions (rule 5): such a batch can only be the last. */
+static int drop_incomplete(struct partition *p)
 {
-    struct reader rd = reader_of(value);
-    uint64_t n = reader_uvarint(&rd);
+    struct log_participant *parts;
+    int64_t base;
+    bool whole = true;
+    int n = log_last_batch_participants(p->main, NULL, 0, &base);
 
-    *ret = true;
-    for (uint64_t i = 0; i < n && !rd.bad; i++) {
-        uint64_t index = reader_uvarint(&rd), offset = reader_uvarint(&rd);
+    if (n <= 0)
+        return n;
+    parts = mem_calloc((size_t)n, sizeof(parts[0]));
+    n = log_last_batch_participants(p->main, parts, (size_t)n, &base);
+    for (int i = 0; i < n; i++) {
+        struct partition *other;
 
-        if (rd.bad || index >= ps->o.count)
-            return ERR_CORRUPT;
+        if (parts[i].partition >= p->ps->o.count) {
+            n = ERR_CORRUPT;
+            break;
+        }
+        other = &p->ps->all[parts[i].partition];
         /* A participant that has failed does not tell; its part is lost whatever is done here, so ours stays. */
-        if (partition_state(&ps->all[index]) != PARTITION_FAILED && (uint64_t)ps->all[index].recovered_end <= offset)
-            *ret = false;
+        if (partition_state(other) != PARTITION_FAILED && other->recovered_end <= parts[i].offset)
+            whole = false;
     }
-    return rd.bad ? ERR_CORRUPT : 0;
-}
-
-/* Looks at the last batch of a log. */
-static int last_is_whole(struct partition *p, const struct batch_header *h, struct slice batch, bool *ret)
-{
-    struct record_iter it;
-    struct record r;
-    struct effect e;
-    int more, err;
-
-    *ret = true;
-    record_iter_init(&it, h, slice_of(batch.data + BATCH_HEADER_SIZE, batch.len - BATCH_HEADER_SIZE));
-    while ((more = record_iter_next(&it, &r)) == 1) {
-        if (effect_read(&r, &e) != 0 || e.kind != EFFECT_PARTICIPANTS)
-            continue;
-        err = participants_whole(p->ps, e.value, ret);
-        if (err != 0)
-            return err;
-    }
-    return more;
-}
-
-static int add_records(struct kv_replay *replay, const struct batch_header *h, struct slice batch)
-{
-    struct record_iter it;
-    struct record r;
-    struct effect e;
-    int more;
-
-    record_iter_init(&it, h, slice_of(batch.data + BATCH_HEADER_SIZE, batch.len - BATCH_HEADER_SIZE));
-    while ((more = record_iter_next(&it, &r)) == 1) {
-        int err = effect_read(&r, &e);
-
-        if (err == 0)
-            err = kv_replay_add(replay, &e);
-        if (err != 0)
-            return err;
-    }
-    return more;
+    mem_free(parts);
+    if (n < 0 || whole)
+        return MIN_OF(n, 0);
+    diag_warn("an incomplete command over several partitions is dropped", "partition=%u offset=%lld", p->index, (long long)base);
+    return log_truncate(p->main, base);
 }
 
 static int replay_log(struct partition *p, int64_t from, void (*progress)(void *arg, uint64_t bytes), void *arg)
 {
-    struct kv_replay *replay = mem_zalloc(sizeof(*replay));
-    struct log_cursor c;
-    struct buf copies = {0};
-    struct batch_header h;
-    struct slice batch;
-    uint64_t unreported = 0;
+    struct replay r;
     int more, err = 0;
 
-    replay->kv = p->kv;
-    buf_reserve(&copies, COPY_MAX);
-    log_cursor_init(&c, p->main, from, WINDOW);
-    while ((more = log_cursor_next(&c, &h, &batch)) == 1) {
-        int64_t next = h.base_offset + h.last_offset_delta + 1;
+    replay_init(&r, p, from, WINDOW);
+    while (err == 0 && (more = replay_gather(&r, INT64_MAX)) != 0) {
+        size_t bytes = r.bytes.len;
 
-        if (!batch_crc_ok(batch.data, &h) || (h.attributes & BATCH_ATTR_CODEC) != 0) {
-            err = ERR_CORRUPT;
-            break;
-        }
-        if (next == p->recovered_end) {
-            bool whole;
-
-            err = last_is_whole(p, &h, batch, &whole);
-            if (err != 0)
-                break;
-            if (!whole) {
-                diag_warn("an incomplete command over several partitions is dropped", "partition=%u offset=%lld", p->index,
-                          (long long)h.base_offset);
-                err = kv_replay_flush(replay);
-                if (err == 0)
-                    err = log_truncate(p->main, h.base_offset);
-                break;
-            }
-        }
-        /* The cursor's bytes go with its next step; small batches are copied until there are enough records to look ahead. */
-        if (batch.len > COPY_MAX) {
-            err = kv_replay_flush(replay);
-            copies.len = 0;
-            if (err == 0)
-                err = add_records(replay, &h, batch);
-            if (err == 0)
-                err = kv_replay_flush(replay);
-        } else {
-            if (copies.len + batch.len > COPY_MAX) {
-                err = kv_replay_flush(replay);
-                copies.len = 0;
-            }
-            buf_put_slice(&copies, batch);
-            if (err == 0)
-                err = add_records(replay, &h, slice_of(copies.data + copies.len - batch.len, batch.len));
-        }
-        if (err != 0)
-            break;
-        unreported += batch.len;
-        if (unreported >= WINDOW && progress != NULL) {
-            progress(arg, unreported);
-            unreported = 0;
-        }
+        err = more < 0 ? more : replay_apply(&r);
+        if (err == 0 && progress != NULL)
+            progress(arg, bytes);
     }
-    if (err == 0)
-        err = kv_replay_flush(replay);
-    if (err == 0 && more < 0)
-        err = more;
-    if (progress != NULL)
-        progress(arg, unreported);
-    log_cursor_fini(&c);
-    buf_fini(&copies);
-    mem_free(replay);
+    replay_fini(&r);
     return err;
 }
 
-int partition_replay(struct partition *p, void (*progress)(void *arg, uint64_t bytes), void *arg)
+int partition_load_snapshot(struct partition *p, int64_t *ret_from, int64_t *ret_whole)
 {
     char *dir = partition_kv_dir(p);
-    int64_t from = 0;
-    int err = kv_snapshot_load(p->kv, dir, p->ps->o.cluster_id, p->index, &from);
+    int err = kv_snapshot_load(p->kv, dir, p->ps->o.cluster_id, p->index, ret_from);
 
-    mem_free(dir);
+    *ret_whole = *ret_from;
     if (err == ERR_NOT_FOUND) {
         ASTOREX(&p->snapshot_start, -1);
-        from = 0;
-    } else if (err != 0) {
-        return err;
-    } else {
+        *ret_from = *ret_whole = 0;
+        err = 0;
+    } else if (err == 0) {
         struct log_segment_info segs[64];
         size_t n = log_segments(p->main, segs, ARRAY_LEN(segs));
         uint64_t behind = 0;
 
         for (size_t i = 0; i < MIN_OF(n, ARRAY_LEN(segs)); i++)
-            if (segs[i].next <= from)
+            if (segs[i].next <= *ret_from)
                 behind += segs[i].bytes;
-        ASTOREX(&p->snapshot_start, from);
+        ASTOREX(&p->snapshot_start, *ret_from);
         ASTOREX(&p->snapshot_bytes, behind);
+        err = kv_snapshot_end(dir, *ret_from, ret_whole);
     }
+    mem_free(dir);
+    return err;
+}
+
+int partition_replay(struct partition *p, void (*progress)(void *arg, uint64_t bytes), void *arg)
+{
+    int64_t from, whole;
+    int err = partition_load_snapshot(p, &from, &whole);
+
+    if (err != 0)
+        return err;
     /* The log must begin where the snapshot can be continued. */
     if (log_start(p->main) > from || log_end(p->main) < from)
         return ERR_CORRUPT;
+    ASTORE(&p->stale_from, whole);
     return replay_log(p, from, progress, arg);
 }
 
@@ -238,8 +166,11 @@ static void note_bytes(void *arg, uint64_t bytes)
 
 static void recover_state(struct recovery *r, struct partition *p)
 {
-    int err = partition_replay(p, note_bytes, r);
+    int err = drop_incomplete(p);
 
+    /* In a cluster nobody knows yet how much of the log is committed: memory stays at the snapshot until the leader says (rule 2). */
+    if (err == 0)
+        err = p->ps->o.clustered ? partition_reload(p) : partition_replay(p, note_bytes, r);
     if (err != 0) {
         partition_fail(p, err,
                        err == ERR_LEVEL     ? "an effect of a kind this version does not know"

@@ -23,15 +23,13 @@ int partition_enter_set(struct partitions *ps, const uint32_t *indexes, uint32_t
         struct partition *p = partitions_get(ps, indexes[locked]);
 
         CHECK(locked == 0 || indexes[locked - 1] < indexes[locked]);
-        if (partition_state(p) != PARTITION_OPEN) {
-            err = partition_state(p) == PARTITION_FAILED ? partition_error(p) : ERR_AGAIN;
-            break;
-        }
-        err = partition_lock_worker(p, park);
+        err = partition_admit(p, park);
+        if (err == 0)
+            err = partition_lock_worker(p, park);
         if (err != 0)
             break;
-        if (partition_state(p) != PARTITION_OPEN) {
-            err = partition_state(p) == PARTITION_FAILED ? partition_error(p) : ERR_AGAIN;
+        err = partition_admit(p, park);
+        if (err != 0) {
             partition_unlock(p);
             break;
         }
@@ -126,5 +124,10 @@ int partition_leave_set(struct partitions *ps, struct partition_guard *guards, u
     for (uint32_t i = n; i > 0; i--)
         partition_unlock(guards[i - 1].p);
     spanning_unlock_shared(ps);
+    if (err == 0) {
+        err = partition_still_leased(guards[0].p);
+        for (uint32_t i = 0; err != 0 && i < n; i++)
+            guards[i].unknown = written != 0;
+    }
     return err;
 }

@@ -29,7 +29,7 @@ static bool walk_wanted(void *arg)
 
 static int64_t walk_end(void *arg)
 {
-    return log_end(((struct partition *)arg)->main);
+    return partition_applied(arg); /* what memory holds; of a leader the log's end */
 }
 
 static void nap(void)
@@ -39,12 +39,12 @@ static void nap(void)
     nanosleep(&ts, NULL);
 }
 
-/* Waits until what the walk may have seen survives a power cut. */
-static int wait_durable(struct partition *p, int64_t end)
+/* Waits until what the walk may have seen survives a power cut and cannot be undone by a failover (rule 2). */
+static int wait_valid(struct partition *p, int64_t end)
 {
     uint64_t begun = clock_mono_us();
 
-    while (!p->ps->o.never_synced && log_durable(p->main) < end) {
+    while ((!p->ps->o.never_synced && log_durable(p->main) < end) || log_hw(p->main) < end) {
         if (partition_state(p) != PARTITION_OPEN || ALOAD(&p->ps->stopping))
             return ERR_CANCELLED;
         if (clock_mono_us() - begun > DURABLE_WAIT_US)
@@ -63,6 +63,7 @@ static int cut_log(struct partition *p, int64_t start) NO_THREAD_SAFETY_ANALYSIS
     int64_t cut = log_start(p->main);
     int err = 0;
 
+    start = MIN_OF(start, ALOAD(&p->pinned));
     mutex_lock(&p->lock);
     n = log_segments(p->main, NULL, 0);
     segs = mem_calloc(n, sizeof(segs[0]));
@@ -100,7 +101,7 @@ static int take(struct partition *p)
     if (result.hold_max_us > ALOADX(&p->snapshot_hold_max_us))
         ASTOREX(&p->snapshot_hold_max_us, result.hold_max_us);
     if (err == 0) {
-        err = wait_durable(p, result.end);
+        err = wait_valid(p, result.end);
         if (err == 0)
             err = kv_snapshot_publish(dir, result.start);
         else

@@ -1,0 +1,469 @@
+/* Following: one fetcher a leader node, for all partitions followed from it.
+ *
+ *     subscribe   a partition's logs with their ends go into the next request (R7: from this log's end, with the epoch of its last batch)
+ *     fetch       one request is long-polled by the leader; news that should not wait for it overtakes it in a second one, and the leader answers the first at once
+ *     take        of an answer: R14 (only of the epoch that is played), R12 (only what begins at the end), R11 (cut where epochs part), R13 and rule 3 (out of range), R18 (high watermark)
+ *     report      whatever was sent for a log is answered by its position in the next request, also when it could not be taken
+ *
+ * A request that fails, or a leader that forgot the session, begins it anew: all positions are told again. */
+#include "base/clock.h"
+#include "base/diag.h"
+#include "base/err.h"
+#include "base/mem.h"
+#include "cluster/replicate/private.h"
+#include "metrics/metrics.h"
+
+#define BACKOFF_US 20000
+#define BACKOFF_MAX_US 500000
+#define RETRY_APPEND_US 1000000
+
+static void fetched(struct bus_call *c, int err, struct slice payload);
+
+struct fetcher *fetcher_of(struct replication *r, uint32_t node_id)
+{
+    struct rpeer *peer = peer_get(r, node_id);
+    struct fetcher *f = peer->fetcher;
+
+    if (f != NULL)
+        return f;
+    f = peer->fetcher = mem_zalloc(sizeof(*f));
+    f->r = r;
+    f->peer = peer;
+    list_init(&f->report);
+    list_init(&f->subscribe);
+    list_init(&f->refused);
+    list_init(&f->followed);
+    for (unsigned i = 0; i < ARRAY_LEN(f->calls); i++) {
+        f->calls[i].f = f;
+        f->calls[i].call.worker = r->w;
+        f->calls[i].call.done = fetched;
+    }
+    return f;
+}
+
+static void forget_reports(struct rpart *part)
+{
+    LIST_FOREACH(node, &part->logs)
+    {
+        list_remove(&LIST_ENTRY(node, struct rlog, node)->report);
+    }
+}
+
+void fetcher_unfollow(struct rpart *part)
+{
+    struct list *n;
+
+    /* What was to be cut for this leader must not be cut for the next, or for none. */
+    while ((n = list_pop_front(&part->cuts)) != NULL) {
+        struct rlog *l = LIST_ENTRY(n, struct rlog, cut_node);
+
+        l->busy = l->restart = false;
+    }
+    forget_reports(part);
+    list_remove(&part->fetch_node);
+    if (part->following != NULL)
+        list_remove(&part->followed_node);
+    part->following = NULL;
+    part->subscribed = false;
+}
+
+static void subscribe(struct rpart *part)
+{
+    struct fetcher *f = part->following;
+
+    forget_reports(part);
+    part->subscribed = false;
+    list_remove(&part->fetch_node);
+    list_push_back(&f->subscribe, &part->fetch_node);
+    f->urgent = true;
+}
+
+void fetcher_follow(struct rpart *part)
+{
+    fetcher_unfollow(part);
+    if (part->leader == 0)
+        return;
+    part->following = fetcher_of(part->r, part->leader);
+    list_push_back(&part->following->followed, &part->followed_node);
+    subscribe(part);
+    fetcher_kick(part->following);
+}
+
+void fetcher_report(struct rlog *l, bool urgent)
+{
+    struct rpart *part = l->part;
+    struct fetcher *f = part->following;
+
+    if (f == NULL || !part->subscribed || l->log == NULL || l->busy)
+        return; /* a subscription tells all positions; a log at work tells its own when it is done */
+    if (l->report.next == NULL)
+        list_push_back(&f->report, &l->report);
+    if (urgent) {
+        f->urgent = true;
+        fetcher_kick(f);
+    } else {
+        replication_arm_soon(part->r);
+    }
+}
+
+/* ---- asking ------------------------------------------------------------------------------------------------------------------ */
+
+static void put_position(struct buf *b, struct rlog *l)
+{
+    struct fetch_position p = {.key = l->key, .end = log_end(l->log), .durable = log_durable(l->log), .epoch = log_last_epoch(l->log)};
+
+    p.durable = MIN_OF(p.durable, p.end);
+    l->told_durable = p.durable;
+    fetch_position_put(b, &p);
+}
+
+/* Tells of all logs of a partition but those that work cuts; they tell when they are done. */
+static unsigned put_subscription(struct buf *positions, struct rpart *part)
+{
+    unsigned n = 0;
+
+    LIST_FOREACH(node, &part->logs)
+    {
+        struct rlog *l = LIST_ENTRY(node, struct rlog, node);
+
+        if (l->log == NULL || l->busy)
+            continue;
+        put_position(positions, l);
+        n++;
+    }
+    return n;
+}
+
+static void put_request(struct fetcher *f, struct buf *b, bool wait)
+{
+    struct fetch_request q = {.session = f->session, .wait_ms = wait ? FETCH_WAIT_MS : 0, .max_bytes = FETCH_BYTES};
+    struct buf parts = {0}, positions = {0};
+    struct list *n;
+    unsigned count = 0;
+
+    while (count < POSITIONS_MAX && (n = list_pop_front(&f->subscribe)) != NULL) {
+        struct rpart *part = LIST_ENTRY(n, struct rpart, fetch_node);
+
+        fetch_part_put(&parts, part->index, FETCH_SUBSCRIBE, part->epoch);
+        q.parts++;
+        count += put_subscription(&positions, part);
+        part->subscribed = true;
+    }
+    while (count < POSITIONS_MAX && (n = list_pop_front(&f->report)) != NULL) {
+        put_position(&positions, LIST_ENTRY(n, struct rlog, report));
+        count++;
+    }
+    fetch_request_put(b, &q);
+    buf_put_slice(b, buf_slice(&parts));
+    buf_put_slice(b, buf_slice(&positions));
+    buf_fini(&parts);
+    buf_fini(&positions);
+}
+
+/* Everything is told again. */
+static void begin_anew(struct fetcher *f)
+{
+    f->session = 0;
+    LIST_FOREACH(node, &f->followed)
+    {
+        subscribe(LIST_ENTRY(node, struct rpart, followed_node));
+    }
+}
+
+void fetcher_kick(struct fetcher *f)
+{
+    struct replication *r = f->r;
+    struct fetch_call *idle = NULL;
+    unsigned under_way = 0;
+    struct buf b = {0};
+    bool more;
+
+    if (r->stopping || !r->started)
+        return;
+    for (unsigned i = 0; i < ARRAY_LEN(f->calls); i++) {
+        if (f->calls[i].busy)
+            under_way++;
+        else
+            idle = &f->calls[i];
+    }
+    /* A session begins with one request; what overtakes needs its id. */
+    if (idle == NULL || list_empty(&f->followed) || (under_way != 0 && (!f->urgent || f->session == 0)))
+        return;
+    if (replication_now_us() < f->not_before_us) {
+        replication_arm_soon(r);
+        return;
+    }
+    f->urgent = false;
+    more = false;
+    put_request(f, &b, true);
+    more = !list_empty(&f->report) || !list_empty(&f->subscribe);
+    idle->busy = true;
+    idle->session = f->session;
+    if (more)
+        f->urgent = true; /* the rest overtakes it when the session is known */
+    bus_call(r->o.bus, f->peer->node_id, BUS_FETCH, buf_slice(&b), FETCH_TIMEOUT_MS, &idle->call);
+    buf_fini(&b);
+}
+
+/* ---- taking -------------------------------------------------------------------------------------------------------------------- */
+
+/* R11, in two steps where the follower has epochs the leader's answer does not know of. */
+static int64_t cut_point(struct log *log, int32_t epoch, int64_t end)
+{
+    int64_t leo = log_end(log), own_end;
+    int32_t own;
+
+    if (log_epoch_end(log, epoch, &own, &own_end) != 0)
+        return MIN_OF(end, leo);
+    if (own != epoch)
+        return MIN_OF(own_end, leo);
+    return MIN_OF(MIN_OF(own_end, end), leo);
+}
+
+static void cut(struct rlog *l, int64_t to)
+{
+    int64_t end = log_end(l->log);
+
+    if (to >= end) {
+        fetcher_report(l, true);
+        return;
+    }
+    to = MAX_OF(to, log_start(l->log));
+    diag_info("a follower's log parts from its leader's and is cut", "log=\"%s\" end=%lld to=%lld hw=%lld", log_dir(l->log), (long long)end,
+              (long long)to, (long long)log_hw(l->log));
+    metrics_add(METRIC_REPLICA_CUTS, 1);
+    work_cut(l, to);
+}
+
+static void out_of_range(struct rlog *l, const struct fetch_log *a)
+{
+    int64_t end = log_end(l->log);
+
+    if (a->end < end) {
+        cut(l, a->end); /* R13 */
+    } else if (a->start > end) {
+        if (l->key.kind == LOG_TOPIC)
+            work_restart(l, a->start);
+        else
+            ship_want(l);
+    } else {
+        fetcher_report(l, true);
+    }
+}
+
+static void append(struct rlog *l, struct slice data)
+{
+    struct partition *p = l->part->p;
+    struct batch_header h;
+    int64_t end;
+    int err = batch_header_read(data.data, data.len, &h);
+
+    if (err != 0 || h.base_offset < log_end(l->log)) {
+        fetcher_report(l, true); /* R12: it does not begin where this log ends */
+        return;
+    }
+    if (h.leader_epoch > l->part->epoch) {
+        fetcher_report(l, true); /* R12: a late answer of a later epoch */
+        return;
+    }
+    err = l->key.kind == LOG_MAIN ? partition_append_replica(p, data.data, data.len, &end) : log_append_replica(l->log, data.data, data.len, &end);
+    if (err == 0) {
+        l->part->r->bytes_fetched += data.len;
+        metrics_add(METRIC_REPLICA_FETCHED_BYTES, data.len);
+        fetcher_report(l, true);
+        return;
+    }
+    DIAG_EVERY(DIAG_WARN, "a follower cannot append", "log=\"%s\" error=%s", log_dir(l->log), err_name(err));
+    l->retry_us = replication_now_us() + RETRY_APPEND_US;
+    l->part->retry_appends = true;
+}
+
+static void take_watermark(struct rlog *l, const struct fetch_log *a)
+{
+    struct rpart *part = l->part;
+    int64_t hw = MIN_OF(a->hw, log_end(l->log)); /* R18 */
+
+    if (hw > log_hw(l->log))
+        log_set_hw(l->log, hw);
+    if (l->key.kind == LOG_TOPIC && a->start > log_start(l->log) && a->start <= log_end(l->log))
+        log_advance_start(l->log, a->start); /* R20 */
+    if (l->key.kind == LOG_MAIN && log_hw(l->log) > partition_applied(part->p)) {
+        part->apply_wanted = true;
+        replication_arm_soon(part->r);
+    }
+}
+
+static void take_log(struct fetcher *f, const struct fetch_log *a)
+{
+    struct replication *r = f->r;
+    struct rpart *part;
+    struct rlog *l;
+    int err;
+
+    if (a->key.partition >= r->count)
+        return;
+    part = &r->parts[a->key.partition];
+    if (part->following != f || part->role != PARTITION_FOLLOWER || part->epoch != a->epoch || part->working == WORK_STEP || part->step_wanted)
+        return; /* R14 */
+    l = rlog_get(part, &a->key);
+    if (l->busy)
+        return;
+    if (l->log == NULL) {
+        err = rlog_open(l);
+        if (err != 0) {
+            /* The topology will name it in a moment (logs.c looks again), or the object is gone. */
+            if (err != ERR_NOT_FOUND)
+                DIAG_EVERY(DIAG_WARN, "a log cannot be opened", "partition=%u kind=%u id=%llu error=%s", part->index, a->key.kind,
+                           (unsigned long long)a->key.id, err_name(err));
+            return;
+        }
+    }
+    switch (a->status) {
+    case FETCH_DATA:
+        if (a->data.len != 0)
+            append(l, a->data);
+        break;
+    case FETCH_DIVERGED:
+        cut(l, cut_point(l->log, a->diverged_epoch, a->end));
+        break;
+    case FETCH_RANGE:
+        out_of_range(l, a);
+        break;
+    case FETCH_POSITION:
+        break;
+    }
+    if (!l->busy)
+        take_watermark(l, a);
+}
+
+static void take_verdict(struct fetcher *f, uint32_t index, enum fetch_verdict verdict, int32_t epoch)
+{
+    struct rpart *part = index < f->r->count ? &f->r->parts[index] : NULL;
+
+    (void)epoch;
+    if (part == NULL || part->following != f || verdict == FETCH_OK)
+        return;
+    /* One of us has not heard of the newest record yet. */
+    part->subscribed = false;
+    forget_reports(part);
+    part->subscribe_not_before_us = replication_now_us() + BACKOFF_US;
+    list_remove(&part->fetch_node);
+    list_push_back(&f->refused, &part->fetch_node);
+    replication_arm_soon(f->r);
+}
+
+static int take(struct fetcher *f, struct slice payload)
+{
+    struct reader rd = reader_of(payload);
+    struct fetch_answer a;
+    int err = fetch_answer_get(&rd, &a);
+
+    if (err != 0)
+        return err;
+    if (a.unknown_session) {
+        begin_anew(f);
+        return 0;
+    }
+    f->session = a.session;
+    for (uint64_t i = 0; i < a.parts && err == 0; i++) {
+        uint32_t partition;
+        enum fetch_verdict verdict;
+        int32_t epoch;
+
+        err = fetch_verdict_get(&rd, &partition, &verdict, &epoch);
+        if (err == 0)
+            take_verdict(f, partition, verdict, epoch);
+    }
+    while (err == 0 && reader_left(&rd) > 0) {
+        struct fetch_log l;
+
+        err = fetch_log_get(&rd, &l);
+        if (err == 0)
+            take_log(f, &l);
+    }
+    return err;
+}
+
+static void fetched(struct bus_call *c, int err, struct slice payload)
+{
+    struct fetch_call *call = CONTAINER_OF(c, struct fetch_call, call);
+    struct fetcher *f = call->f;
+    bool stale = call->session != f->session && call->session != 0;
+
+    call->busy = false;
+    if (f->r->stopping)
+        return;
+    if (err == 0 && !stale)
+        err = take(f, payload);
+    if (err != 0 && !stale) {
+        uint64_t wait = MIN_OF((uint64_t)BACKOFF_US << MIN_OF(f->failures, 5u), (uint64_t)BACKOFF_MAX_US);
+
+        f->failures++;
+        f->not_before_us = replication_now_us() + wait;
+        begin_anew(f);
+    } else if (err == 0) {
+        f->failures = 0;
+    }
+    fetcher_kick(f);
+}
+
+/* ---- timers ------------------------------------------------------------------------------------------------------------------------ */
+
+static void look_again(struct fetcher *f, uint64_t now)
+{
+    LIST_FOREACH_SAFE(node, &f->refused)
+    {
+        struct rpart *part = LIST_ENTRY(node, struct rpart, fetch_node);
+
+        if (now >= part->subscribe_not_before_us)
+            subscribe(part);
+    }
+    if (!list_empty(&f->refused))
+        replication_arm_soon(f->r);
+    if (!list_empty(&f->report) || !list_empty(&f->subscribe))
+        f->urgent = true;
+    fetcher_kick(f);
+}
+
+void fetchers_soon(struct replication *r, uint64_t now)
+{
+    LIST_FOREACH(node, &r->peers)
+    {
+        struct rpeer *peer = LIST_ENTRY(node, struct rpeer, node);
+
+        if (peer->fetcher != NULL)
+            look_again(peer->fetcher, now);
+    }
+}
+
+/* Logs whose append failed are asked for again. */
+void fetchers_tick(struct replication *r, uint64_t now)
+{
+    for (uint32_t i = 0; i < r->count; i++) {
+        struct rpart *part = &r->parts[i];
+
+        if (part->following == NULL || !part->retry_appends)
+            continue;
+        part->retry_appends = false;
+        LIST_FOREACH(node, &part->logs)
+        {
+            struct rlog *l = LIST_ENTRY(node, struct rlog, node);
+
+            if (l->retry_us == 0)
+                continue;
+            if (now < l->retry_us) {
+                part->retry_appends = true;
+                continue;
+            }
+            l->retry_us = 0;
+            fetcher_report(l, true);
+        }
+    }
+}
+
+void fetcher_free(struct fetcher *f)
+{
+    if (f == NULL)
+        return;
+    mem_free(f);
+}

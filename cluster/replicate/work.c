@@ -1,0 +1,111 @@
+/* What takes time, a partition's lock or the disk: one piece at a time a partition, on a background thread. A step goes before cuts, cuts before applying. */
+#include "base/diag.h"
+#include "base/err.h"
+#include "cluster/replicate/private.h"
+
+static void run(struct bg_job *job)
+{
+    struct rpart *part = CONTAINER_OF(job, struct rpart, job);
+
+    switch (part->working) {
+    case WORK_STEP:
+        step_run(part);
+        break;
+    case WORK_CUT: {
+        struct rlog *l = part->work_log;
+
+        part->work_err = l->restart ? log_restart_at(l->log, l->cut_to) : log_truncate(l->log, l->cut_to);
+        if (part->work_err == 0 && l->key.kind == LOG_MAIN)
+            part->work_err = partition_apply_cut(part->p, l->cut_to);
+        break;
+    }
+    case WORK_INSTALL:
+        break;
+    case WORK_APPLY:
+        part->work_err = partition_apply(part->p, part->apply_to);
+        break;
+    case WORK_NONE:
+        break;
+    }
+}
+
+static void cut_done(struct rlog *l, int err)
+{
+    if (err != 0)
+        diag_error("a log of a follower cannot be cut", "log=\"%s\" end=%lld error=%s", log_dir(l->log), (long long)l->cut_to,
+                   err_name(err));
+    l->busy = false;
+    l->restart = false;
+    if (l->part->role == PARTITION_FOLLOWER)
+        fetcher_report(l, true);
+}
+
+static void done(struct bg_job *job)
+{
+    struct rpart *part = CONTAINER_OF(job, struct rpart, job);
+    struct replication *r = part->r;
+    enum work_kind was = part->working;
+
+    part->working = WORK_NONE;
+    __atomic_sub_fetch(&r->jobs, 1, __ATOMIC_ACQ_REL);
+    if (was == WORK_STEP)
+        step_done(part);
+    else if (was == WORK_CUT)
+        cut_done(part->work_log, part->work_err);
+    if (was == WORK_STEP && r->opened_waiting)
+        rlogs_adopt(r);
+    work_kick(part);
+}
+
+static void submit(struct rpart *part, enum work_kind kind)
+{
+    part->working = kind;
+    part->work_err = 0;
+    __atomic_add_fetch(&part->r->jobs, 1, __ATOMIC_ACQ_REL);
+    bg_submit(part->r->o.workers, BG_FREE, &part->job);
+}
+
+void work_init(struct rpart *part)
+{
+    part->job.run = run;
+    part->job.done = done;
+    part->job.reply_to = part->r->w;
+    list_init(&part->cuts);
+}
+
+void work_kick(struct rpart *part)
+{
+    struct list *n;
+
+    if (part->working != WORK_NONE || part->r->stopping)
+        return;
+    if (part->step_wanted) {
+        part->step_wanted = false;
+        part->target = part->rec;
+        submit(part, WORK_STEP);
+    } else if ((n = list_pop_front(&part->cuts)) != NULL) {
+        part->work_log = LIST_ENTRY(n, struct rlog, cut_node);
+        submit(part, WORK_CUT);
+    } else if (part->apply_wanted && part->role == PARTITION_FOLLOWER && part->main != NULL && part->main->log != NULL) {
+        part->apply_wanted = false;
+        part->apply_to = log_hw(part->main->log);
+        if (part->apply_to > partition_applied(part->p))
+            submit(part, WORK_APPLY);
+    }
+}
+
+void work_cut(struct rlog *l, int64_t to)
+{
+    l->busy = true;
+    l->cut_to = to;
+    list_push_back(&l->part->cuts, &l->cut_node);
+    work_kick(l->part);
+}
+
+void work_restart(struct rlog *l, int64_t start)
+{
+    diag_info("a follower's log begins anew at its leader's start", "log=\"%s\" end=%lld start=%lld", log_dir(l->log), (long long)log_end(l->log),
+              (long long)start);
+    l->restart = true;
+    work_cut(l, start);
+}

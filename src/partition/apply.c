@@ -1,0 +1,103 @@
+/* A follower's memory: applied from its main log up to the high watermark, so that taking over is quick and replica reads never show what may vanish (rule 2).
+ *
+ *     applied   memory is exactly the log up to here. While this node leads that is the log's end; a leader that stops leaves its memory at the end it had
+ *     cut       the log was cut below `applied`: memory is thrown away and built from snapshot and log again
+ *
+ * The cursor is kept from one call to the next: it may have read ahead what is cut later, so every cut makes it begin anew. */
+#include "base/diag.h"
+#include "kv/snapshot.h"
+#include "partition/private.h"
+
+#define WINDOW (64u << 10)
+
+int64_t partition_applied(const struct partition *p)
+{
+    return partition_writes(p) ? log_end(p->main) : ALOAD(&p->applied);
+}
+
+/* Under the lock. */
+int partition_reload(struct partition *p)
+{
+    int64_t from, whole;
+    int err;
+
+    kv_snapshot_restart(p->kv); /* a walk that is under way begins anew */
+    kv_clear(p->kv);
+    err = partition_load_snapshot(p, &from, &whole);
+    if (err != 0)
+        return err;
+    if (log_start(p->main) > from || log_end(p->main) < from)
+        return ERR_CORRUPT;
+    ASTORE(&p->stale_from, whole);
+    ASTORE(&p->applied, from);
+    __atomic_fetch_add(&p->cuts, 1, __ATOMIC_RELEASE);
+    return 0;
+}
+
+int partition_apply(struct partition *p, int64_t to) NO_THREAD_SAFETY_ANALYSIS /* partition_unlock gives it back */
+{
+    uint32_t cuts = ALOAD(&p->cuts);
+    int err = 0;
+
+    to = MIN_OF(to, log_end(p->main));
+    if (p->apply.kv == NULL || cuts != p->apply_cuts) {
+        replay_fini(&p->apply);
+        replay_init(&p->apply, p, ALOAD(&p->applied), WINDOW);
+        p->apply_cuts = cuts;
+    }
+    while (err == 0 && ALOADX(&p->applied) < to && partition_state(p) == PARTITION_OPEN && !ALOAD(&p->ps->stopping)) {
+        int64_t from = p->apply.next;
+        int more = replay_gather(&p->apply, to);
+
+        if (more <= 0) {
+            err = more;
+            break;
+        }
+        partition_lock_background(p);
+        if (ALOADX(&p->applied) == from && ALOAD(&p->cuts) == cuts) {
+            err = replay_apply(&p->apply);
+            if (err == 0)
+                ASTORE(&p->applied, p->apply.next);
+        } else {
+            err = ERR_AGAIN; /* it was rebuilt meanwhile */
+        }
+        partition_note_counts(p);
+        partition_unlock(p);
+    }
+    if (err != 0)
+        replay_fini(&p->apply);
+    if (err == ERR_CORRUPT || err == ERR_LEVEL || err == ERR_IO)
+        partition_fail(p, err, err == ERR_LEVEL ? "an effect of a kind this version does not know" : "its main log cannot be applied");
+    return err;
+}
+
+int partition_apply_cut(struct partition *p, int64_t end) NO_THREAD_SAFETY_ANALYSIS
+{
+    int err = 0;
+
+    __atomic_fetch_add(&p->cuts, 1, __ATOMIC_RELEASE);
+    if (ALOAD(&p->applied) <= end)
+        return 0;
+    diag_info("the log was cut below what memory held; memory is rebuilt", "partition=%u applied=%lld end=%lld", p->index,
+              (long long)ALOAD(&p->applied), (long long)end);
+    partition_lock_background(p);
+    err = partition_reload(p);
+    if (err != 0)
+        partition_fail(p, err, "its memory could not be rebuilt from its snapshot and log");
+    partition_note_counts(p);
+    partition_unlock(p);
+    return err;
+}
+
+int partition_apply_snapshot(struct partition *p) NO_THREAD_SAFETY_ANALYSIS
+{
+    int err;
+
+    partition_lock_background(p);
+    err = partition_reload(p);
+    if (err != 0)
+        partition_fail(p, err, "a snapshot that was installed cannot be read");
+    partition_note_counts(p);
+    partition_unlock(p);
+    return err;
+}
