@@ -158,8 +158,13 @@ int rlog_open(struct rlog *l)
     if (l->log != NULL)
         return 0;
     dir = dir_of(r, &l->key);
-    if (dir == NULL)
+    if (dir == NULL) {
+        r->unnamed += !l->unnamed;
+        l->unnamed = true;
         return ERR_NOT_FOUND;
+    }
+    r->unnamed -= l->unnamed;
+    l->unnamed = false;
     err = log_open(r->o.logs,
                    &(struct log_options){.kind = (enum log_kind)l->key.kind, .dir = dir, .log_id = identity_of(&l->key)}, &l->log);
     mem_free(dir);
@@ -241,6 +246,7 @@ void rlog_drop(struct rlog *l, bool delete_files)
     struct rlog **at = &r->hash[slot_of(r, &l->key)];
 
     CHECK(part->working == WORK_NONE && !l->busy);
+    r->unnamed -= l->unnamed;
     if (l->log != NULL) {
         log_set_watch(l->log, NULL); /* it is not called any more */
         log_set_replicated(l->log, false, 0);

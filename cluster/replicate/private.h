@@ -29,7 +29,7 @@ struct rpeer;
 /* ---- partitions ---------------------------------------------------------------------------------------------------------- */
 
 /* What a partition's record says, as far as it concerns replication; from the topology (record.c). */
-struct record {
+struct part_record {
     bool placed;
     uint32_t leader; /* 0: none */
     int32_t epoch;
@@ -42,7 +42,7 @@ struct record {
     bool lease_may_run; /* the former leader's, by what the topology says of it */
 };
 /* Member i's bit, or -1. */
-int record_member(const struct record *rec, uint32_t node);
+int record_member(const struct part_record *rec, uint32_t node);
 
 /* A follower of a partition led here. */
 struct follower {
@@ -51,8 +51,9 @@ struct follower {
     struct rpeer *peer;
     bool subscribed; /* its session told of all its logs in this epoch */
     bool fresh;      /* ... tells of them in the request that is being read */
-    uint64_t caught_us; /* R21, over all logs */
+    uint64_t caught_us; /* R21, over all logs; 0: never */
     uint32_t behind;    /* logs in which it has not all */
+    uint64_t lag_records; /* atomic */
     /* any thread */
     int64_t main_end, main_durable; /* atomic; -1: unknown */
 };
@@ -63,7 +64,7 @@ struct rpart {
     struct replication *r;
     struct partition *p;
     uint32_t index;
-    struct record rec;   /* as the topology has it */
+    struct part_record rec;   /* as the topology has it */
     uint32_t seen;       /* the version of rec that was acted on */
     /* as played: changed when a step is done */
     uint32_t role;       /* enum partition_role */
@@ -77,7 +78,7 @@ struct rpart {
     bool apply_wanted, step_wanted;
     struct list cuts;    /* of struct rlog: to be cut */
     struct bg_job job;
-    struct record target; /* of the step under way */
+    struct part_record target; /* of the step under way */
     int64_t apply_to;
     int work_err;
     bool was_none;       /* the step's: its logs were not replicated here before */
@@ -92,7 +93,9 @@ struct rpart {
     uint32_t pending;        /* members being added by it: they count already (D3) */
     uint64_t proposal_not_before_us;
     struct handover *handover; /* owned */
+    uint32_t insync_known;
     uint64_t insync_changes;
+    bool held;              /* a watermark waits for hold_until_us */
     /* following */
     struct fetcher *following; /* NULL: none */
     struct list followed_node, fetch_node; /* in its fetcher's lists */
@@ -100,6 +103,7 @@ struct rpart {
     bool subscribed;
     uint64_t subscribe_not_before_us;
     struct list waiters;    /* of struct replication_waiter, under r->wait_mutex */
+    uint32_t waiter_count;  /* atomic */
     uint32_t insync_seen;   /* atomic copy of rec.insync for replication_acked */
 };
 
@@ -135,7 +139,7 @@ struct rlog {
     struct log *log;      /* counted; NULL: the topology does not name it yet */
     int64_t epoch_start;  /* leading: where this epoch began */
     uint32_t min_insync;  /* of its topic (rule 23); 0: none of its own */
-    bool sync_asked;
+    bool unnamed;         /* counted in r->unnamed */
     struct rpos *pos;     /* owned: one a follower; NULL when not leading */
     /* following */
     struct list report;   /* in the fetcher's list: its position is to be told */
@@ -179,6 +183,7 @@ struct session {
     struct list ready;    /* of struct rpos */
     struct buf verdicts;  /* partitions to tell about in the next answer, encoded */
     unsigned verdict_count;
+    bool urgent;          /* data or a divergence is ready */
     bool hw_news;         /* only watermarks moved: they wait for SOON_MS */
     bool answer_queued;
     struct list answer_node;
@@ -216,6 +221,10 @@ struct replication {
     /* the topology changed */
     struct mail topology_mail;
     bool topology_posted; /* atomic */
+    struct mail start_mail; /* and stop */
+    bool stopped;          /* atomic */
+    struct list proposals; /* of struct insync, in flight */
+    uint32_t unnamed;      /* logs the topology does not name yet */
     struct mutex wait_mutex;
     struct io_timer tick, soon;
     bool soon_armed;
@@ -243,7 +252,7 @@ static inline bool rpart_leads(const struct rpart *part)
 uint64_t replication_now_us(void); /* monotonic */
 
 /* record.c: valid for this turn's view. */
-void record_read(struct replication *r, const struct topology *v, uint32_t index, struct record *ret);
+void record_read(struct replication *r, const struct topology *v, uint32_t index, struct part_record *ret);
 const struct topo_topic *record_topic(struct replication *r, uint64_t id);
 bool record_node_active(struct replication *r, uint32_t node, uint64_t *ret_epoch);
 
@@ -270,6 +279,7 @@ void work_restart(struct rlog *l, int64_t start); /* R13: a topic's log begins a
 void step_plan(struct rpart *part);
 void step_run(struct rpart *part);
 void step_done(struct rpart *part);
+void step_forget(struct rpart *part); /* frees what leading needed */
 
 /* follower.c */
 struct fetcher *fetcher_of(struct replication *r, uint32_t node_id);
@@ -282,6 +292,8 @@ void fetchers_tick(struct replication *r, uint64_t now);
 void fetcher_free(struct fetcher *f);
 
 /* ship.c */
+void ship_init(struct replication *r);
+void ship_free(struct replication *r);
 void ship_want(struct rlog *l); /* it needs the leader's snapshot or checkpoint (rule 3) */
 
 /* session.c */
@@ -292,6 +304,7 @@ void sessions_soon(struct replication *r, uint64_t now);
 void sessions_tick(struct replication *r, uint64_t now);
 void session_answer_later(struct session *s);
 void session_forget(struct rpart *part); /* it is not led here any more */
+void sessions_stop(struct replication *r); /* answers what is parked */
 void session_free(struct session *s);
 void sessions_turn_end(struct replication *r);
 
@@ -303,6 +316,7 @@ void watermark_update_all(struct rpart *part);
 void insync_joined(struct rpart *part, struct follower *f); /* it may have caught up */
 void insync_scan(struct rpart *part, uint64_t now);
 void insync_forget(struct rpart *part);
+void insync_free_all(struct replication *r);
 void insync_note_record(struct rpart *part); /* its record changed */
 
 /* wait.c */

@@ -4,7 +4,7 @@
 #include "base/mem.h"
 #include "cluster/replicate/private.h"
 
-int record_member(const struct record *rec, uint32_t node)
+int record_member(const struct part_record *rec, uint32_t node)
 {
     for (unsigned i = 0; i < rec->count; i++)
         if (rec->nodes[i] == node)
@@ -12,7 +12,7 @@ int record_member(const struct record *rec, uint32_t node)
     return -1;
 }
 
-static uint32_t bits_of(const struct record *rec, struct topo_replica_set set)
+static uint32_t bits_of(const struct part_record *rec, struct topo_replica_set set)
 {
     uint32_t bits = 0;
 
@@ -25,18 +25,18 @@ static uint32_t bits_of(const struct record *rec, struct topo_replica_set set)
     return bits;
 }
 
-static void add_members(struct record *rec, struct topo_replica_set set)
+static void add_members(struct part_record *rec, struct topo_replica_set set)
 {
     for (unsigned i = 0; i < set.count && rec->count < TOPO_REPLICAS_MAX; i++)
         if (record_member(rec, set.nodes[i]) < 0)
             rec->nodes[rec->count++] = set.nodes[i];
 }
 
-void record_read(struct replication *r, const struct topology *v, uint32_t index, struct record *ret)
+void record_read(struct replication *r, const struct topology *v, uint32_t index, struct part_record *ret)
 {
     const struct topo_partition *p = topo_partition_at(v, index);
 
-    *ret = (struct record){0};
+    *ret = (struct part_record){0};
     if (p == NULL)
         return;
     ret->placed = true;

@@ -20,6 +20,7 @@
 struct replication;
 
 struct replication_options {
+    struct workers *workers;
     struct worker *data;
     struct bus *bus;
     struct topology_store *topology;
@@ -27,6 +28,7 @@ struct replication_options {
     struct stream_table *streams;
     struct log_store *logs;
     uint32_t replica_lag_max_ms;
+    uint32_t lease_ms; /* cluster.lease; 0: 1000 */
     uint32_t min_insync; /* cluster.min_insync */
     /* This node opened or stopped leading a partition; after the fact, on any thread, may only post: fronts free blocked clients, re-attach gateways. */
     void (*role_changed)(void *arg, uint32_t partition, bool leader);
@@ -52,7 +54,8 @@ struct replication_waiter {
     struct list node; /* private */
     struct worker *worker;
     void (*changed)(struct replication_waiter *w);
-    bool posted; /* private */
+    bool posted; /* private, atomic: a mail is under way; the memory stays until it arrived */
+    uint32_t *count; /* private */
 };
 void replication_wait(struct replication *r, struct partition *p, struct replication_waiter *w);
 void replication_unwait(struct replication *r, struct replication_waiter *w);

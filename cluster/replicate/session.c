@@ -36,18 +36,11 @@ void session_answer_later(struct session *s)
     worker_hook_once(s->r->w, &s->r->turn_end);
 }
 
-static void note_behind(struct follower *f, struct rpos *pos, bool behind, uint64_t now)
+static void note_behind(struct follower *f, struct rpos *pos, bool behind)
 {
-    if (pos->behind == behind)
-        return;
+    if (pos->behind != behind)
+        f->behind += behind ? 1 : -1;
     pos->behind = behind;
-    if (behind) {
-        f->behind++;
-        if (f->subscribed)
-            pos->caught_us = now;
-    } else {
-        f->behind--;
-    }
 }
 
 /* Puts a log on the session's list if there is something to tell. */
@@ -58,7 +51,7 @@ static void consider(struct rlog *l, struct rpos *pos)
     int64_t end = log_end(l->log);
     bool data = pos->wrong || !pos->known || end > pos->end;
 
-    note_behind(f, pos, data && end > 0, replication_now_us());
+    note_behind(f, pos, data && end > 0);
     if (s == NULL || !f->subscribed || pos->inflight || pos->cold)
         return;
     /* A log the follower did not name has end 0 there (rule 1): nothing to tell before it holds something. */
@@ -67,6 +60,7 @@ static void consider(struct rlog *l, struct rpos *pos)
     if (data) {
         if (pos->ready.next == NULL)
             list_push_back(&s->ready, &pos->ready);
+        s->urgent = true;
         session_answer_later(s);
     } else if (log_hw(l->log) != pos->hw_sent || log_start(l->log) != pos->start_sent) {
         if (pos->ready.next == NULL)
@@ -78,8 +72,15 @@ static void consider(struct rlog *l, struct rpos *pos)
 
 void session_news(struct rlog *l)
 {
-    for (unsigned i = 0; l->pos != NULL && i < l->part->follower_count; i++)
-        consider(l, &l->pos[i]);
+    uint64_t now = replication_now_us();
+
+    for (unsigned i = 0; l->pos != NULL && i < l->part->follower_count; i++) {
+        struct rpos *pos = &l->pos[i];
+
+        if (pos->known && !pos->behind)
+            pos->caught_us = now; /* up to this append it had everything */
+        consider(l, pos);
+    }
 }
 
 /* ---- positions -------------------------------------------------------------------------------------------------------------------- */
@@ -386,7 +387,6 @@ static void answer(struct session *s)
     buf_put_slice(&b, buf_slice(&s->verdicts));
     buf_clear(&s->verdicts);
     s->verdict_count = 0;
-    s->hw_news = false;
     while (b.len < max && (n = list_pop_front(&s->ready)) != NULL) {
         bool alone = list_empty(&s->ready);
         struct rpos *pos = LIST_ENTRY(n, struct rpos, ready);
@@ -395,6 +395,7 @@ static void answer(struct session *s)
             continue;
         put_log(s, pos, alone ? max - b.len : MIN_OF(max - b.len, (size_t)FETCH_LOG_BYTES), &b);
     }
+    s->urgent = s->hw_news = !list_empty(&s->ready);
     bus_reply(r->o.bus, req, 0, buf_slice(&b));
     buf_fini(&b);
 }
@@ -517,18 +518,10 @@ void session_handle_fetch(void *arg, const struct bus_peer *from, struct bus_req
     s->max_bytes = q.max_bytes;
     s->parked_until_us = replication_now_us() + (uint64_t)MIN_OF(q.wait_ms, FETCH_WAIT_MS) * 1000;
     /* A new session learns its id at once. */
-    if (q.session == 0 || q.wait_ms == 0 || s->verdict_count != 0)
+    if (q.session == 0 || q.wait_ms == 0 || s->verdict_count != 0 || s->urgent)
         session_answer_later(s);
-    LIST_FOREACH_SAFE(n, &s->ready)
-    {
-        struct rpos *pos = LIST_ENTRY(n, struct rpos, ready);
-
-        list_remove(n);
-        if (pos->log->log != NULL)
-            consider(pos->log, pos);
-        if (s->answer_queued)
-            break;
-    }
+    else if (s->hw_news)
+        replication_arm_soon(r);
 }
 
 /* ---- timers ------------------------------------------------------------------------------------------------------------------------------ */
@@ -553,6 +546,19 @@ void sessions_tick(struct replication *r, uint64_t now)
 
         if (s != NULL && s->parked != NULL && now >= s->parked_until_us)
             session_answer_later(s);
+    }
+}
+
+void sessions_stop(struct replication *r)
+{
+    LIST_FOREACH(node, &r->peers)
+    {
+        struct session *s = LIST_ENTRY(node, struct rpeer, node)->session;
+
+        if (s == NULL || s->parked == NULL)
+            continue;
+        bus_reply(r->o.bus, s->parked, ERR_CLOSED, SLICE_NONE);
+        s->parked = NULL;
     }
 }
 

@@ -11,14 +11,14 @@
 #include "base/mem.h"
 #include "cluster/replicate/private.h"
 
-static enum partition_role wanted(const struct replication *r, const struct record *rec)
+static enum partition_role wanted(const struct replication *r, const struct part_record *rec)
 {
     if (!rec->placed || !rec->mine)
         return PARTITION_NONE;
     return rec->leader == r->node_id ? PARTITION_LEADER : PARTITION_FOLLOWER;
 }
 
-static bool plays(const struct rpart *part, const struct record *rec)
+static bool plays(const struct rpart *part, const struct part_record *rec)
 {
     enum partition_role want = wanted(part->r, rec);
 
@@ -32,7 +32,7 @@ static bool plays(const struct rpart *part, const struct record *rec)
 static void followers_set(struct rpart *part)
 {
     struct replication *r = part->r;
-    const struct record *rec = &part->rec;
+    const struct part_record *rec = &part->rec;
     struct follower *old = part->followers, *now = mem_calloc(MAX_OF(rec->count, 1u), sizeof(now[0]));
     unsigned n = 0, old_n = part->follower_count;
     uint64_t at = replication_now_us();
@@ -91,7 +91,7 @@ static void followers_clear(struct rpart *part)
     part->pending = 0;
 }
 
-static bool same_members(const struct record *a, const struct record *b)
+static bool same_members(const struct part_record *a, const struct part_record *b)
 {
     if (a->count != b->count)
         return false;
@@ -104,7 +104,7 @@ static bool same_members(const struct record *a, const struct record *b)
 /* ---- planning ---------------------------------------------------------------------------------------------------------------------- */
 
 /* The same role and epoch, another record. */
-static void adjust(struct rpart *part, const struct record *before)
+static void adjust(struct rpart *part, const struct part_record *before)
 {
     if (rpart_leads(part)) {
         bool replicated = part->rec.count > 1;
@@ -123,7 +123,7 @@ void step_plan(struct rpart *part)
 {
     const struct topology *v = topology_view(part->r->o.topology);
     const struct topo_partition *tp = topo_partition_at(v, part->index);
-    struct record before = part->rec;
+    struct part_record before = part->rec;
 
     if (tp == NULL || tp->version == part->seen)
         return;
@@ -203,6 +203,11 @@ static int open_leader(struct rpart *part)
     return 0;
 }
 
+static void close_engines(struct rpart *part)
+{
+    (void)part;
+}
+
 void step_run(struct rpart *part)
 {
     enum partition_role want = wanted(part->r, &part->target);
@@ -216,7 +221,7 @@ void step_run(struct rpart *part)
     partition_set_role(p, want, MAX_OF(part->target.epoch, partition_epoch(p)));
     if (rpart_leads(part)) {
         each_log(part, fail_commits);
-        stream_table_close_partition(part->r->o.streams, part->index);
+        close_engines(part);
     }
     each_log(part, recover);
     if (want == PARTITION_FOLLOWER)
@@ -280,4 +285,11 @@ void step_done(struct rpart *part)
     if (leads && !same_members(&part->target, &part->rec))
         followers_set(part);
     insync_note_record(part);
+}
+
+void step_forget(struct rpart *part)
+{
+    followers_clear(part);
+    insync_forget(part);
+    fetcher_unfollow(part);
 }

@@ -65,6 +65,11 @@ int log_store_sync(struct log_store *s);
  * After the topology was read and the logs that exist may be told. */
 void log_store_sweep(struct log_store *s, bool (*keep)(void *arg, const char *dir, uint64_t log_id), void *arg);
 
+/* Told of every log on disk that log_open opens while nobody holds it, before log_open returns; any thread, under the locks of who opens. May set what replication needs of it, and post. */
+void log_store_set_opened(struct log_store *s, void (*fn)(void *arg, struct log *l, uint64_t log_id), void *arg);
+/* All logs on disk the store knows, open or not. `fn` may open none. */
+void log_store_each(struct log_store *s, void (*fn)(void *arg, const char *dir, uint64_t log_id), void *arg);
+
 struct log_store_stats {
     uint64_t logs, hot_logs, open_files, sync_rounds, sync_last_us, sync_max_us, unprefaulted, bytes_appended, disk_free;
     uint64_t sync_running_us; /* age of the round that is running, 0: none (rule 25) */

@@ -244,6 +244,8 @@ struct log_store {
     void (*cut_begin)(void *arg);
     void (*cut_end)(void *arg);
     void *cut_arg;
+    void (*opened)(void *arg, struct log *l, uint64_t log_id); /* under table_mutex */
+    void *opened_arg;
 
     struct mutex round_mutex; /* a round from its cut to its end; a truncation. Before ledger_mutex, behind the cut's callback */
     struct mutex ledger_mutex;

@@ -519,6 +519,8 @@ static struct log *open_memory(struct log_store *s, const struct log_options *o)
 
 int log_open(struct log_store *s, const struct log_options *o, struct log **ret)
 {
+    void (*opened)(void *arg, struct log *l, uint64_t log_id) = NULL;
+    void *opened_arg = NULL;
     struct log *l;
     int err;
 
@@ -556,11 +558,16 @@ int log_open(struct log_store *s, const struct log_options *o, struct log **ret)
         log_table_add(s, l);
         log_unref(l);
     }
-    l->opens++;
+    if (l->opens++ == 0) {
+        opened = s->opened;
+        opened_arg = s->opened_arg;
+    }
     log_ref(l);
     if (o->segment_bytes != 0)
         l->segment_bytes = MIN_OF(o->segment_bytes, (uint64_t)SEGMENT_BYTES_MAX);
     mutex_unlock(&s->table_mutex);
+    if (opened != NULL)
+        opened(opened_arg, l, l->log_id);
     *ret = l;
     return l->ready ? ALOAD(&l->failed) : 0;
 }
@@ -627,6 +634,24 @@ void log_delete(struct log *l)
         bury(s, l);
     mutex_unlock(&s->table_mutex);
     log_unref(l);
+}
+
+void log_store_set_opened(struct log_store *s, void (*fn)(void *arg, struct log *l, uint64_t log_id), void *arg)
+{
+    mutex_lock(&s->table_mutex);
+    s->opened = fn;
+    s->opened_arg = arg;
+    mutex_unlock(&s->table_mutex);
+}
+
+void log_store_each(struct log_store *s, void (*fn)(void *arg, const char *dir, uint64_t log_id), void *arg)
+{
+    mutex_lock(&s->table_mutex);
+    for (uint32_t i = 0; i < s->table_size; i++) {
+        for (struct log *l = s->table[i]; l != NULL; l = l->table_next)
+            fn(arg, l->dir, l->log_id);
+    }
+    mutex_unlock(&s->table_mutex);
 }
 
 void log_store_sweep(struct log_store *s, bool (*keep)(void *arg, const char *dir, uint64_t log_id), void *arg)

@@ -101,3 +101,13 @@ int partition_apply_snapshot(struct partition *p) NO_THREAD_SAFETY_ANALYSIS
     partition_unlock(p);
     return err;
 }
+
+int partition_append_replica(struct partition *p, const uint8_t *data, size_t len, int64_t *ret_end)
+{
+    int err;
+
+    mutex_lock(&p->replica_mutex);
+    err = log_append_replica(p->main, data, len, ret_end);
+    mutex_unlock(&p->replica_mutex);
+    return err;
+}

@@ -106,6 +106,7 @@ int partitions_new(const struct partitions_options *options, struct partitions *
 
         MAGIC_INIT(p, PARTITION_MAGIC);
         mutex_init(&p->lock);
+        mutex_init(&p->replica_mutex);
         p->index = i;
         p->ps = ps;
         p->snapshot_start = -1;
@@ -147,6 +148,7 @@ void partitions_free(struct partitions *ps)
         kv_free(p->kv);
         batch_builder_fini(&p->builder);
         mutex_fini(&p->lock);
+        mutex_fini(&p->replica_mutex);
         MAGIC_FINI(p, PARTITION_MAGIC);
     }
     mem_free(ps->all);

@@ -130,6 +130,8 @@ void partition_set_role(struct partition *p, enum partition_role role, int32_t e
 /* A follower's memory follows its log: applies the main log up to `to` (or its end), under short holds of the lock. Background; one caller a partition at a time, none while a role is stepped. */
 int partition_apply(struct partition *p, int64_t to);
 int64_t partition_applied(const struct partition *p); /* any thread; the log's end while this node leads */
+/* A follower's append to its main log, as its leader has it; the one append that does not take the partition's lock. */
+int partition_append_replica(struct partition *p, const uint8_t *data, size_t len, int64_t *ret_end);
 /* The main log was cut to `end`, or replaced behind a snapshot that was installed: memory that holds more is built anew (rule 2). As above. */
 int partition_apply_cut(struct partition *p, int64_t end);
 int partition_apply_snapshot(struct partition *p);

@@ -42,6 +42,7 @@ struct partition {
     struct parking parking;
 
     int error;                  /* atomic */
+    struct mutex replica_mutex; /* a follower's appends and what cuts its main log; behind `lock`, a leaf */
     int64_t recovered_end;      /* of the main log, before anything is dropped (rule 5) */
     int64_t snapshot_start;     /* atomic; -1: none */
     uint64_t snapshot_bytes;    /* atomic: of the log when the last snapshot was valid */

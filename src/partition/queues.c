@@ -80,6 +80,11 @@ bool partition_queues_tick(struct partition_queues *pq, int64_t now_ms)
     return true;
 }
 
+void partition_queues_close(struct partition_queues *pq)
+{
+    (void)pq;
+}
+
 void partition_queues_fini(struct partition_queues *pq)
 {
     while (atomic_load(&pq->busy) != 0)

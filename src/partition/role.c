@@ -2,7 +2,7 @@
  *
  * Roles are stepped by cluster/replicate, one step at a time a partition, on a background thread under the partition's lock; who enters looks at role and lease with one branch on a node alone. */
 #include "base/clock.h"
-#include "base/diag.h"
+#include "kv/snapshot.h"
 #include "partition/private.h"
 
 /* From the row's role to the column's. The same role again is a new epoch. */

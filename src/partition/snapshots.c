@@ -65,6 +65,7 @@ static int cut_log(struct partition *p, int64_t start) NO_THREAD_SAFETY_ANALYSIS
 
     start = MIN_OF(start, ALOAD(&p->pinned));
     mutex_lock(&p->lock);
+    mutex_lock(&p->replica_mutex);
     n = log_segments(p->main, NULL, 0);
     segs = mem_calloc(n, sizeof(segs[0]));
     n = MIN_OF(n, log_segments(p->main, segs, n));
@@ -81,6 +82,7 @@ static int cut_log(struct partition *p, int64_t start) NO_THREAD_SAFETY_ANALYSIS
     if (cut > log_start(p->main))
         err = log_advance_start(p->main, cut);
     ASTOREX(&p->snapshot_bytes, kept);
+    mutex_unlock(&p->replica_mutex);
     partition_unlock(p);
     return err;
 }
