@@ -256,7 +256,8 @@ struct bus {
         bus_handler *fn;
         void *arg;
     } handlers[BUS_TYPES];
-    bool started, closing;
+    bool started;
+    _Atomic bool closing;
 
     struct mutex lock;
     struct list peers;

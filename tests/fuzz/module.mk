@@ -116,3 +116,15 @@ fuzz_queue_LDADD = libqueue.a liblog.a libio.a libbase.a $(LOG_LIBS) $(EV_LIBS) 
 EXTRA_DIST += \
 	%D%/corpus/queue/message %D%/corpus/queue/message-cut %D%/corpus/queue/checkpoint-empty \
 	%D%/corpus/queue/checkpoint-ranges %D%/corpus/queue/checkpoint-bits %D%/corpus/queue/checkpoint-far
+
+check_PROGRAMS += fuzz-bus_frame
+if !FUZZ
+TESTS += fuzz-bus_frame
+endif
+fuzz_bus_frame_SOURCES = %D%/fuzz_bus_frame.c $(FUZZ_MAIN)
+fuzz_bus_frame_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_NAME=\"bus_frame\"
+fuzz_bus_frame_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+fuzz_bus_frame_LDADD = libbus.a libbase.a $(CRYPTO_LIBS) $(LZ4_LIBS) $(JEMALLOC_LIBS)
+EXTRA_DIST += \
+	%D%/corpus/bus_frame/cut %D%/corpus/bus_frame/frames %D%/corpus/bus_frame/giant %D%/corpus/bus_frame/hello \
+	%D%/corpus/bus_frame/hello-bare %D%/corpus/bus_frame/hello-later %D%/corpus/bus_frame/hostile %D%/corpus/bus_frame/sum
