@@ -30,6 +30,7 @@ static const struct verb {
     admin_handler *handle;
 } verbs[] = {
     {{"status"}, 0, 0, false, true, admin_status},
+    {{"partitions", "hash"}, 0, 0, false, false, admin_partitions_hash},
     {{"partitions"}, 0, 0, false, true, admin_partitions},
     {{"topics"}, 0, 0, false, false, admin_topics},
     {{"queues"}, 0, 1, false, false, admin_queues},

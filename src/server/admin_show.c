@@ -133,6 +133,32 @@ json_t *admin_partitions(struct server *s, unsigned argc, const struct slice *ar
     return rows;
 }
 
+/* What a replica's memory comes to: replicas that applied the same log up to the same offset have the same hash. Holds each partition's lock for as long as its keys take. */
+json_t *admin_partitions_hash(struct server *s, unsigned argc, const struct slice *argv, struct buf *why)
+{
+    json_t *rows = json_array();
+
+    (void)argc;
+    (void)argv;
+    (void)why;
+    for (uint32_t i = 0; i < partitions_count(s->partitions); i++) {
+        struct partition *p = partitions_get(s->partitions, i);
+        struct partition_guard g;
+        char hash[17];
+        int64_t at;
+
+        if (partition_state(p) != PARTITION_OPEN || partition_role(p) == PARTITION_NONE)
+            continue;
+        partition_enter_background(p, 0, &g);
+        at = partition_applied(p);
+        snprintf(hash, sizeof(hash), "%016llx", (unsigned long long)kv_state_hash(partition_kv(p)));
+        (void)partition_leave(&g); /* nothing was written */
+        json_array_append_new(rows, json_pack("{s:i, s:i, s:I, s:s}", "partition", (int)i, "epoch", (int)log_last_epoch(partition_main_log(p)), "offset",
+                                              (json_int_t)at, "hash", hash));
+    }
+    return rows;
+}
+
 /* ---- topics ---------------------------------------------------------------------------------------------------------------- */
 
 struct names {

@@ -63,6 +63,7 @@ typedef json_t *admin_handler(struct server *s, unsigned argc, const struct slic
 /* admin_show.c */
 json_t *admin_status(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 json_t *admin_partitions(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_partitions_hash(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 json_t *admin_topics(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 json_t *admin_queues(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 json_t *admin_connections(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
