@@ -11,6 +11,7 @@ include tests/unit/queue/module.mk
 include tests/unit/partition/module.mk
 include tests/unit/bus/module.mk
 include tests/unit/topology/module.mk
+include tests/unit/member/module.mk
 include tests/unit/resp/module.mk
 include tests/unit/kafka/module.mk
 include tests/unit/amqp/module.mk

@@ -105,6 +105,14 @@ bool topo_is_insync(const struct topo_partition *p, uint32_t node)
     return false;
 }
 
+bool topo_is_recovering(const struct topo_partition *p)
+{
+    for (unsigned i = 0; i < TOPO_REPLICAS_MAX; i++)
+        if (p->leader != 0 && p->last_known >> i & 1 && p->members[i] == p->leader)
+            return true;
+    return false;
+}
+
 void topo_change_of(struct topo_partition_change *c, const struct topo_partition *p)
 {
     *c = (struct topo_partition_change){

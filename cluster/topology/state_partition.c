@@ -348,9 +348,9 @@ int topo_apply_partition_insync(struct topo_state *s, struct reader *r, struct t
             topo_set_remove(&c.adding, q.insync.nodes[i]);
             topo_set_add(&c.replicas, q.insync.nodes[i]);
         }
-        topo_set_remove(&c.last_known, q.insync.nodes[i]);
     }
     c.insync = q.insync;
+    c.last_known.count = 0; /* a leader that speaks has more than any of them (rule 19) */
     if (c.insync.count < topo_min_insync_of(&s->v, c.replicas.count))
         /* R28: the high watermark stands still from here on, so all who leave now have what was committed. */
         for (unsigned i = 0; i < p->replica_count; i++)

@@ -144,6 +144,9 @@ struct topo_replica_set topo_last_known(const struct topo_partition *p); /* afte
 struct topo_replica_set topo_adding(const struct topo_partition *p);     /* being filled; not counted by rule 12b; becomes a replica when its leader reports it in sync */
 bool topo_is_replica(const struct topo_partition *p, uint32_t node);     /* or one that is being added: it fetches */
 bool topo_is_insync(const struct topo_partition *p, uint32_t node);
+/* Its leader was elected without a set that allowed it, and is in last_known still: before it opens, it pulls from the others of last_known every log in which they are ahead (rule 19); its first INSYNC request, be the set
+ * the same, ends this. Any in-sync request of a leader clears last_known. */
+bool topo_is_recovering(const struct topo_partition *p);
 
 /* ---- the view ---------------------------------------------------------------------------------------------------------------- */
 
