@@ -5,6 +5,9 @@
  * advance. Where the thread fell behind, the owner extends the window by one step itself; while the thread is at it, the append goes by pwrite, which is coherent with the
  * mapping (log_append_unprefaulted_total). So nobody ever faults or is parked.
  *
+ * A log that was not appended to for two seconds keeps its window in the file and 16 KiB of it mapped: memory goes by what is written, not by how many logs were. Its next
+ * append calls the thread, which faults the window in anew (P26).
+ *
  * h->mutex orders everything that writes at or beyond `zeroed`: the thread's zeros and the owner's pwrites. A log cools when it was idle for 10 s or when another one
  * wants its place: the mapping stays with the segfile until its last reader lets go, the list gets a descriptor of its own. */
 #include <errno.h>
@@ -28,6 +31,9 @@
 
 #define PAGE 4096u
 #define PAGE_FLOOR(x) ((x) & ~(uint64_t)(PAGE - 1))
+#define REST_TICKS 2
+#define REST_KEPT (16u * 1024)
+#define REST_WINDOW UINT32_MAX /* no append finds it large enough, so the first one calls */
 #define ASKED_AGAIN_US 50000 /* a window used up faster than this is doubled */
 
 static void hot_ref(struct hot *h)
@@ -186,6 +192,56 @@ static bool prefault_step(struct hot *h)
     return more;
 }
 
+/* Page tables only: the pages stay in the page cache, and a store that comes first faults one in. */
+static void lie_down(struct hot *h)
+{
+    struct log *l;
+
+    mutex_lock(&h->mutex);
+    l = h->log;
+    if (l != NULL) {
+        uint64_t from = PAGE_FLOOR(ALOAD(&l->pos) + REST_KEPT + PAGE - 1), to = PAGE_FLOOR(ALOAD(&h->zeroed));
+
+        h->rests = true;
+        ASTOREX(&h->window, REST_WINDOW);
+        if (from < to)
+            madvise(h->file->map + from, (size_t)(to - from), MADV_DONTNEED);
+    }
+    mutex_unlock(&h->mutex);
+}
+
+static void get_up(struct hot *h)
+{
+    struct log *l;
+
+    mutex_lock(&h->mutex);
+    l = h->log;
+    h->rests = false;
+    ASTOREX(&h->window, PREFAULT_WINDOW);
+    if (l != NULL) {
+        uint64_t from = PAGE_FLOOR(ALOAD(&l->pos)), to = PAGE_FLOOR(ALOAD(&h->zeroed));
+
+        if (from < to)
+            madvise(h->file->map + from, (size_t)(to - from), MADV_POPULATE_WRITE);
+    }
+    mutex_unlock(&h->mutex);
+}
+
+/* The next log that has just come to rest, with a reference; under s->mutex. */
+static struct hot *tired(struct log_store *s)
+{
+    LIST_FOREACH(n, &s->hot_list)
+    {
+        struct hot *h = LIST_ENTRY(n, struct hot, node);
+
+        if (h->idle_ticks >= REST_TICKS && !h->rests) {
+            hot_ref(h);
+            return h;
+        }
+    }
+    return NULL;
+}
+
 /* Takes the log with the longest rest, when that is long enough. Under s->mutex; with references of its own. */
 static struct hot *most_idle(struct log_store *s, struct log **ret_log)
 {
@@ -224,8 +280,16 @@ static void tick(struct log_store *s)
         } else {
             h->idle_ticks = 0;
             h->seen_end = ALOAD(&h->log->end);
-            ASTOREX(&h->window, PREFAULT_WINDOW); /* grows back when it is asked for */
+            if (!h->rests)
+                ASTOREX(&h->window, PREFAULT_WINDOW); /* grows back when it is asked for */
         }
+    }
+    while ((h = tired(s)) != NULL) {
+        mutex_unlock(&s->mutex);
+        lie_down(h);
+        h->rests = true; /* also when it has cooled meanwhile: once is enough */
+        hot_unref(h);
+        mutex_lock(&s->mutex);
     }
     while ((h = most_idle(s, &l)) != NULL) {
         mutex_unlock(&s->mutex);
@@ -259,6 +323,8 @@ void *hot_thread_main(void *arg)
 
             hot_ref(h);
             mutex_unlock(&s->mutex);
+            if (h->rests)
+                get_up(h);
             while (prefault_step(h))
                 ;
             ASTORE(&h->queued, false);

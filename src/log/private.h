@@ -87,6 +87,7 @@ struct hot {
     int64_t seen_end; /* the prefault thread's */
     unsigned idle_ticks;
     bool tried; /* in this tick */
+    bool rests; /* the thread's: most of its window is not mapped now */
     struct list node;  /* store->hot_list, under store->mutex */
     struct list queue; /* store->prefault_queue, under store->mutex */
 };

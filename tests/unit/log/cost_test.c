@@ -121,6 +121,44 @@ Test(cost, killed_with_ten_thousand_logs_the_first_write_is_under_a_second, .tim
     rig_fini(&r);
 }
 
+Test(cost, a_hot_log_that_rests_keeps_little_of_its_window_mapped, .timeout = 60)
+{
+    enum { LOGS = 40 };
+    struct rig r;
+    struct log *l[LOGS];
+    struct log_store_stats st;
+    char dir[64];
+    size_t awake, rest = 0;
+
+    rig_init(&r);
+    rig_close(&r);
+    r.opt.hot_idle_s = 600;
+    r.opt.segment_bytes = 64 << 20;
+    rig_open(&r);
+    for (int i = 0; i < LOGS; i++) {
+        snprintf(dir, sizeof(dir), "p-%04d/main", i);
+        l[i] = rig_log(&r, LOG_MAIN, dir, 1);
+        rig_append(&r, l[i], 300, 100);
+    }
+    log_store_sync(r.s);
+    awake = mem_rss();
+    for (int i = 0; i < 300; i++) {
+        rest = mem_rss();
+        if (rest + LOGS * (64u << 10) < awake)
+            break;
+        usleep(100000);
+    }
+    cr_assert_lt(rest + LOGS * (64u << 10), awake, "RSS was %zu, is %zu", awake, rest);
+    log_store_stats(r.s, &st);
+    cr_assert_eq(st.hot_logs, LOGS, "none has cooled");
+    for (int i = 0; i < LOGS; i++) {
+        rig_append(&r, l[i], 2000, 100);
+        cr_assert_eq(rig_check(l[i], 0, log_end(l[i])), log_end(l[i]));
+        log_close(l[i]);
+    }
+    rig_fini(&r);
+}
+
 Test(cost, hot_logs_are_bounded_and_cool_when_idle, .timeout = 60)
 {
     struct rig r;
