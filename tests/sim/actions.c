@@ -300,6 +300,7 @@ void actions_profile(struct world *w)
     p->dup = below(w, 2) == 0 ? (unsigned)below(w, 150) : 0;
     p->slow_disk = below(w, 3) == 0 ? (unsigned)below(w, 100) : 0;
     p->big_snapshots = below(w, 2) == 0;
+    p->stingy = below(w, 3) == 0;
     for (size_t i = 0; i < ARRAY_LEN(actions); i++) {
         /* Proposals and heals are in every mixture, of the rest a third is left out. */
         bool always = actions[i].run == propose || actions[i].run == restart || actions[i].run == heal;

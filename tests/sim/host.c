@@ -34,8 +34,8 @@ void host_start(struct world *w, struct node *n)
                              .now_us = local(w, n),
                              .election_timeout_us = ELECTION_US,
                              .heartbeat_us = HEARTBEAT_US,
-                             .window = 1 + (uint32_t)below(w, 8),
-                             .append_bytes_max = 64 + (uint32_t)below(w, 1000),
+                             .window = 1 + (uint32_t)below(w, w->p.stingy ? 2 : 8),
+                             .append_bytes_max = w->p.stingy ? 1 + (uint32_t)below(w, 64) : 64 + (uint32_t)below(w, 1000),
                              .chunk_bytes = 16 + (uint32_t)below(w, 64)};
 
     CHECK(n->exists && !n->up);

@@ -145,6 +145,7 @@ struct profile { /* what this seed's world is like */
     unsigned weight[24];           /* of each action, actions.c */
     unsigned weight_sum;
     bool big_snapshots;
+    bool stingy; /* few entries a message, few messages under way: what takes one step elsewhere takes many */
 };
 
 struct world {
