@@ -10,6 +10,7 @@ include tests/unit/stream/module.mk
 include tests/unit/queue/module.mk
 include tests/unit/partition/module.mk
 include tests/unit/bus/module.mk
+include tests/unit/raft/module.mk
 include tests/unit/topology/module.mk
 include tests/unit/member/module.mk
 include tests/unit/resp/module.mk

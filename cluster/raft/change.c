@@ -101,7 +101,7 @@ int change_propose(struct raft *r, uint8_t change, const struct raft_member *m)
         err = ERR_INVALID;
     if (err == 0) {
         raft_config_encode(v, n, &b);
-        raft_log_append_entry(r, r->term, RAFT_ENTRY_CONFIG, buf_slice(&b));
+        raft_append_entry(r, r->term, RAFT_ENTRY_CONFIG, buf_slice(&b));
     }
     buf_fini(&b);
     mem_free(v);

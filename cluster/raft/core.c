@@ -208,7 +208,7 @@ int raft_contradiction(struct raft *r)
     return r->failed;
 }
 
-void raft_log_append_entry(struct raft *r, uint64_t term, uint8_t kind, struct slice data)
+void raft_append_entry(struct raft *r, uint64_t term, uint8_t kind, struct slice data)
 {
     uint64_t index = entries_last(&r->log) + 1;
 
@@ -223,7 +223,7 @@ void raft_log_append_entry(struct raft *r, uint64_t term, uint8_t kind, struct s
     }
 }
 
-void raft_log_truncate(struct raft *r, uint64_t from)
+void raft_drop_from(struct raft *r, uint64_t from)
 {
     CHECK(from > r->commit || RAFT_BUG != 0);
     CHECK(r->appended == 0 && r->truncated == 0); /* once a step, before what it appends */
@@ -366,7 +366,7 @@ static int propose(struct raft *r, const struct slice *payloads, size_t n)
     if (entries_bytes_above(&r->log, r->commit) > r->o.uncommitted_bytes_max)
         return ERR_LIMIT;
     for (size_t i = 0; i < n; i++)
-        raft_log_append_entry(r, r->term, RAFT_ENTRY_COMMAND, payloads[i]);
+        raft_append_entry(r, r->term, RAFT_ENTRY_COMMAND, payloads[i]);
     return 0;
 }
 

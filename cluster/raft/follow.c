@@ -37,10 +37,10 @@ static int take_entries(struct raft *r, uint64_t prev, const struct raft_entry *
     if (prev + 1 + i <= entries_last(&r->log)) {
         if (prev + 1 + i <= r->commit)
             return raft_contradiction(r);
-        raft_log_truncate(r, prev + 1 + i);
+        raft_drop_from(r, prev + 1 + i);
     }
     for (; i < n; i++)
-        raft_log_append_entry(r, e[i].term, e[i].kind, slice_of(e[i].data, e[i].len));
+        raft_append_entry(r, e[i].term, e[i].kind, slice_of(e[i].data, e[i].len));
     return r->failed;
 }
 

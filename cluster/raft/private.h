@@ -180,8 +180,8 @@ struct peer *raft_peer_exact(struct raft *r, const struct raft_node *node);
 bool raft_is_voter(const struct raft *r);
 size_t raft_quorum(const struct raft *r);
 void raft_peers_rebuild(struct raft *r);
-void raft_log_append_entry(struct raft *r, uint64_t term, uint8_t kind, struct slice data);
-void raft_log_truncate(struct raft *r, uint64_t from);
+void raft_append_entry(struct raft *r, uint64_t term, uint8_t kind, struct slice data);
+void raft_drop_from(struct raft *r, uint64_t from);
 int raft_contradiction(struct raft *r);
 /* The value that a majority of voters has reached. */
 uint64_t raft_majority_of(struct raft *r, uint64_t (*value)(const struct raft *, const struct peer *));

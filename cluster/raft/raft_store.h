@@ -12,7 +12,8 @@
 
 struct raft_store;
 
-/* Opens or creates dir and reads it. rec and the snapshot's payload stay valid until raft_store_loaded. `wake` is called on the store's thread when raft_store_next has news.
+/* Opens or creates dir and reads it. rec and the snapshot's payload stay valid until raft_store_loaded. `wake` is called on the store's thread when raft_store_next has news (what was written
+ * inline is not announced).
  * ERR_CORRUPT, ERR_IO, ... */
 int raft_store_open(const char *dir, void (*wake)(void *arg), void *arg, struct raft_store **ret, struct raft_recovered *rec, struct slice *ret_snapshot_payload);
 /* After raft_new and loading the state machine: frees what raft_store_open gave. */
@@ -35,6 +36,9 @@ bool raft_store_snapshotting(const struct raft_store *s);
 
 /* 1: *ev is the next event to step; a payload it carries is valid until the next call. 0: none now. <0: the disk failed, stop the node. */
 int raft_store_next(struct raft_store *s, struct raft_event *ev);
+
+/* For how long the running write has been under way, 0: none (rule 25: a node whose disk hangs gives its work away). Any thread. */
+uint64_t raft_store_busy_us(struct raft_store *s);
 
 /* Fills in m->data of a RAFT_MSG_SNAPSHOT message from the snapshot's file; valid until the next call. ERR_NOT_FOUND: that snapshot is gone, drop the message. */
 int raft_store_snapshot_read(struct raft_store *s, struct raft_message *m);

@@ -29,7 +29,7 @@ void replicate_start(struct raft *r)
     r->heartbeat_at = r->now + r->o.heartbeat_us;
     /* Entries of former terms are committed by this one (Figure 8); until then nothing is known of the commit index (6.4) and no change is allowed (4.2). */
     r->term_start = entries_last(&r->log) + 1;
-    raft_log_append_entry(r, r->term, RAFT_ENTRY_NOOP, SLICE_NONE);
+    raft_append_entry(r, r->term, RAFT_ENTRY_NOOP, SLICE_NONE);
 }
 
 static void inflight_push(struct peer *p, uint64_t last)

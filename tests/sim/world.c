@@ -204,7 +204,7 @@ static bool all_applied(struct world *w, const struct node *leader, uint64_t ind
 
 static void come_to_rest(struct world *w)
 {
-    uint64_t stopped, value = 0, index = 0, first_event;
+    uint64_t stopped, value = 0, index = 0, term = 0, first_event;
     struct node *leader = NULL, *now;
 
     actions_stop(w);
@@ -218,7 +218,7 @@ static void come_to_rest(struct world *w)
     leader = NULL;
     for (;;) {
         now = leader_at_work(w);
-        if (now != NULL && now != leader) {
+        if (now != NULL && (now != leader || raft_current_term(now->r) != term)) {
             struct slice payload = slice_of(&value, 8);
             struct raft_event ev = {.type = RAFT_PROPOSE, .payloads = &payload, .payload_count = 1};
 
@@ -226,6 +226,7 @@ static void come_to_rest(struct world *w)
             if (host_step(w, now, &ev) == 0) {
                 leader = now;
                 index = raft_last_index(now->r);
+                term = raft_current_term(now->r);
             }
         }
         if (leader != NULL && now == leader && all_applied(w, leader, index))

@@ -1,0 +1,5 @@
+check_PROGRAMS += unit-raft
+TESTS += unit-raft
+unit_raft_SOURCES = %D%/log_test.c %D%/damage_test.c %D%/store_test.c
+unit_raft_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS)
+unit_raft_LDADD = libraft.a libbase.a $(CRITERION_LIBS) $(JEMALLOC_LIBS) -lpthread
