@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "protocols/resp/cluster.h"
 #include "protocols/resp/handlers.h"
 
 enum wait_state { WAITING, SERVED, ENDED };
@@ -24,6 +25,7 @@ struct blocked {
     struct io_timer timer;
     struct partition_park park;
     enum kv_end end;
+    uint32_t slot; /* in a cluster: of its keys */
     bool lists; /* else it waits for time and answers `answer` */
     int64_t answer;
     /* what serve left, under the lock of partition `served` */
@@ -55,9 +57,15 @@ static void count_blocked(struct resp_worker *w, int64_t by)
 
 static void write_pop(struct blocked *b)
 {
+    struct resp_front *f = b->w->front;
     struct session *s = b->s;
     struct reply r;
 
+    /* The element is taken from the list by an effect that nobody can answer for any more. */
+    if (cluster_on(f) && (!cluster_leads(f, b->served) || !partitions_lease_ok(f->o.partitions))) {
+        conn_abort(s->c, ERR_NOT_LEADER);
+        return;
+    }
     if (hold_wanted(b->w->front))
         hold_begin(s);
     r = session_reply(s);
@@ -115,7 +123,7 @@ static void settle(struct blocked *b)
 
         if (b->keys[b->at].settled)
             continue;
-        err = partition_enter(partitions_get(ps, index), 0, &b->park, &g);
+        err = partition_enter_upkeep(partitions_get(ps, index), &b->park, &g);
         if (err == ERR_PARKED)
             return;
         for (uint32_t i = b->at; i < b->count; i++)
@@ -199,6 +207,25 @@ bool blocked_end(struct session *s, bool with_error)
     return true;
 }
 
+void blocked_redirect(struct session *s, uint32_t partition)
+{
+    struct blocked *b = s->blocked;
+    bool there = false;
+    struct exec x;
+
+    if (b == NULL)
+        return;
+    for (uint32_t i = 0; i < b->count; i++)
+        there = there || b->keys[i].index == partition;
+    if (!there || !leave_waiting(b, ENDED))
+        return;
+    x = (struct exec){.s = s, .w = s->w, .r = session_reply(s)};
+    cluster_refuse(&x, b->slot, ERR_NOT_LEADER, false);
+    detach(b);
+    session_unblock(s);
+    settle(b);
+}
+
 static void timed_out(struct worker *w, struct io_timer *t)
 {
     struct blocked *b = CONTAINER_OF(t, struct blocked, timer);
@@ -264,6 +291,7 @@ void blocked_on_lists(struct exec *x, uint32_t first, uint32_t last, enum kv_end
 
     b->end = end;
     b->lists = true;
+    b->slot = x->slot;
     for (uint32_t i = first; i <= last; i++) {
         struct blocked_key *k = &b->keys[b->count++];
 

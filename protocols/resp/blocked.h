@@ -24,6 +24,8 @@ void blocked_on_lists(struct exec *x, uint32_t first, uint32_t last, enum kv_end
 /* Waits for time to pass, then answers an integer, or OK. */
 #define BLOCKED_ANSWER_OK INT64_MIN
 void blocked_on_time(struct exec *x, uint64_t timeout_ms, int64_t answer);
+/* This node no longer leads the partition: who waits there is told who does. */
+void blocked_redirect(struct session *s, uint32_t partition);
 /* The session goes away or is reset. */
 void blocked_abandon(struct session *s);
 /* CLIENT UNBLOCK: as if timed out, or with the error UNBLOCKED. False: it does not wait, or was served just

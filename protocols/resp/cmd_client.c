@@ -16,7 +16,7 @@ static void describe(struct session *s, struct buf *out)
 
     conn_peer_text(c, peer, sizeof(peer));
     conn_local_text(c, local, sizeof(local));
-    if (s->channels + s->patterns > 0)
+    if (session_is_subscribed(s))
         flags[n++] = 'P';
     if (s->in_multi)
         flags[n++] = 'x';
@@ -28,6 +28,8 @@ static void describe(struct session *s, struct buf *out)
         flags[n++] = 'e';
     if (s->no_touch)
         flags[n++] = 'T';
+    if (s->readonly)
+        flags[n++] = 'r';
     if (strncmp(peer, "unix:", 5) == 0)
         flags[n++] = 'U';
     if (n == 0)
@@ -35,14 +37,14 @@ static void describe(struct session *s, struct buf *out)
     flags[n] = '\0';
     buf_printf(out,
                "id=%llu addr=%s laddr=%s fd=%d name=%s age=%llu idle=%llu flags=%s db=%u sub=%u psub=%u "
-               "ssub=0 multi=%d qbuf=0 "
+               "ssub=%u multi=%d qbuf=0 "
                "qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=%zu tot-mem=%zu events=r "
                "cmd=%s user=%s redir=-1 resp=%d "
                "lib-name=%s lib-ver=%s\n",
                (unsigned long long)c->id, peer, local, conn_fd(c), s->name != NULL ? s->name : "",
                (unsigned long long)((now - MIN_OF(now, c->opened_us)) / 1000000),
                (unsigned long long)((now - MIN_OF(now, c->last_input_us)) / 1000000), flags, s->db,
-               s->channels, s->patterns, s->in_multi ? 0 : -1, conn_output_pending(c),
+               s->channels, s->patterns, s->shard_channels, s->in_multi ? 0 : -1, conn_output_pending(c),
                conn_output_pending(c) + sizeof(*s), command_table[s->last_command].fullname,
                s->user != NULL ? s->user : "default", s->proto, s->lib_name != NULL ? s->lib_name : "",
                s->lib_ver != NULL ? s->lib_ver : "");
@@ -58,7 +60,7 @@ static bool matches(const struct gather *g, struct session *s)
         found = found || f->ids[i] == s->c->id;
     if (!found || (f->skip_me && s->c->id == g->conn_id))
         return false;
-    if (f->type != 0 && f->type != (s->channels + s->patterns > 0 ? 2 : 1))
+    if (f->type != 0 && f->type != (session_is_subscribed(s) ? 2 : 1))
         return false;
     if (f->addr.len != 0) {
         conn_peer_text(s->c, text, sizeof(text));

@@ -14,7 +14,7 @@ void cmd_ping(struct exec *x)
         return;
     }
     /* RESP2 subscribers only understand messages. */
-    if (x->s->channels + x->s->patterns > 0 && x->s->proto == 2) {
+    if (session_is_subscribed(x->s) && x->s->proto == 2) {
         reply_array(&x->r, 2);
         reply_bulk(&x->r, SLICE_LIT("pong"));
         reply_bulk(&x->r, x->argc == 2 ? x->argv[1] : SLICE_LIT(""));
@@ -38,6 +38,10 @@ void cmd_select(struct exec *x)
         return;
     if (db < 0 || db >= KV_DATABASES) {
         reply_error(&x->r, "ERR DB index is out of range");
+        return;
+    }
+    if (db != 0 && x->w->front->o.cluster_mode) {
+        reply_error(&x->r, "ERR SELECT is not allowed in cluster mode");
         return;
     }
     x->s->db = (uint32_t)db;
@@ -177,7 +181,7 @@ void cmd_reset(struct exec *x)
     s->user = NULL;
     s->db = 0;
     s->proto = 2;
-    s->no_evict = s->no_touch = s->reply_off = s->reply_skip = false;
+    s->no_evict = s->no_touch = s->reply_off = s->reply_skip = s->readonly = false;
     x->r.proto = 2;
     REPLY_LIT(&x->r, "+RESET\r\n");
 }

@@ -227,7 +227,7 @@ struct scan_walk {
     uint32_t count, partitions;
     uint64_t inner; /* the cursor inside the partition */
     uint32_t index; /* where the next call goes on */
-    bool ended;
+    bool stopped;   /* before the last partition's end */
 };
 
 /* A cursor is inner * P + partition: 0 is the beginning, and an inner cursor of 0 begins a partition. */
@@ -236,15 +236,18 @@ static bool scan_partition(struct exec *x, struct kv_ctx *kv, uint32_t index, vo
     struct scan_walk *walk = arg;
 
     (void)x;
+    if (index != walk->index)
+        walk->inner = 0; /* its own partition is led elsewhere now */
     walk->inner = kv_scan(kv, walk->inner,
                           (uint32_t)(walk->count - MIN_OF(walk->keys.visited, (uint64_t)walk->count - 1)),
                           keys_visit, &walk->keys);
     walk->index = index;
+    walk->stopped = walk->inner != 0;
     if (walk->inner != 0)
         return false;
     walk->index = index + 1;
-    walk->ended = walk->index == walk->partitions;
-    return walk->keys.visited < walk->count;
+    walk->stopped = walk->keys.visited >= walk->count && walk->index < walk->partitions;
+    return !walk->stopped;
 }
 
 void cmd_scan(struct exec *x)
@@ -300,7 +303,7 @@ void cmd_scan(struct exec *x)
             exec_keep_last_error(x, at);
         return;
     }
-    cursor = walk.ended ? 0 : walk.inner * walk.partitions + walk.index;
+    cursor = !walk.stopped ? 0 : walk.inner * walk.partitions + walk.index;
     /* The header stands in front of the keys: "*2 $n cursor *count". */
     n = reply_digits((uint8_t *)text, cursor);
     head_len = (size_t)snprintf((char *)head, sizeof(head), "*2\r\n$%zu\r\n%.*s\r\n*%llu\r\n", n, (int)n,

@@ -115,7 +115,7 @@ void command_table_init(void)
         if (!(c->acl & ACL_FAST))
             c->acl |= ACL_SLOW;
         c->one_key =
-            c->first == 1 && c->last == 1 && c->container < 0 && !(c->flags & (CMD_BLOCKING | CMD_SPAN));
+            c->first == 1 && c->last == 1 && c->container < 0 && !(c->flags & (CMD_BLOCKING | CMD_SPAN | CMD_NOT_KEY));
     }
 }
 
@@ -163,7 +163,7 @@ bool command_keys(const struct command *c, uint32_t argc, uint32_t *ret_first, u
 {
     int64_t last = c->last < 0 ? (int64_t)argc + c->last : c->last;
 
-    if (c->first <= 0 || last < c->first || (uint32_t)c->first >= argc)
+    if (c->first <= 0 || (c->flags & CMD_NOT_KEY) || last < c->first || (uint32_t)c->first >= argc)
         return false;
     *ret_first = (uint32_t)c->first;
     *ret_last = last < (int64_t)argc ? (uint32_t)last : argc - 1;

@@ -31,6 +31,7 @@ enum {
     CMD_TOUCHES_ANY = 1 << 15,
     CMD_PROTECTED = 1 << 16,
     CMD_OURS = 1 << 20,
+    CMD_NOT_KEY = 1 << 22, /* what stands at the key positions decides the slot but is no key: shard channels */
     CMD_WALKS = 1 << 21, /* asks other workers or threads and answers later, or (CLIENT REPLY) not at all: not
                             inside a transaction */
     CMD_SPAN =

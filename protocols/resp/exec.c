@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "config/config.h"
+#include "protocols/resp/cluster.h"
 #include "protocols/resp/run.h"
 #include "protocols/resp/slowlog.h"
 #include "protocols/resp/transaction.h"
@@ -91,8 +92,41 @@ static void not_entered(struct exec *x, int err)
         x->outcome = EXEC_PARKED;
         return;
     }
+    if (cluster_on(x->w->front)) {
+        cluster_refuse(x, x->slot, err, true);
+        return;
+    }
     x->error_at = x->r.out->len;
     reply_err(&x->r, err);
+}
+
+/* A client that said READONLY reads from a replica, too (rule 2: what it sees there is committed). */
+static bool may_be_stale(const struct exec *x)
+{
+    return x->s->readonly && x->cmd != NULL && (x->cmd->flags & CMD_READONLY);
+}
+
+static int enter_one(struct exec *x, uint32_t index, struct partition_guard *g)
+{
+    struct partition *p = partitions_get(x->w->front->o.partitions, index);
+    int err = partition_enter(p, x->s->db, &x->s->park, g);
+
+    if (GM_UNLIKELY(err == ERR_NOT_LEADER) && may_be_stale(x))
+        err = partition_enter_stale(p, x->s->db, &x->s->park, g);
+    return err;
+}
+
+bool exec_lacks_replicas(const struct exec *x, uint32_t index)
+{
+    const struct resp_front *f = x->w->front;
+
+    return GM_UNLIKELY(!partition_quorum_ok(partitions_get(f->o.partitions, index))) &&
+           f->o.config != NULL && CONFIG_GET(f->o.config, kv_ack) == CONFIG_ACK_QUORUM && cluster_leads(f, index);
+}
+
+static bool lacks_replicas(const struct exec *x, uint32_t index)
+{
+    return x->cmd != NULL && (x->cmd->flags & CMD_WRITE) && exec_lacks_replicas(x, index);
 }
 
 bool exec_enter_indexes(struct exec *x, uint32_t n)
@@ -102,8 +136,14 @@ bool exec_enter_indexes(struct exec *x, uint32_t n)
     int err;
 
     index_room(w, n);
+    for (uint32_t i = 0; i < n; i++) {
+        if (lacks_replicas(x, w->indexes[i])) {
+            not_entered(x, ERR_NO_REPLICAS);
+            return false;
+        }
+    }
     if (n == 1)
-        err = partition_enter(partitions_get(ps, w->indexes[0]), x->s->db, &x->s->park, &w->guards[0]);
+        err = enter_one(x, w->indexes[0], &w->guards[0]);
     else
         err = partition_enter_set(ps, w->indexes, n, x->s->db, &x->s->park, w->guards);
     if (err != 0) {
@@ -119,6 +159,11 @@ bool exec_enter_keys(struct exec *x, uint32_t first, uint32_t last, uint32_t ste
 {
     uint32_t n = 0;
 
+    if (cluster_on(x->w->front)) {
+        if (!cluster_common_slot(x, first, last, step, &x->slot))
+            return false;
+        last = first;
+    }
     for (uint32_t i = first; i <= last; i += step)
         n = exec_index_add(x, n, exec_index_of_key(x, x->argv[i]));
     return exec_enter_indexes(x, n);
@@ -136,6 +181,9 @@ int exec_leave(struct exec *x)
         err = partition_leave(&x->guards[0]);
     else
         err = partition_leave_set(w->front->o.partitions, x->guards, n);
+    if (GM_UNLIKELY(err != 0))
+        for (uint32_t i = 0; i < n; i++)
+            x->unknown = x->unknown || x->guards[i].wrote;
     if (w->hold != NULL && err == 0)
         for (uint32_t i = 0; i < n; i++)
             hold_note(w, x->guards[i].main, x->guards[i].end, x->guards[i].wrote);
@@ -149,21 +197,35 @@ bool exec_each_partition(struct exec *x, uint32_t from,
 {
     struct partitions *ps = x->w->front->o.partitions;
     uint32_t n = partitions_count(ps);
+    bool cluster = cluster_on(x->w->front);
 
     if (x->in_exec) {
-        CHECK(x->guards_count == n);
-        for (uint32_t i = from; i < n; i++) {
+        CHECK(cluster || x->guards_count == n);
+        for (uint32_t i = 0; i < x->guards_count; i++) {
+            uint32_t index = partition_index(x->guards[i].p);
+
+            if (index < from)
+                continue;
             x->guards[i].kv.db = x->s->db;
-            if (!fn(x, &x->guards[i].kv, i, arg))
+            if (!fn(x, &x->guards[i].kv, index, arg))
                 break;
         }
         return true;
     }
     for (uint32_t i = from; i < n; i++) {
         struct partition_guard g;
-        int err = partition_enter(partitions_get(ps, i), x->s->db, &x->s->park, &g);
         bool more;
+        int err;
 
+        /* In a cluster each node answers for what it leads; clients ask them all. */
+        if (cluster && !cluster_leads(x->w->front, i))
+            continue;
+        if (lacks_replicas(x, i))
+            err = ERR_NO_REPLICAS;
+        else
+            err = partition_enter(partitions_get(ps, i), x->s->db, &x->s->park, &g);
+        if (cluster && err == ERR_NOT_LEADER)
+            continue;
         if (err != 0) {
             not_entered(x, err);
             return false;
@@ -171,6 +233,8 @@ bool exec_each_partition(struct exec *x, uint32_t from,
         more = fn(x, &g.kv, i, arg);
         err = partition_leave(&g);
         if (err != 0) {
+            if (g.wrote)
+                conn_abort(x->s->c, err);
             not_entered(x, err);
             return false;
         }
@@ -242,6 +306,8 @@ static bool allowed_while_subscribed(const struct command *c)
     case COMMAND_UNSUBSCRIBE:
     case COMMAND_PSUBSCRIBE:
     case COMMAND_PUNSUBSCRIBE:
+    case COMMAND_SSUBSCRIBE:
+    case COMMAND_SUNSUBSCRIBE:
     case COMMAND_PING:
     case COMMAND_QUIT:
     case COMMAND_RESET:
@@ -267,7 +333,7 @@ bool exec_refuse(struct exec *x)
         reply_error(&x->r, "LOADING Redis is loading the dataset in memory");
         return true;
     }
-    if (GM_UNLIKELY(s->channels + s->patterns > 0 && s->proto == 2) && !allowed_while_subscribed(c)) {
+    if (GM_UNLIKELY(session_is_subscribed(s) && s->proto == 2) && !allowed_while_subscribed(c)) {
         reply_errorf(&x->r,
                      "ERR Can't execute '%s': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET "
                      "are allowed in this context",
@@ -373,19 +439,29 @@ static void after_refusal(struct exec *x, size_t mark)
 static void take_back(struct exec *x, size_t mark, int err)
 {
     x->r.out->len = mark;
-    reply_err(&x->r, err);
+    if (cluster_on(x->w->front))
+        cluster_refuse(x, x->slot, err, false);
+    else
+        reply_err(&x->r, err);
     session_count_error(x->w, x->r.out->data + mark + 1, x->r.out->len - mark - 1);
 }
 
 static void exec_init(struct exec *x, struct session *s, const struct request *q)
 {
-    *x = (struct exec){.s = s, .w = s->w, .argv = q->argv, .argc = q->argc, .r = session_reply(s)};
+    *x = (struct exec){.s = s,
+                       .w = s->w,
+                       .argv = q->argv,
+                       .argc = q->argc,
+                       .r = session_reply(s),
+                       .slot = CLUSTER_NO_SLOT};
 }
 
 static void note_command(struct exec *x)
 {
     struct session *s = x->s;
 
+    if (GM_UNLIKELY(s->retry != NULL))
+        cluster_retry_end(s);
     s->last_command = x->cmd->id;
     s->last_command_us = worker_now_us(x->w->worker);
     __atomic_store_n(&x->w->commands, x->w->commands + 1, __ATOMIC_RELAXED);
@@ -426,8 +502,9 @@ enum exec_outcome run_one(struct session *s, const struct request *q, const stru
     }
     note_command(&x);
     if (GM_UNLIKELY(err != 0)) {
-        /* A client that waits now must not get two answers. */
-        if (x.outcome == EXEC_BLOCKED)
+        /* A client that waits now must not get two answers; one whose write is in the log but not answered for
+         * must not read an error that means "not done". */
+        if (x.outcome == EXEC_BLOCKED || x.unknown)
             conn_abort(s->c, err);
         else
             take_back(&x, mark, err);
@@ -448,6 +525,13 @@ static bool may_join(struct session *s, const struct request *q, const struct co
 {
     return cmd != NULL && cmd->one_key && q->argc >= 2 && command_arity_ok(cmd, q->argc) && !s->in_multi &&
            !s->reply_off && !s->reply_skip;
+}
+
+/* In a cluster, writes do not join reads: a replica may have been entered for these (READONLY), and too few
+ * replicas refuse those. */
+static bool joins(const struct exec *x, const struct command *first, const struct command *next)
+{
+    return !cluster_on(x->w->front) || !((first->flags ^ next->flags) & CMD_WRITE);
 }
 
 /* P6: first the buckets of all keys of the pipeline, then their entries, so that their cache misses overlap.
@@ -525,17 +609,20 @@ uint32_t run_batch(struct session *s, const struct request *q, uint32_t n, enum 
             i++;
             continue;
         }
-        err = partition_enter(partitions_get(s->w->front->o.partitions, index[i]), s->db, &s->park, &g);
+        err = lacks_replicas(&x, index[i]) ? ERR_NO_REPLICAS : enter_one(&x, index[i], &g);
         if (GM_UNLIKELY(err != 0)) {
-            if (err == ERR_PARKED) {
+            x.slot = placement_slot(q[i].argv[1]);
+            not_entered(&x, err);
+            if (x.outcome == EXEC_PARKED) {
                 *ret_outcome = EXEC_PARKED;
                 return i;
             }
-            take_back(&x, mark, err);
+            session_count_error(x.w, x.r.out->data + mark + 1, x.r.out->len - mark - 1);
             i++;
             continue;
         }
-        while (end < n && index[end] == index[i] && may_join(s, &q[end], cmds[end]))
+        while (end < n && index[end] == index[i] && may_join(s, &q[end], cmds[end]) &&
+               joins(&x, cmds[i], cmds[end]))
             end++;
         x.guards = &g;
         x.guards_count = 1;
@@ -559,8 +646,12 @@ uint32_t run_batch(struct session *s, const struct request *q, uint32_t n, enum 
         err = exec_leave(&x);
         if (GM_UNLIKELY(err != 0)) {
             x.r.out->len = mark;
-            for (uint32_t k = i; k < end; k++)
+            if (x.unknown)
+                conn_abort(s->c, err);
+            for (uint32_t k = i; k < end && !x.unknown; k++) {
+                x.slot = placement_slot(q[k].argv[1]);
                 take_back(&x, x.r.out->len, err);
+            }
         }
         i = end;
     }

@@ -27,8 +27,10 @@ struct exec {
     struct partition_guard *guards; /* those entered, ascending; NULL without keys */
     uint32_t guards_count;
     bool in_exec; /* one of EXEC's commands: may neither park nor block */
+    bool unknown; /* set by leaving: something is in the log that cannot be answered for */
     enum exec_outcome outcome;
     size_t error_at; /* exec_each_partition: where its error begins */
+    uint32_t slot;   /* in a cluster: of its keys */
 };
 
 /* The keyspace of a key whose partition was entered, with the session's database. */
@@ -50,6 +52,9 @@ void exec_keep_last_error(struct exec *x, size_t at);
  * error written (false). */
 bool exec_enter_indexes(struct exec *x, uint32_t n); /* w->indexes[0..n), sorted, unique */
 bool exec_enter_keys(struct exec *x, uint32_t first, uint32_t last, uint32_t step);
+/* Level quorum is asked for by the configuration and cannot be had in this partition: a write is refused before
+ * anything is done (rule 13). */
+bool exec_lacks_replicas(const struct exec *x, uint32_t index);
 /* Leaves what was entered; the error of the append. */
 int exec_leave(struct exec *x);
 /* Adds the partition of a key to w->indexes[0..n) when it is missing, keeping order; the new n. Room for all

@@ -6,6 +6,8 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "config/config.h"
+#include "protocols/resp/blocked.h"
+#include "protocols/resp/cluster.h"
 #include "protocols/resp/info.h"
 #include "protocols/resp/pubsub.h"
 #include "protocols/resp/session.h"
@@ -123,6 +125,56 @@ void resp_front_free(struct resp_front *f)
     slowlog_free(f->slowlog);
     mem_free(f->reset_base);
     mem_free(f);
+}
+
+/* ---- roles ---- */
+
+struct role_news {
+    struct mail mail;
+    struct resp_worker *w;
+    uint32_t partition;
+};
+
+static bool shard_gone(struct slice name, void *arg)
+{
+    struct role_news *n = arg;
+    struct partitions *ps = n->w->front->o.partitions;
+
+    return placement_of_key(name, partitions_count(ps)) == n->partition &&
+           partition_role(partitions_get(ps, n->partition)) == PARTITION_NONE;
+}
+
+static void redirect_blocked(struct conn *c, void *arg)
+{
+    struct role_news *n = arg;
+    struct session *s = session_find(n->w, c->id);
+
+    if (s != NULL)
+        blocked_redirect(s, n->partition);
+}
+
+static void hear_role(struct worker *worker, struct mail *m)
+{
+    struct role_news *n = CONTAINER_OF(m, struct role_news, mail);
+
+    /* It may lead again by now: then nobody has to go. */
+    if (!cluster_leads(n->w->front, n->partition)) {
+        worker_each_conn(worker, redirect_blocked, n);
+        pubsub_end_shards(n->w, shard_gone, n);
+    }
+    mem_free(n);
+}
+
+void resp_front_role_changed(struct resp_front *f, uint32_t partition)
+{
+    for (unsigned i = 0; i < f->workers_count; i++) {
+        struct role_news *n = mem_zalloc(sizeof(*n));
+
+        n->mail.deliver = hear_role;
+        n->w = &f->workers[i];
+        n->partition = partition;
+        worker_post(n->w->worker, &n->mail);
+    }
 }
 
 const struct conn_ops *resp_front_ops(const struct resp_front *f)

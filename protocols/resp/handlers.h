@@ -129,4 +129,24 @@ void cmd_slowlog_reset(struct exec *x);
 void cmd_time(struct exec *x);
 void cmd_gomsg(struct exec *x);
 
+void cmd_asking(struct exec *x);
+void cmd_readonly(struct exec *x);
+void cmd_readwrite(struct exec *x);
+void cmd_ssubscribe(struct exec *x);
+void cmd_sunsubscribe(struct exec *x);
+void cmd_spublish(struct exec *x);
+void cmd_pubsub_shardchannels(struct exec *x);
+void cmd_pubsub_shardnumsub(struct exec *x);
+void cmd_cluster_countkeysinslot(struct exec *x);
+void cmd_cluster_getkeysinslot(struct exec *x);
+void cmd_cluster_info(struct exec *x);
+void cmd_cluster_keyslot(struct exec *x);
+void cmd_cluster_myid(struct exec *x);
+void cmd_cluster_myshardid(struct exec *x);
+void cmd_cluster_nodes(struct exec *x);
+void cmd_cluster_refused(struct exec *x);
+void cmd_cluster_replicas(struct exec *x);
+void cmd_cluster_shards(struct exec *x);
+void cmd_cluster_slots(struct exec *x);
+
 #endif

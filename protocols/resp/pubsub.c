@@ -2,7 +2,6 @@
 
 #include "base/hash.h"
 #include "base/mem.h"
-#include "protocols/resp/handlers.h"
 #include "protocols/resp/strmap.h"
 
 enum { STRIPES = 64 };
@@ -27,13 +26,14 @@ struct pubsub {
     struct list pattern_list; /* under patterns.mu */
     uint64_t pattern_count;   /* atomic: PUBLISH looks before it locks */
     uint64_t channel_count;   /* atomic */
+    struct stripe shards[STRIPES];
 };
 
 /* A channel or pattern as a worker has it. */
 struct topic {
     struct strnode node;
     struct list sessions; /* struct subscription.peers */
-    bool pattern;
+    enum pubsub_kind kind;
     /* the name behind */
 };
 
@@ -47,7 +47,7 @@ struct subscription {
 };
 
 struct pubsub_worker {
-    struct strmap topics[2]; /* channels, patterns */
+    struct strmap topics[PUBSUB_KINDS];
     struct strmap subscriptions;
 };
 
@@ -55,6 +55,7 @@ struct pubsub_worker {
 struct message {
     uint32_t refs; /* atomic */
     struct resp_front *front;
+    enum pubsub_kind kind; /* PUBSUB_CHANNEL (patterns too) or PUBSUB_SHARD */
     struct slice channel, payload; /* in the same allocation */
     struct delivery {
         struct mail mail;
@@ -68,8 +69,10 @@ struct pubsub *pubsub_new(unsigned workers)
     struct pubsub *ps = mem_zalloc(sizeof(*ps));
 
     ps->workers = workers;
-    for (int i = 0; i < STRIPES; i++)
+    for (int i = 0; i < STRIPES; i++) {
         mutex_init(&ps->stripes[i].mu);
+        mutex_init(&ps->shards[i].mu);
+    }
     mutex_init(&ps->patterns.mu);
     list_init(&ps->pattern_list);
     return ps;
@@ -80,8 +83,9 @@ void pubsub_free(struct pubsub *ps)
     if (ps == NULL)
         return;
     for (int i = 0; i < STRIPES; i++) {
-        CHECK(ps->stripes[i].channels.count == 0);
+        CHECK(ps->stripes[i].channels.count == 0 && ps->shards[i].channels.count == 0);
         mutex_fini(&ps->stripes[i].mu);
+        mutex_fini(&ps->shards[i].mu);
     }
     mutex_fini(&ps->patterns.mu);
     mem_free(ps);
@@ -102,14 +106,16 @@ void pubsub_worker_free(struct pubsub_worker *pw)
 
 /* ---- the directory ---- */
 
-static struct stripe *stripe_of(struct pubsub *ps, struct slice name, bool pattern)
+static struct stripe *stripe_of(struct pubsub *ps, struct slice name, enum pubsub_kind kind)
 {
-    return pattern ? &ps->patterns : &ps->stripes[hash_bytes(name.data, name.len) >> 58];
+    if (kind == PUBSUB_PATTERN)
+        return &ps->patterns;
+    return &(kind == PUBSUB_SHARD ? ps->shards : ps->stripes)[hash_bytes(name.data, name.len) >> 58];
 }
 
-static void directory_add(struct pubsub *ps, struct slice name, bool pattern, unsigned worker)
+static void directory_add(struct pubsub *ps, struct slice name, enum pubsub_kind kind, unsigned worker)
 {
-    struct stripe *st = stripe_of(ps, name, pattern);
+    struct stripe *st = stripe_of(ps, name, kind);
     struct strnode *n;
     struct channel *ch;
 
@@ -125,10 +131,10 @@ static void directory_add(struct pubsub *ps, struct slice name, bool pattern, un
             memcpy((uint8_t *)ch + head, name.data, name.len);
         ch->node.key = slice_of((uint8_t *)ch + head, name.len);
         strmap_add(&st->channels, &ch->node);
-        if (pattern) {
+        if (kind == PUBSUB_PATTERN) {
             list_push_back(&ps->pattern_list, &ch->link);
             __atomic_add_fetch(&ps->pattern_count, 1, __ATOMIC_RELEASE);
-        } else {
+        } else if (kind == PUBSUB_CHANNEL) {
             __atomic_add_fetch(&ps->channel_count, 1, __ATOMIC_RELAXED);
         }
     }
@@ -137,9 +143,9 @@ static void directory_add(struct pubsub *ps, struct slice name, bool pattern, un
     mutex_unlock(&st->mu);
 }
 
-static void directory_remove(struct pubsub *ps, struct slice name, bool pattern, unsigned worker)
+static void directory_remove(struct pubsub *ps, struct slice name, enum pubsub_kind kind, unsigned worker)
 {
-    struct stripe *st = stripe_of(ps, name, pattern);
+    struct stripe *st = stripe_of(ps, name, kind);
     struct channel *ch;
     struct strnode *n;
 
@@ -152,9 +158,9 @@ static void directory_remove(struct pubsub *ps, struct slice name, bool pattern,
     if (--ch->total == 0) {
         strmap_remove(&st->channels, n);
         list_remove(&ch->link);
-        if (pattern)
+        if (kind == PUBSUB_PATTERN)
             __atomic_sub_fetch(&ps->pattern_count, 1, __ATOMIC_RELEASE);
-        else
+        else if (kind == PUBSUB_CHANNEL)
             __atomic_sub_fetch(&ps->channel_count, 1, __ATOMIC_RELAXED);
         mem_free(ch);
     }
@@ -179,19 +185,19 @@ static void message_unref(struct message *m)
         mem_free(m);
 }
 
-static void write_message(struct session *s, struct slice pattern, struct slice channel, struct slice payload)
+static void write_message(struct session *s, const struct topic *t, const struct message *m)
 {
     struct reply r = session_reply(s);
 
-    reply_push(&r, pattern.data != NULL ? 4 : 3);
-    if (pattern.data != NULL) {
+    reply_push(&r, t->kind == PUBSUB_PATTERN ? 4 : 3);
+    if (t->kind == PUBSUB_PATTERN) {
         reply_bulk(&r, SLICE_LIT("pmessage"));
-        reply_bulk(&r, pattern);
+        reply_bulk(&r, t->node.key);
     } else {
-        reply_bulk(&r, SLICE_LIT("message"));
+        reply_bulk_str(&r, t->kind == PUBSUB_SHARD ? "smessage" : "message");
     }
-    reply_bulk(&r, channel);
-    reply_bulk(&r, payload);
+    reply_bulk(&r, m->channel);
+    reply_bulk(&r, m->payload);
 }
 
 static uint64_t write_to_topic(struct topic *t, struct message *m)
@@ -199,8 +205,7 @@ static uint64_t write_to_topic(struct topic *t, struct message *m)
     uint64_t n = 0;
 
     LIST_FOREACH (node, &t->sessions) {
-        write_message(LIST_ENTRY(node, struct subscription, peers)->s, t->pattern ? t->node.key : SLICE_NONE,
-                      m->channel, m->payload);
+        write_message(LIST_ENTRY(node, struct subscription, peers)->s, t, m);
         n++;
     }
     return n;
@@ -228,22 +233,22 @@ static void deliver(struct worker *worker, struct mail *mail)
     struct pattern_walk walk = {m, 0};
     struct strnode *n;
 
-    if (d->to_channel && (n = strmap_find(&pw->topics[0], m->channel)) != NULL)
+    if (d->to_channel && (n = strmap_find(&pw->topics[m->kind], m->channel)) != NULL)
         walk.n += write_to_topic(CONTAINER_OF(n, struct topic, node), m);
     if (d->to_patterns)
-        strmap_each(&pw->topics[1], write_if_matching, &walk);
+        strmap_each(&pw->topics[PUBSUB_PATTERN], write_if_matching, &walk);
     metrics_add(METRIC_PUBSUB_MESSAGES, walk.n);
     message_unref(m);
 }
 
-uint64_t pubsub_publish(struct resp_front *f, struct slice channel, struct slice payload)
+uint64_t pubsub_publish(struct resp_front *f, enum pubsub_kind kind, struct slice channel, struct slice payload)
 {
     struct pubsub *ps = f->pubsub;
-    struct stripe *st = stripe_of(ps, channel, false);
+    struct stripe *st = stripe_of(ps, channel, kind);
     struct message *m = NULL;
     uint64_t total = 0;
     struct strnode *n;
-    bool patterns = __atomic_load_n(&ps->pattern_count, __ATOMIC_ACQUIRE) != 0;
+    bool patterns = kind == PUBSUB_CHANNEL && __atomic_load_n(&ps->pattern_count, __ATOMIC_ACQUIRE) != 0;
 
     mutex_lock(&st->mu);
     n = strmap_find(&st->channels, channel);
@@ -254,6 +259,7 @@ uint64_t pubsub_publish(struct resp_front *f, struct slice channel, struct slice
     m = mem_zalloc(sizeof(*m) + sizeof(m->deliveries[0]) * ps->workers + channel.len + payload.len);
     m->refs = 1;
     m->front = f;
+    m->kind = kind;
     {
         uint8_t *p = (uint8_t *)&m->deliveries[ps->workers];
 
@@ -302,20 +308,25 @@ uint64_t pubsub_publish(struct resp_front *f, struct slice channel, struct slice
 /* ---- subscribing ---- */
 
 /* The key of a subscription in the worker's map: connection id, kind, name. */
-static struct slice subscription_key(struct session *s, struct slice name, bool pattern, struct buf *b)
+static struct slice subscription_key(struct session *s, struct slice name, enum pubsub_kind kind, struct buf *b)
 {
     buf_clear(b);
     buf_put(b, &s->c->id, 8);
-    buf_put_u8(b, pattern);
+    buf_put_u8(b, (uint8_t)kind);
     buf_put_slice(b, name);
     return buf_slice(b);
 }
 
-static bool subscribe(struct session *s, struct slice name, bool pattern)
+static uint32_t *count_of(struct session *s, enum pubsub_kind kind)
+{
+    return kind == PUBSUB_CHANNEL ? &s->channels : kind == PUBSUB_PATTERN ? &s->patterns : &s->shard_channels;
+}
+
+bool pubsub_subscribe(struct session *s, enum pubsub_kind kind, struct slice name)
 {
     struct pubsub_worker *pw = s->w->pubsub;
     struct buf b = {0};
-    struct slice key = subscription_key(s, name, pattern, &b);
+    struct slice key = subscription_key(s, name, kind, &b);
     struct subscription *sub;
     struct strnode *n;
     struct topic *t;
@@ -324,7 +335,7 @@ static bool subscribe(struct session *s, struct slice name, bool pattern)
         buf_fini(&b);
         return false;
     }
-    n = strmap_find(&pw->topics[pattern], name);
+    n = strmap_find(&pw->topics[kind], name);
     if (n != NULL) {
         t = CONTAINER_OF(n, struct topic, node);
     } else {
@@ -332,9 +343,9 @@ static bool subscribe(struct session *s, struct slice name, bool pattern)
         if (name.len != 0)
             memcpy(t + 1, name.data, name.len);
         t->node.key = slice_of(t + 1, name.len);
-        t->pattern = pattern;
+        t->kind = kind;
         list_init(&t->sessions);
-        strmap_add(&pw->topics[pattern], &t->node);
+        strmap_add(&pw->topics[kind], &t->node);
     }
     sub = mem_zalloc(sizeof(*sub) + key.len);
     memcpy(sub + 1, key.data, key.len);
@@ -345,11 +356,8 @@ static bool subscribe(struct session *s, struct slice name, bool pattern)
     list_push_back(&t->sessions, &sub->peers);
     list_push_back(&s->subscriptions, &sub->mine);
     buf_fini(&b);
-    directory_add(s->w->front->pubsub, name, pattern, worker_index(s->w->worker));
-    if (pattern)
-        s->patterns++;
-    else
-        s->channels++;
+    directory_add(s->w->front->pubsub, name, kind, worker_index(s->w->worker));
+    ++*count_of(s, kind);
     return true;
 }
 
@@ -359,16 +367,13 @@ static void unsubscribe(struct subscription *sub)
     struct pubsub_worker *pw = s->w->pubsub;
     struct topic *t = sub->topic;
 
-    directory_remove(s->w->front->pubsub, t->node.key, t->pattern, worker_index(s->w->worker));
-    if (t->pattern)
-        s->patterns--;
-    else
-        s->channels--;
+    directory_remove(s->w->front->pubsub, t->node.key, t->kind, worker_index(s->w->worker));
+    --*count_of(s, t->kind);
     strmap_remove(&pw->subscriptions, &sub->node);
     list_remove(&sub->peers);
     list_remove(&sub->mine);
     if (list_empty(&t->sessions)) {
-        strmap_remove(&pw->topics[t->pattern], &t->node);
+        strmap_remove(&pw->topics[t->kind], &t->node);
         mem_free(t);
     }
     mem_free(sub);
@@ -380,137 +385,130 @@ void pubsub_drop(struct session *s)
         unsubscribe(LIST_ENTRY(s->subscriptions.next, struct subscription, mine));
 }
 
-/* ---- the commands ---- */
-
-static void confirm(struct exec *x, const char *kind, struct slice name)
+bool pubsub_unsubscribe(struct session *s, enum pubsub_kind kind, struct slice name)
 {
-    reply_push(&x->r, 3);
-    reply_bulk_str(&x->r, kind);
-    if (name.data == NULL)
-        reply_null(&x->r);
-    else
-        reply_bulk(&x->r, name);
-    reply_int(&x->r, (int64_t)x->s->channels + x->s->patterns);
-}
-
-static void subscribe_all(struct exec *x, bool pattern)
-{
-    for (uint32_t i = 1; i < x->argc; i++) {
-        subscribe(x->s, x->argv[i], pattern);
-        confirm(x, pattern ? "psubscribe" : "subscribe", x->argv[i]);
-    }
-}
-
-static void unsubscribe_all(struct exec *x, bool pattern)
-{
-    const char *kind = pattern ? "punsubscribe" : "unsubscribe";
-    struct session *s = x->s;
     struct buf b = {0};
-    bool any = false;
+    struct strnode *n = strmap_find(&s->w->pubsub->subscriptions, subscription_key(s, name, kind, &b));
 
-    for (uint32_t i = 1; i < x->argc; i++) {
-        struct strnode *n =
-            strmap_find(&s->w->pubsub->subscriptions, subscription_key(s, x->argv[i], pattern, &b));
-
-        if (n != NULL)
-            unsubscribe(CONTAINER_OF(n, struct subscription, node));
-        confirm(x, kind, x->argv[i]);
-    }
-    if (x->argc == 1) {
-        LIST_FOREACH_SAFE (node, &s->subscriptions) {
-            struct subscription *sub = LIST_ENTRY(node, struct subscription, mine);
-
-            if (sub->topic->pattern != pattern)
-                continue;
-            any = true;
-            buf_clear(&b);
-            buf_put_slice(&b, sub->topic->node.key);
-            unsubscribe(sub);
-            confirm(x, kind, slice_of(b.data != NULL ? b.data : (const uint8_t *)"", b.len));
-        }
-        if (!any)
-            confirm(x, kind, SLICE_NONE);
-    }
     buf_fini(&b);
+    if (n == NULL)
+        return false;
+    unsubscribe(CONTAINER_OF(n, struct subscription, node));
+    return true;
 }
 
-void cmd_subscribe(struct exec *x)
+bool pubsub_unsubscribe_any(struct session *s, enum pubsub_kind kind, struct buf *ret_name)
 {
-    subscribe_all(x, false);
+    LIST_FOREACH_SAFE (node, &s->subscriptions) {
+        struct subscription *sub = LIST_ENTRY(node, struct subscription, mine);
+
+        if (sub->topic->kind != kind)
+            continue;
+        buf_clear(ret_name);
+        buf_put_slice(ret_name, sub->topic->node.key);
+        unsubscribe(sub);
+        return true;
+    }
+    return false;
 }
 
-void cmd_psubscribe(struct exec *x)
-{
-    subscribe_all(x, true);
-}
+/* ---- looking ---- */
 
-void cmd_unsubscribe(struct exec *x)
-{
-    unsubscribe_all(x, false);
-}
-
-void cmd_punsubscribe(struct exec *x)
-{
-    unsubscribe_all(x, true);
-}
-
-void cmd_publish(struct exec *x)
-{
-    reply_int(&x->r, (int64_t)pubsub_publish(x->w->front, x->argv[1], x->argv[2]));
-}
-
-struct channels_walk {
-    struct reply *r;
-    struct slice pattern;
-    size_t n;
+struct name_walk {
+    void (*fn)(struct slice name, void *arg);
+    void *arg;
 };
 
-static void list_channel(struct strnode *n, void *arg)
+static void visit_name(struct strnode *n, void *arg)
 {
-    struct channels_walk *walk = arg;
+    struct name_walk *walk = arg;
 
-    if (walk->pattern.data != NULL && !slice_glob(walk->pattern, n->key, false))
-        return;
-    reply_bulk(walk->r, n->key);
-    walk->n++;
+    walk->fn(n->key, walk->arg);
 }
 
-void cmd_pubsub_channels(struct exec *x)
+void pubsub_each(struct resp_front *f, enum pubsub_kind kind, void (*fn)(struct slice name, void *arg), void *arg)
 {
-    struct channels_walk walk = {&x->r, x->argc > 2 ? x->argv[2] : SLICE_NONE, 0};
-    size_t at = reply_deferred_begin(&x->r);
+    struct stripe *all = kind == PUBSUB_SHARD ? f->pubsub->shards : f->pubsub->stripes;
 
-    if (x->argc > 3) {
-        reply_error(&x->r,
-                    "ERR unknown subcommand or wrong number of arguments for 'CHANNELS'. Try PUBSUB HELP.");
-        return;
-    }
+    CHECK(kind != PUBSUB_PATTERN);
     for (int i = 0; i < STRIPES; i++) {
-        struct stripe *st = &x->w->front->pubsub->stripes[i];
+        struct name_walk walk = {fn, arg};
 
-        mutex_lock(&st->mu);
-        strmap_each(&st->channels, list_channel, &walk);
-        mutex_unlock(&st->mu);
+        mutex_lock(&all[i].mu);
+        strmap_each(&all[i].channels, visit_name, &walk);
+        mutex_unlock(&all[i].mu);
     }
-    reply_deferred_array(&x->r, at, walk.n);
 }
 
-void cmd_pubsub_numpat(struct exec *x)
+uint64_t pubsub_subscribers(struct resp_front *f, enum pubsub_kind kind, struct slice name)
 {
-    reply_int(&x->r, (int64_t)pubsub_pattern_count(x->w->front));
+    struct stripe *st = stripe_of(f->pubsub, name, kind);
+    struct strnode *n;
+    uint64_t total;
+
+    mutex_lock(&st->mu);
+    n = strmap_find(&st->channels, name);
+    total = n != NULL ? CONTAINER_OF(n, struct channel, node)->total : 0;
+    mutex_unlock(&st->mu);
+    return total;
 }
 
-void cmd_pubsub_numsub(struct exec *x)
-{
-    reply_array(&x->r, (x->argc - 2) * 2);
-    for (uint32_t i = 2; i < x->argc; i++) {
-        struct stripe *st = stripe_of(x->w->front->pubsub, x->argv[i], false);
-        struct strnode *n;
+/* ---- a node's shard channels end ---- */
 
-        mutex_lock(&st->mu);
-        n = strmap_find(&st->channels, x->argv[i]);
-        reply_bulk(&x->r, x->argv[i]);
-        reply_int(&x->r, n != NULL ? (int64_t)CONTAINER_OF(n, struct channel, node)->total : 0);
-        mutex_unlock(&st->mu);
+struct shard_walk {
+    bool (*gone)(struct slice name, void *arg);
+    void *arg;
+    struct topic **topics;
+    size_t count, cap;
+};
+
+static void collect_gone(struct strnode *n, void *arg)
+{
+    struct shard_walk *walk = arg;
+
+    if (!walk->gone(n->key, walk->arg))
+        return;
+    if (walk->count == walk->cap) {
+        walk->cap = MAX_OF(walk->cap * 2, (size_t)16);
+        walk->topics = mem_realloc(walk->topics, walk->cap * sizeof(walk->topics[0]));
     }
+    walk->topics[walk->count++] = CONTAINER_OF(n, struct topic, node);
+}
+
+void pubsub_end_shards(struct resp_worker *w, bool (*gone)(struct slice name, void *arg), void *arg)
+{
+    struct shard_walk walk = {.gone = gone, .arg = arg};
+    struct buf name = {0};
+
+    strmap_each(&w->pubsub->topics[PUBSUB_SHARD], collect_gone, &walk);
+    for (size_t i = 0; i < walk.count; i++) {
+        struct topic *t = walk.topics[i];
+        bool last;
+
+        buf_clear(&name);
+        buf_put_slice(&name, t->node.key);
+        do {
+            struct subscription *sub = LIST_ENTRY(t->sessions.next, struct subscription, peers);
+            struct session *s = sub->s;
+
+            last = t->sessions.next == t->sessions.prev; /* the topic goes with it */
+            unsubscribe(sub);
+            pubsub_confirm(s, "sunsubscribe", buf_slice(&name), s->shard_channels);
+        } while (!last);
+    }
+    mem_free(walk.topics);
+    buf_fini(&name);
+}
+
+void pubsub_confirm(struct session *s, const char *kind, struct slice name, uint32_t count)
+{
+    struct reply r = session_reply(s);
+
+    reply_push(&r, 3);
+    reply_bulk_str(&r, kind);
+    if (name.data == NULL)
+        reply_null(&r);
+    else
+        reply_bulk(&r, name);
+    reply_int(&r, (int64_t)count);
 }

@@ -15,6 +15,7 @@
 
 struct config;
 struct log_store;
+struct topology_store;
 struct partitions;
 struct workers;
 struct resp_front;
@@ -35,12 +36,22 @@ struct resp_options {
      * the user "default" exists, without a password. */
     bool (*login)(void *arg, struct slice user, struct slice password);
     void *login_arg;
+    /* Cluster mode (cluster_mode): clients are sent to the leaders that `topology` names. */
     bool cluster_mode;
+    struct topology_store *topology; /* borrowed; NULL without cluster mode */
+    /* Sends a published message to every other node, which gives it to resp_front_receive there. Any worker. */
+    void (*cast)(void *arg, struct slice message);
+    void *cast_arg;
 };
 
 /* 0 or ERR_*. *options is copied. */
 int resp_front_new(const struct resp_options *options, struct resp_front **ret);
 void resp_front_set_port(struct resp_front *f, uint16_t port); /* before workers_start */
+/* A message published on another node (what `cast` was given there). Any worker. ERR_MALFORMED. */
+int resp_front_receive(struct resp_front *f, struct slice message);
+/* This node stopped leading a partition or holds it no more: who is blocked there is sent on, shard channels end
+ * where no replica is left. Any thread. */
+void resp_front_role_changed(struct resp_front *f, uint32_t partition);
 /* After workers_stop. */
 void resp_front_free(struct resp_front *f);
 

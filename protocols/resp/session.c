@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "config/config.h"
 #include "protocols/resp/blocked.h"
+#include "protocols/resp/cluster.h"
 #include "protocols/resp/pubsub.h"
 #include "protocols/resp/run.h"
 #include "protocols/resp/transaction.h"
@@ -79,6 +80,7 @@ static void session_closed(struct conn *c, int reason)
     (void)reason;
     if (s->parked)
         partition_park_cancel(&s->park);
+    cluster_retry_free(s);
     blocked_abandon(s);
     transaction_drop(s);
     pubsub_drop(s);
@@ -119,7 +121,7 @@ static void session_tick(struct conn *c, uint64_t now_us)
     const struct config *cfg = s->w->front->o.config;
     int64_t timeout_ms = cfg == NULL ? 0 : CONFIG_GET(cfg, resp_idle_timeout_ms);
 
-    if (timeout_ms > 0 && !s->waiting && !s->ctl && s->channels + s->patterns == 0 &&
+    if (timeout_ms > 0 && !s->waiting && !s->ctl && !session_is_subscribed(s) &&
         now_us > c->last_input_us + (uint64_t)timeout_ms * 1000)
         conn_close_soon(c, ERR_TIMEOUT);
 }

@@ -24,6 +24,7 @@
 #include "protocols/resp/resp.h"
 
 struct blocked;
+struct cluster_retry;
 struct pubsub;
 struct pubsub_worker;
 struct slowlog;
@@ -34,7 +35,8 @@ struct reply_hold;
 #define RESP_CODES(X)                                                                                        \
     X(ERR)                                                                                                   \
     X(WRONGTYPE) X(NOAUTH) X(WRONGPASS) X(NOPERM) X(NOPROTO) X(LOADING) X(MISCONF) X(OOM) X(BUSY)            \
-        X(EXECABORT) X(NOREPLICAS) X(UNBLOCKED) X(READONLY) X(CLUSTERDOWN) X(OTHER)
+        X(EXECABORT) X(NOREPLICAS) X(UNBLOCKED) X(READONLY) X(CLUSTERDOWN) X(MOVED)             \
+            X(CROSSSLOT) X(OTHER)
 enum resp_code {
 #define X(name) CODE_##name,
     RESP_CODES(X)
@@ -49,8 +51,9 @@ struct session {
     struct partition_park park;
     struct transaction *tx;    /* owned: MULTI's queue and the watched keys; NULL mostly */
     struct blocked *blocked;   /* counted elsewhere: see blocked.c */
+    struct cluster_retry *retry; /* owned: waits for a partition that is being opened; NULL mostly */
     struct list subscriptions; /* pubsub.c */
-    uint32_t channels, patterns;
+    uint32_t channels, patterns, shard_channels;
     char *name, *lib_name, *lib_ver, *user; /* owned, NULL when unset; user NULL: "default" */
     uint64_t last_command_us;
     struct slice foreseen;   /* the key that session_foresee found, by its address; NULL: none */
@@ -64,7 +67,13 @@ struct session {
     bool parked, waiting; /* waiting: blocked, input paused */
     bool kill_me;         /* CLIENT KILL named its own connection */
     bool full;            /* input paused until output drains */
+    bool readonly;        /* READONLY: replicas may answer reads */
 };
+
+static inline bool session_is_subscribed(const struct session *s)
+{
+    return s->channels + s->patterns + s->shard_channels > 0;
+}
 
 /* One a worker; only its worker writes it. Counters are read by others (relaxed). */
 struct resp_worker {

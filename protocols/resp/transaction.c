@@ -2,6 +2,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "protocols/resp/cluster.h"
 #include "protocols/resp/handlers.h"
 
 /* A key watched already is not watched again, as far as that is found quickly; twice does no harm. */
@@ -24,6 +25,7 @@ struct transaction {
     struct queued *queue; /* owned */
     uint32_t count, cap;
     uint64_t bytes;
+    bool writes; /* one of the queued commands does */
     struct list watched;
 };
 
@@ -40,7 +42,7 @@ static void reap(struct reaper *r)
     while (!list_empty(&r->watched)) {
         struct partition_guard g;
         uint32_t index = LIST_ENTRY(r->watched.next, struct watched, node)->index;
-        int err = partition_enter(partitions_get(r->ps, index), 0, &r->park, &g);
+        int err = partition_enter_upkeep(partitions_get(r->ps, index), &r->park, &g);
 
         if (err == ERR_PARKED)
             return;
@@ -104,6 +106,7 @@ static void queue_clear(struct session *s)
         mem_free(tx->queue[i].argv);
     tx->count = 0;
     tx->bytes = 0;
+    tx->writes = false;
     if (tx->cap > 64) {
         mem_free(tx->queue);
         tx->queue = NULL;
@@ -154,6 +157,17 @@ bool transaction_queues(const struct command *c)
     }
 }
 
+/* In a cluster a command that is not for this node fails the transaction when it is queued (Redis' getNodeByQuery). */
+static bool queue_here(struct exec *x)
+{
+    uint32_t first, last, step, slot;
+
+    if (!cluster_on(x->w->front) || !command_keys(x->cmd, x->argc, &first, &last, &step))
+        return true;
+    return cluster_common_slot(x, first, last, step, &slot) &&
+           cluster_check_here(x, slot, x->s->readonly && (x->cmd->flags & CMD_READONLY));
+}
+
 void transaction_queue(struct exec *x)
 {
     struct transaction *tx = transaction_of(x->s);
@@ -163,6 +177,10 @@ void transaction_queue(struct exec *x)
 
     if (x->cmd->flags & (CMD_NO_MULTI | CMD_WALKS)) {
         reply_error(&x->r, "ERR Command not allowed inside a transaction");
+        transaction_fail(x->s);
+        return;
+    }
+    if (!queue_here(x)) {
         transaction_fail(x->s);
         return;
     }
@@ -179,6 +197,7 @@ void transaction_queue(struct exec *x)
     }
     q = &tx->queue[tx->count++];
     tx->bytes += bytes;
+    tx->writes = tx->writes || (x->cmd->flags & CMD_WRITE);
     q->cmd = x->cmd;
     q->argc = x->argc;
     q->argv = mem_alloc(bytes);
@@ -268,8 +287,11 @@ static uint32_t collect_indexes(struct exec *x, struct transaction *tx)
 
         if (q->cmd->flags & CMD_SPAN) {
             for (uint32_t k = 0; k < all; k++)
-                n = exec_index_add(x, n, k);
-            return n;
+                if (!cluster_on(x->w->front) || cluster_leads(x->w->front, k))
+                    n = exec_index_add(x, n, k);
+            if (!cluster_on(x->w->front))
+                return n;
+            continue;
         }
         if (command_keys(q->cmd, q->argc, &first, &last, &step))
             for (uint32_t k = first; k <= last; k += step)
@@ -278,6 +300,50 @@ static uint32_t collect_indexes(struct exec *x, struct transaction *tx)
     LIST_FOREACH (node, &tx->watched)
         n = exec_index_add(x, n, LIST_ENTRY(node, struct watched, node)->index);
     return n;
+}
+
+/* In a cluster: all keys, the watched ones too, have one slot, which becomes the command's. */
+static bool one_slot(struct exec *x, struct transaction *tx)
+{
+    uint32_t first, last, step, slot;
+
+    for (uint32_t i = 0; i < tx->count; i++) {
+        const struct queued *q = &tx->queue[i];
+
+        if (!command_keys(q->cmd, q->argc, &first, &last, &step))
+            continue;
+        slot = placement_slot(q->argv[first]);
+        if (x->slot != CLUSTER_NO_SLOT && slot != x->slot)
+            return false;
+        x->slot = slot;
+    }
+    LIST_FOREACH (node, &tx->watched) {
+        const struct kv_watch *w = &LIST_ENTRY(node, struct watched, node)->watch;
+
+        slot = placement_slot(slice_of(w->key, w->key_len));
+        if (x->slot != CLUSTER_NO_SLOT && slot != x->slot)
+            return false;
+        x->slot = slot;
+    }
+    return true;
+}
+
+/* What refuses a transaction as a whole before anything of it runs; true: an error was written. */
+static bool refuse_whole(struct exec *x, struct transaction *tx, uint32_t n)
+{
+    if (!cluster_on(x->w->front))
+        return false;
+    if (!one_slot(x, tx)) {
+        reply_error(&x->r, "CROSSSLOT Keys in request don't hash to the same slot");
+        return true;
+    }
+    for (uint32_t i = 0; i < n && tx->writes; i++) {
+        if (exec_lacks_replicas(x, x->w->indexes[i])) {
+            reply_err(&x->r, ERR_NO_REPLICAS);
+            return true;
+        }
+    }
+    return false;
 }
 
 static struct partition_guard *guard_of(struct exec *x, uint32_t index)
@@ -326,6 +392,10 @@ void cmd_exec(struct exec *x)
     }
     tx = transaction_of(s);
     n = collect_indexes(x, tx);
+    if (refuse_whole(x, tx, n)) {
+        transaction_drop(s);
+        return;
+    }
     if (n > 0 && !exec_enter_indexes(x, n)) {
         if (x->outcome != EXEC_PARKED)
             transaction_drop(s);
@@ -355,10 +425,15 @@ void cmd_exec(struct exec *x)
     }
     err = exec_leave(x);
     if (err != 0) {
+        if (x->unknown)
+            conn_abort(s->c, err);
         x->r.out->len = mark;
         s->db = db;
         s->proto = (uint8_t)proto;
-        reply_err(&x->r, err);
+        if (cluster_on(x->w->front))
+            cluster_refuse(x, x->slot, err, false);
+        else
+            reply_err(&x->r, err);
     }
     leave_multi(s);
     transaction_trim(s);
