@@ -13,6 +13,7 @@
 #include "base/buf.h"
 #include "base/check.h"
 #include "base/mem.h"
+#include "ctl/dev.h"
 #include "ctl/logdump.h"
 #include "ctl/render.h"
 
@@ -50,6 +51,7 @@ static void usage(FILE *out)
         mem_free(left);
     }
     fprintf(out, "  %-34s %s\n", "log dump [--verify] FILE", "print or check a segment file, without a server");
+    fprintf(out, "%s", dev_usage);
     fprintf(out, "\n"
                  "  -s, --server HOST:PORT   a node's RESP address instead of its control socket\n"
                  "  -d, --data-dir DIR       whose ctl.sock to use (default $GOMSG_DATA_DIR, else ./data)\n"
@@ -276,6 +278,8 @@ int main(int argc, char **argv)
     }
     if (argc >= 2 && strcmp(argv[0], "log") == 0 && strcmp(argv[1], "dump") == 0)
         return logdump_main(argc - 2, argv + 2, o.json);
+    if (strcmp(argv[0], "dev") == 0)
+        return dev_main(argc - 1, argv + 1, o.json, o.header);
     for (size_t i = 0; i < ARRAY_LEN(verbs); i++) {
         int words = match_verb(&verbs[i], argc, argv);
 
