@@ -95,9 +95,10 @@ struct range {
     uint32_t first, last;           /* slots */
 };
 
-static bool same_set(const struct topo_replica_set *a, const struct topo_replica_set *b)
+static bool same_replicas(const struct topo_partition *a, const struct topo_partition *b)
 {
-    return a->count == b->count && memcmp(a->nodes, b->nodes, a->count * sizeof(a->nodes[0])) == 0;
+    return a->replica_count == b->replica_count &&
+           memcmp(a->members, b->members, a->replica_count * sizeof(a->members[0])) == 0;
 }
 
 /* The next range with a leader from partition *at on; false: no more. */
@@ -112,7 +113,7 @@ static bool next_range(const struct topology *v, uint32_t *at, struct range *ret
         for (end = *at + 1; end < v->total_partitions; end++) {
             const struct topo_partition *q = topo_partition_at(v, end);
 
-            if (q == NULL || q->leader != p->leader || !same_set(&q->replicas, &p->replicas))
+            if (q == NULL || q->leader != p->leader || !same_replicas(q, p))
                 break;
         }
         cluster_partition_slots(*at, v->total_partitions, &first, &last);
@@ -155,10 +156,10 @@ static uint32_t live_replicas(const struct topology *v, const struct topo_partit
 {
     uint32_t n = 0;
 
-    for (uint32_t i = 0; i < p->replicas.count; i++) {
-        const struct topo_node *node = topo_node_find(v, p->replicas.nodes[i]);
+    for (uint32_t i = 0; i < p->replica_count; i++) {
+        const struct topo_node *node = topo_node_find(v, p->members[i]);
 
-        if (node != NULL && node->id != p->leader && is_up(node) && topo_set_has(&p->insync, node->id))
+        if (node != NULL && node->id != p->leader && is_up(node) && topo_is_insync(p, node->id))
             ret[n++] = node;
     }
     return n;
@@ -245,7 +246,7 @@ static void shards_node(struct exec *x, const struct topology *v, const struct t
 
 static bool same_shard(const struct topo_partition *a, const struct topo_partition *b)
 {
-    return a->leader == b->leader && same_set(&a->replicas, &b->replicas);
+    return a->leader == b->leader && same_replicas(a, b);
 }
 
 /* The ranges of one shard: all those like `p`. */
@@ -275,8 +276,8 @@ static void shard_entry(struct exec *x, const struct topology *v, const struct t
     at_reply = reply_deferred_begin(&x->r);
     shards_node(x, v, topo_node_find(v, p->leader), true);
     n++;
-    for (uint32_t i = 0; i < p->replicas.count; i++) {
-        const struct topo_node *node = topo_node_find(v, p->replicas.nodes[i]);
+    for (uint32_t i = 0; i < p->replica_count; i++) {
+        const struct topo_node *node = topo_node_find(v, p->members[i]);
 
         if (node == NULL || node->id == p->leader)
             continue;
@@ -403,7 +404,7 @@ static bool replicates(const struct topology *v, uint32_t node, uint32_t leader)
     for (uint32_t i = 0; i < v->total_partitions; i++) {
         const struct topo_partition *p = topo_partition_at(v, i);
 
-        if (p != NULL && p->leader == leader && topo_set_has(&p->replicas, node))
+        if (p != NULL && p->leader == leader && topo_is_replica(p, node))
             return true;
     }
     return false;
