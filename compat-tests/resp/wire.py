@@ -304,6 +304,26 @@ def subscribed_resp2_takes_only_pubsub_commands(t):
 
 
 @test
+def shard_channels_and_cluster_commands_without_a_cluster(t):
+    with Wire(t) as w, Wire(t) as other:
+        same(w.do("SSUBSCRIBE", "sc", "another"), [b"ssubscribe", b"sc", 1])
+        same(w.reply(), [b"ssubscribe", b"another", 2])
+        same(other.do("SPUBLISH", "sc", "hello"), 1)
+        same(w.reply(), [b"smessage", b"sc", b"hello"])
+        same(other.do("PUBLISH", "sc", "not for it"), 0)
+        same(other.do("PUBSUB", "SHARDCHANNELS", "s*"), [b"sc"])
+        same(other.do("PUBSUB", "SHARDNUMSUB", "sc", "none"), [b"sc", 1, b"none", 0])
+        same(other.do("PUBSUB", "CHANNELS"), [])
+        same(w.do("SUNSUBSCRIBE", "sc"), [b"sunsubscribe", b"sc", 1])
+        same(w.do("SUNSUBSCRIBE"), [b"sunsubscribe", b"another", 0])
+        same(w.do("SUNSUBSCRIBE"), [b"sunsubscribe", None, 0])
+        same(w.do("PING"), "+PONG")
+        same(w.do("COMMAND", "INFO", "ssubscribe")[0][3:6], [1, -1, 1])
+        for command in (("CLUSTER", "INFO"), ("CLUSTER", "SLOTS"), ("CLUSTER", "KEYSLOT", "x"), ("READONLY",), ("READWRITE",), ("ASKING",)):
+            same(w.do(*command), "-ERR This instance has cluster support disabled")
+
+
+@test
 def command_docs_and_info(t):
     with Wire(t) as w:
         docs = w.do("COMMAND", "DOCS", "get", "nosuch")
