@@ -28,6 +28,7 @@ struct blocked {
     uint32_t slot; /* in a cluster: of its keys */
     bool lists; /* else it waits for time and answers `answer` */
     int64_t answer;
+    struct blocked_condition *condition; /* its owner's; NULL mostly */
     /* what serve left, under the lock of partition `served` */
     uint32_t served;
     struct buf key, value;
@@ -93,6 +94,11 @@ static struct session *detach(struct blocked *b)
     b->s = NULL;
     s->blocked = NULL;
     count_blocked(b->w, -1);
+    if (b->condition != NULL) {
+        b->condition->session = NULL;
+        b->condition->release(b->condition);
+        b->condition = NULL;
+    }
     return s;
 }
 
@@ -195,6 +201,8 @@ bool blocked_end(struct session *s, bool with_error)
     r = session_reply(s);
     if (with_error)
         reply_error(&r, "UNBLOCKED client unblocked via CLIENT UNBLOCK");
+    else if (b->condition != NULL)
+        b->condition->reply(b->condition, &r);
     else if (b->lists)
         reply_null_array(&r);
     else if (b->answer == BLOCKED_ANSWER_OK)
@@ -307,4 +315,10 @@ void blocked_on_lists(struct exec *x, uint32_t first, uint32_t last, enum kv_end
 void blocked_on_time(struct exec *x, uint64_t timeout_ms, int64_t answer)
 {
     blocked_new(x, 0, timeout_ms)->answer = answer;
+}
+
+void blocked_on_condition(struct exec *x, uint64_t timeout_ms, struct blocked_condition *c)
+{
+    c->session = x->s;
+    blocked_new(x, 0, timeout_ms)->condition = c;
 }

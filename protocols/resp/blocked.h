@@ -26,6 +26,14 @@ void blocked_on_lists(struct exec *x, uint32_t first, uint32_t last, enum kv_end
 void blocked_on_time(struct exec *x, uint64_t timeout_ms, int64_t answer);
 /* This node no longer leads the partition: who waits there is told who does. */
 void blocked_redirect(struct session *s, uint32_t partition);
+/* Waits for a condition; who made it ends the wait by blocked_end(c->session, false) when it is met. At the end, also
+ * by time, `reply` writes the answer; `release` runs in any case and may free it. */
+struct blocked_condition {
+    struct session *session; /* NULL: the wait is over */
+    void (*reply)(struct blocked_condition *c, struct reply *r);
+    void (*release)(struct blocked_condition *c);
+};
+void blocked_on_condition(struct exec *x, uint64_t timeout_ms, struct blocked_condition *c);
 /* The session goes away or is reset. */
 void blocked_abandon(struct session *s);
 /* CLIENT UNBLOCK: as if timed out, or with the error UNBLOCKED. False: it does not wait, or was served just

@@ -417,7 +417,7 @@ void cmd_flushall(struct exec *x)
     flush(x, flush_every);
 }
 
-/* ---- OBJECT, MEMORY, WAIT ---- */
+/* ---- OBJECT, MEMORY ---- */
 
 void cmd_object_encoding(struct exec *x)
 {
@@ -457,26 +457,4 @@ void cmd_memory_usage(struct exec *x)
         reply_null(&x->r);
     else
         reply_int(&x->r, (int64_t)bytes);
-}
-
-/* No replica exists that could acknowledge: the answer is 0, at once when nothing was asked for, else when
- * the time is over. */
-void cmd_wait(struct exec *x)
-{
-    int64_t replicas, timeout_ms;
-
-    if (!exec_arg_int(x, 1, &replicas))
-        return;
-    if (!slice_to_i64(x->argv[2], &timeout_ms)) {
-        reply_error(&x->r, "ERR timeout is not an integer or out of range");
-        return;
-    }
-    if (timeout_ms < 0) {
-        reply_error(&x->r, "ERR timeout is negative");
-        return;
-    }
-    if (replicas <= 0 || x->in_exec)
-        reply_int(&x->r, 0);
-    else
-        blocked_on_time(x, (uint64_t)timeout_ms, 0);
 }

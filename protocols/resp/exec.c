@@ -11,6 +11,7 @@
 #include "protocols/resp/run.h"
 #include "protocols/resp/slowlog.h"
 #include "protocols/resp/transaction.h"
+#include "protocols/resp/wait.h"
 
 /* ---- scratch ---- */
 
@@ -184,6 +185,10 @@ int exec_leave(struct exec *x)
     if (GM_UNLIKELY(err != 0))
         for (uint32_t i = 0; i < n; i++)
             x->unknown = x->unknown || x->guards[i].wrote;
+    if (GM_UNLIKELY(cluster_on(w->front)) && err == 0)
+        for (uint32_t i = 0; i < n; i++)
+            if (x->guards[i].wrote)
+                wait_note_write(x->s, partition_index(x->guards[i].p), x->guards[i].end);
     if (w->hold != NULL && err == 0)
         for (uint32_t i = 0; i < n; i++)
             hold_note(w, x->guards[i].main, x->guards[i].end, x->guards[i].wrote);
@@ -238,6 +243,8 @@ bool exec_each_partition(struct exec *x, uint32_t from,
             not_entered(x, err);
             return false;
         }
+        if (cluster && g.wrote)
+            wait_note_write(x->s, i, g.end);
         if (x->w->hold != NULL)
             hold_note(x->w, g.main, g.end, g.wrote);
         if (!more)

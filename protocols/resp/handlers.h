@@ -41,6 +41,7 @@ void cmd_keys(struct exec *x);
 void cmd_randomkey(struct exec *x);
 void cmd_scan(struct exec *x);
 void cmd_wait(struct exec *x);
+void cmd_waitaof(struct exec *x);
 void cmd_object_encoding(struct exec *x);
 void cmd_object_refcount(struct exec *x);
 void cmd_append(struct exec *x);

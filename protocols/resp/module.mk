@@ -7,5 +7,5 @@ libresp_a_SOURCES = \
 	%D%/handlers.h %D%/hold.c %D%/info.c %D%/info.h %D%/pubsub.c %D%/pubsub.h %D%/reply.c %D%/reply.h \
 	%D%/request.c %D%/request.h %D%/request_parser.h %D%/request_slow.c %D%/resp.h %D%/run.h \
 	%D%/session.c %D%/session.h %D%/slowlog.c %D%/slowlog.h %D%/strmap.c %D%/strmap.h \
-	%D%/transaction.c %D%/transaction.h
+	%D%/transaction.c %D%/transaction.h %D%/wait.c %D%/wait.h
 libresp_a_CFLAGS = $(AM_CFLAGS) $(HIREDIS_CFLAGS)

@@ -15,6 +15,7 @@
 
 struct config;
 struct log_store;
+struct replication;
 struct topology_store;
 struct partitions;
 struct workers;
@@ -39,6 +40,7 @@ struct resp_options {
     /* Cluster mode (cluster_mode): clients are sent to the leaders that `topology` names. */
     bool cluster_mode;
     struct topology_store *topology; /* borrowed; NULL without cluster mode */
+    struct replication *replication; /* borrowed; the same */
     /* Sends a published message to every other node, which gives it to resp_front_receive there. Any worker. */
     void (*cast)(void *arg, struct slice message);
     void *cast_arg;

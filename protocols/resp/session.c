@@ -13,6 +13,7 @@
 #include "protocols/resp/pubsub.h"
 #include "protocols/resp/run.h"
 #include "protocols/resp/transaction.h"
+#include "protocols/resp/wait.h"
 
 static ssize_t session_input(struct conn *c, const uint8_t *data, size_t len);
 
@@ -81,6 +82,7 @@ static void session_closed(struct conn *c, int reason)
     if (s->parked)
         partition_park_cancel(&s->park);
     cluster_retry_free(s);
+    wait_forget(s);
     blocked_abandon(s);
     transaction_drop(s);
     pubsub_drop(s);

@@ -25,6 +25,7 @@
 
 struct blocked;
 struct cluster_retry;
+struct writes;
 struct pubsub;
 struct pubsub_worker;
 struct slowlog;
@@ -52,7 +53,8 @@ struct session {
     struct transaction *tx;    /* owned: MULTI's queue and the watched keys; NULL mostly */
     struct blocked *blocked;   /* counted elsewhere: see blocked.c */
     struct cluster_retry *retry; /* owned: waits for a partition that is being opened; NULL mostly */
-    struct list subscriptions; /* pubsub.c */
+    struct writes *writes;       /* owned: what WAIT covers; NULL until something was written in a cluster */
+    struct list subscriptions;   /* pubsub.c */
     uint32_t channels, patterns, shard_channels;
     char *name, *lib_name, *lib_ver, *user; /* owned, NULL when unset; user NULL: "default" */
     uint64_t last_command_us;
