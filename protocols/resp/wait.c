@@ -73,7 +73,7 @@ struct watched_partition {
     int64_t end;
 };
 
-/* One client's wait. It outlives the client by the mails that are under way. */
+/* One client's wait. It outlives the wait by the mails that are under way. */
 struct replica_wait {
     struct blocked_condition condition;
     struct replication *replication;
@@ -83,6 +83,7 @@ struct replica_wait {
     uint32_t replicas;        /* asked for */
     bool local, aof;          /* WAITAOF; and whether it asked for the local disk */
     uint32_t count;
+    uint32_t mails; /* when the wait is over: still under way */
     struct watched_partition watched[];
 };
 
@@ -130,18 +131,25 @@ static void release(struct blocked_condition *c)
 {
     struct replica_wait *w = CONTAINER_OF(c, struct replica_wait, condition);
 
-    for (uint32_t i = 0; i < w->count; i++)
+    for (uint32_t i = 0; i < w->count; i++) {
         replication_unwait(w->replication, &w->watched[i].waiter);
+        w->mails += __atomic_load_n(&w->watched[i].waiter.posted, __ATOMIC_ACQUIRE);
+    }
     log_commit_cancel(&w->commit);
-    mem_free(w);
+    if (w->mails == 0)
+        mem_free(w);
 }
 
 static void moved(struct replication_waiter *waiter)
 {
     struct replica_wait *w = CONTAINER_OF(waiter, struct watched_partition, waiter)->owner;
 
-    if (is_met(w))
+    if (w->condition.session == NULL) {
+        if (--w->mails == 0)
+            mem_free(w);
+    } else if (is_met(w)) {
         blocked_end(w->condition.session, false);
+    }
 }
 
 static void synced(struct log_commit *commit, int err)
@@ -224,8 +232,8 @@ static void wait_for(struct exec *x, int64_t replicas, bool local, bool aof, uin
     }
     blocked_on_condition(x, timeout_ms, &w->condition);
     /* It may have come true while it was registered. */
-    if (w->count > 0 && is_met(w))
-        moved(&w->watched[0].waiter);
+    if (is_met(w))
+        blocked_end(x->s, false);
 }
 
 /* ---- the commands ---- */
