@@ -20,6 +20,12 @@ static bool is_on(struct exec *x)
     return false;
 }
 
+/* NULL: an error was written. */
+static const struct topology *view_of(struct exec *x)
+{
+    return is_on(x) ? topology_view(x->w->front->o.topology) : NULL;
+}
+
 void cmd_asking(struct exec *x)
 {
     /* No slot is ever half here and half there, so there is nothing to be asked for. */
@@ -184,12 +190,12 @@ static void slots_entry(struct exec *x, const struct topology *v, const struct r
  * entries that name replicas. */
 void cmd_cluster_slots(struct exec *x)
 {
-    const struct topology *v = topology_view(x->w->front->o.topology);
+    const struct topology *v = view_of(x);
     struct node_list seen = {0};
     size_t count = 0, at_reply;
     struct range r;
 
-    if (!is_on(x))
+    if (v == NULL)
         return;
     at_reply = reply_deferred_begin(&x->r);
     for (int pass = 0; pass < 2; pass++) {
@@ -289,11 +295,11 @@ static void shard_entry(struct exec *x, const struct topology *v, const struct t
 
 void cmd_cluster_shards(struct exec *x)
 {
-    const struct topology *v = topology_view(x->w->front->o.topology);
+    const struct topology *v = view_of(x);
     size_t at_reply, count = 0;
     struct range r, before;
 
-    if (!is_on(x))
+    if (v == NULL)
         return;
     at_reply = reply_deferred_begin(&x->r);
     for (uint32_t at = 0; next_range(v, &at, &r);) {
@@ -367,11 +373,11 @@ static void node_line(struct exec *x, const struct topology *v, const struct top
 
 void cmd_cluster_nodes(struct exec *x)
 {
-    const struct topology *v = topology_view(x->w->front->o.topology);
+    const struct topology *v = view_of(x);
     struct node_list l;
     struct buf b = {0};
 
-    if (!is_on(x))
+    if (v == NULL)
         return;
     l = nodes_of(v);
     for (size_t i = 0; i < l.count; i++) {
@@ -413,12 +419,12 @@ static bool replicates(const struct topology *v, uint32_t node, uint32_t leader)
 /* Nodes that hold a copy of something this one leads. */
 void cmd_cluster_replicas(struct exec *x)
 {
-    const struct topology *v = topology_view(x->w->front->o.topology);
+    const struct topology *v = view_of(x);
     const struct topo_node *leader;
     struct node_list l;
     size_t at_reply, n = 0;
 
-    if (!is_on(x))
+    if (v == NULL)
         return;
     leader = node_by_redis_id(v, x->argv[2]);
     if (leader == NULL) {
@@ -447,14 +453,14 @@ void cmd_cluster_replicas(struct exec *x)
 void cmd_cluster_info(struct exec *x)
 {
     const struct resp_front *f = x->w->front;
-    const struct topology *v = topology_view(f->o.topology);
+    const struct topology *v = view_of(x);
     uint32_t ok = 0, size = 0;
     int32_t epoch = 0;
     struct node_list l;
     struct buf b = {0};
     struct range r;
 
-    if (!is_on(x))
+    if (v == NULL)
         return;
     for (uint32_t at = 0; next_range(v, &at, &r);)
         ok += r.last - r.first + 1;
