@@ -325,7 +325,7 @@ def _first_difference(name, one, other):
 
 
 # ---- C6: one leader a (partition, epoch) ------------------------------------------------------------------------------------------------
-OPENED = re.compile(r'msg="partition opened as leader".*?\bpartition=(\d+).*?\bepoch=(\d+)')
+OPENED = re.compile(r'msg="leads".*?\bpartition=(\d+).*?\bepoch=(\d+)')
 
 
 def leaderships(node, lines):

@@ -328,7 +328,7 @@ def differing_logs_are_found():
 
 
 def two_leaders_of_an_epoch_are_found():
-    line = 'ts=1 level=info msg="partition opened as leader" partition=%d epoch=%d end=5'
+    line = 'ts=1 level=info msg="leads" partition=%d epoch=%d end=5'
     opened = c.leaderships("n1", [line % (7, 1), line % (7, 3), "msg=ready"]) + c.leaderships("n2", [line % (7, 2), line % (8, 3)])
     assert opened == [("n1", 7, 1), ("n1", 7, 3), ("n2", 7, 2), ("n2", 8, 3)], opened
     assert not c.check_one_leader(opened)
