@@ -138,7 +138,7 @@ int kafka_handle_offset_commit(struct kafka_session *s, struct kafka_request *rq
     if (kafka_group_leave(s->front, &g, partition, group) != 0)
         err = GROUP_ERR_NOT_AVAILABLE;
     else if (g.wrote)
-        kafka_commit_log(s, g.main, g.end);
+        kafka_commit_log(s, g.main, g.end, g.mark);
     put_committed(s, rq, kafka_group_code(err));
     return KAFKA_DONE;
 }
@@ -406,7 +406,7 @@ int kafka_handle_offset_delete(struct kafka_session *s, struct kafka_request *rq
         return ERR_IO; /* the partition has just failed: the client finds out by asking again */
     }
     if (entered == 0 && g.wrote)
-        kafka_commit_log(s, g.main, g.end);
+        kafka_commit_log(s, g.main, g.end, g.mark);
     conn_write(s->conn, scratch.data, scratch.len);
     buf_fini(&scratch);
     return KAFKA_DONE;

@@ -25,6 +25,7 @@ struct kafka_group_wait {
     struct buf reply;
     struct log *log; /* to be committed up to `end` first; NULL: nothing */
     int64_t end;
+    uint64_t mark;
     int err;       /* the partition failed to store the group */
     int16_t error; /* what the answer says */
 };
@@ -68,7 +69,7 @@ static void wait_deliver(struct worker *w, struct mail *m)
         conn_abort(s->conn, wait->err);
     } else if (s != NULL) {
         if (wait->log != NULL)
-            kafka_commit_log(s, wait->log, wait->end);
+            kafka_commit_log(s, wait->log, wait->end, wait->mark);
         conn_write(s->conn, wait->reply.data, wait->reply.len);
         kafka_count_error(s->front, wait->error, 1);
     }
@@ -180,6 +181,7 @@ static int leave_and_mail(struct kafka_group_part *part, struct partition_guard 
         wait->err = err;
         wait->log = g->wrote ? g->main : NULL;
         wait->end = g->end;
+        wait->mark = g->mark;
         worker_post(wait->async.worker, &wait->mail);
     }
     return err;
@@ -583,7 +585,7 @@ int kafka_handle_leave_group(struct kafka_session *s, struct kafka_request *rq)
             if (kafka_group_leave(s->front, &g, partition, group) == 0) {
                 code = 0;
                 if (g.wrote)
-                    kafka_commit_log(s, g.main, g.end);
+                    kafka_commit_log(s, g.main, g.end, g.mark);
             }
         }
     }

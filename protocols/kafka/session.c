@@ -91,10 +91,11 @@ void kafka_commit_arm(struct kafka_commit *k)
     list_push_back(&k->session->commits, &k->node);
 }
 
-void kafka_commit_log(struct kafka_session *s, struct log *l, int64_t end)
+void kafka_commit_log(struct kafka_session *s, struct log *l, int64_t end, uint64_t mark)
 {
     struct kafka_commit *k = kafka_commit_new(s);
 
+    log_commit_since(&k->c, mark);
     log_commit_add(&k->c, l, end);
     kafka_commit_arm(k);
 }

@@ -122,8 +122,8 @@ struct kafka_commit *kafka_commit_new(struct kafka_session *s);
 /* Before the reply is begun: holds the connection's output back until all that was added is committed. Takes
  * `k`. A commit that fails aborts the connection. */
 void kafka_commit_arm(struct kafka_commit *k);
-/* One log up to `end`. */
-void kafka_commit_log(struct kafka_session *s, struct log *l, int64_t end);
+/* One log up to `end`; `mark` is that of its guard. */
+void kafka_commit_log(struct kafka_session *s, struct log *l, int64_t end, uint64_t mark);
 
 /* ---- answering later ---------------------------------------------------------------------------------- */
 struct kafka_async {

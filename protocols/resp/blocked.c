@@ -38,6 +38,7 @@ struct blocked {
     int error;
     struct log *log;
     int64_t log_end;
+    uint64_t mark; /* of when it was popped */
     uint32_t count;
     struct blocked_key keys[];
 };
@@ -76,8 +77,10 @@ static void write_pop(struct blocked *b)
         reply_array(&r, 2);
         reply_bulk(&r, buf_slice(&b->key));
         reply_bulk(&r, buf_slice(&b->value));
-        if (b->w->hold != NULL)
+        if (b->w->hold != NULL) {
+            hold_since(b->w, b->mark);
             hold_note(b->w, b->log, b->log_end, true);
+        }
     }
     if (b->w->hold != NULL)
         hold_arm(b->w);
@@ -182,6 +185,7 @@ static bool serve(struct kv_ctx *c, struct kv_blocked *kb, struct slice key)
             return false;
         if (leave_waiting(b, SERVED)) {
             b->served = k->index;
+            b->mark = log_commit_mark();
             buf_put_slice(&b->key, key);
             CHECK(kv_list_pop(c, key, b->end, &b->value) == 0);
             worker_post(b->w->worker, &b->mail);

@@ -75,6 +75,12 @@ void hold_note(struct resp_worker *w, struct log *log, int64_t end, bool wrote)
     h->noted = true;
 }
 
+/* What the replies tell of was appended before the hold began. */
+void hold_since(struct resp_worker *w, uint64_t mark)
+{
+    log_commit_since(&w->hold->commit, mark);
+}
+
 void hold_arm(struct resp_worker *w)
 {
     struct reply_hold *h = w->hold;

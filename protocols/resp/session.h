@@ -144,6 +144,7 @@ bool hold_wanted(const struct resp_front *f);
 void hold_begin(struct session *s);
 /* After a partition was left: the reply depends on this log's end. */
 void hold_note(struct resp_worker *w, struct log *log, int64_t end, bool wrote);
+void hold_since(struct resp_worker *w, uint64_t mark); /* log_commit_mark of an append before hold_begin */
 /* Ends the input call: the hold goes on its own. */
 void hold_arm(struct resp_worker *w);
 void hold_free_all(struct resp_worker *w); /* when the worker has ended */

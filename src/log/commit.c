@@ -9,7 +9,8 @@
  * and its state, under the queue's mutex: IDLE (not armed), ARMING (on its way into the lists: ends of waits only count down), WAITING, READY. Whoever ends a wait holds the wait mutex of
  * that log, so that a commit that walked through the mutexes of all its logs is known to nobody but its queue: that is how it is taken apart, by its worker alone.
  *
- * Leadership can be lost between adding and arming, when other records already take the place of those that were waited for: a wait remembers the log's term. */
+ * Leadership can be lost between the append and arming, when other records already take the place of those that were waited for. So every loss has a number, a log knows that of its last one, and a commit the number of the
+ * last loss before it began, which was before it appended: a log that lost its leadership since then fails it. */
 #include <string.h>
 
 #include "base/err.h"
@@ -161,6 +162,7 @@ static void disarm(struct log_commit *c)
     c->left = 0;
     c->state = COMMIT_IDLE;
     c->armed = false;
+    c->mark = log_commit_mark(); /* of what it waits for next */
 }
 
 /* Under the queue's mutex: what needed the rounds that are over. */
@@ -214,18 +216,38 @@ void log_commit_init(struct log_commit *c, struct worker *w, void (*done)(struct
     memset(c, 0, sizeof(*c));
     c->worker = w;
     c->done = done;
+    c->mark = log_commit_mark();
+}
+
+static uint64_t losses; /* atomic: of leadership, in this process */
+
+uint64_t log_commit_mark(void)
+{
+    return ALOAD(&losses);
+}
+
+void log_commit_begin(struct log_commit *c)
+{
+    CHECK(!c->armed && c->wait_count == 0);
+    c->mark = log_commit_mark();
+}
+
+uint64_t commits_lose(void)
+{
+    return __atomic_add_fetch(&losses, 1, __ATOMIC_ACQ_REL);
+}
+
+void log_commit_since(struct log_commit *c, uint64_t mark)
+{
+    c->mark = MIN_OF(c->mark, mark);
 }
 
 static void add_wait(struct log_commit *c, struct log *l, int64_t end)
 {
     struct log_wait *wt = waits_of(c);
-    uint32_t term;
 
-    mutex_lock(log_wait_mutex(l));
-    term = l->term;
-    mutex_unlock(log_wait_mutex(l));
     for (uint32_t i = 0; i < c->wait_count; i++) {
-        if (wt[i].log == l && wt[i].term == term) {
+        if (wt[i].log == l) {
             wt[i].end = MAX_OF(wt[i].end, end);
             return;
         }
@@ -238,7 +260,7 @@ static void add_wait(struct log_commit *c, struct log *l, int64_t end)
         c->more = wt = more;
     }
     log_ref(l);
-    wt[c->wait_count++] = (struct log_wait){.log = l, .commit = c, .end = end, .term = term};
+    wt[c->wait_count++] = (struct log_wait){.log = l, .commit = c, .end = end};
 }
 
 void log_commit_add(struct log_commit *c, struct log *l, int64_t end)
@@ -267,7 +289,7 @@ static int join(struct log_wait *wt, uint64_t *ret_round)
     mutex_lock(log_wait_mutex(l));
     if (ALOAD(&l->deleted)) {
         ;
-    } else if (wt->term != l->term) {
+    } else if (l->lost > wt->commit->mark) {
         rc = ERR_NOT_LEADER;
     } else if (!ALOAD(&l->replicated)) { /* since it was added */
         if (l->store->opt.fsync != LOG_FSYNC_NEVER && wt->end > ALOAD(&l->durable))

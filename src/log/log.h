@@ -198,7 +198,6 @@ struct log_wait {
     struct log *log;  /* counted */
     struct log_commit *commit;
     int64_t end;
-    uint32_t term; /* the log's when it was added: leadership lost since then fails it */
 };
 #define LOG_COMMIT_INLINE 2
 struct log_commit {
@@ -213,10 +212,17 @@ struct log_commit {
     int err;
     uint8_t state;
     bool armed;
+    uint64_t mark; /* when it began: leadership of one of its logs that was lost since then fails it */
     struct log_wait inside[LOG_COMMIT_INLINE];
 };
+/* Begins a commit, before what it will wait for is appended: when the leadership of a log is lost in between (or any time before the commit is done), other records may take the place of those that it waits for, and it fails. */
 void log_commit_init(struct log_commit *c, struct worker *w, void (*done)(struct log_commit *c, int err));
-/* Waits for [.., end) of this log. Under whatever serialises the append. Several logs may be added before arming; whoever added must arm or cancel. */
+/* Who begins a commit only after the append takes a mark before it, under whatever serialises appends, and hands it over. Costs a load. */
+uint64_t log_commit_mark(void);
+/* A commit made long ago that waits for nothing yet begins now. */
+void log_commit_begin(struct log_commit *c);
+void log_commit_since(struct log_commit *c, uint64_t mark);
+/* Waits for [.., end) of this log. Several logs may be added before arming; whoever added must arm or cancel. */
 void log_commit_add(struct log_commit *c, struct log *l, int64_t end);
 /* True: already satisfied, `done` will not be called. False: `done` is called later on the worker. */
 bool log_commit_arm(struct log_commit *c);

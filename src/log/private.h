@@ -148,7 +148,7 @@ struct log {
     struct log_watch *hw_watch;
     struct log_epochs *epochs;  /* owned; under the stripe. NULL: one epoch at most, last_epoch since the start */
     int32_t last_epoch;         /* atomic; of the last batch, -1: empty */
-    uint32_t term;              /* under the wait mutex: raised when leadership was lost */
+    uint64_t lost;              /* under the wait mutex: the number of the last loss of its leadership */
 
     uint32_t opens; /* under table_mutex */
     int refs; /* atomic: table, everybody who opened it, dirty stack, janitor, commits that wait */
@@ -393,6 +393,7 @@ void sync_request(struct log_store *s, uint64_t round);
 
 /* commit.c */
 void commits_round_over(struct log_store *s); /* a round is complete, or the store has failed */
+uint64_t commits_lose(void); /* the number of one more loss of leadership */
 void commits_hw(struct log *l, int64_t hw);   /* under the wait mutex: ends what waits for at most hw */
 /* Under the wait mutex: all that wait in this log end with err, or with 0 go on to wait for a sync round. */
 void commits_end(struct log *l, int err);

@@ -102,7 +102,7 @@ void hw_bound(struct log *l)
 void log_fail_commits(struct log *l, int err)
 {
     mutex_lock(log_wait_mutex(l));
-    l->term++;
+    l->lost = commits_lose();
     commits_end(l, err);
     mutex_unlock(log_wait_mutex(l));
 }

@@ -249,6 +249,7 @@ void guard_fill(struct partition_guard *g, struct partition *p, uint32_t db)
     g->p = p;
     g->main = p->main;
     g->end = 0;
+    g->mark = log_commit_mark();
     g->wrote = g->background = g->in_set = g->stale = g->unknown = false;
     g->set_at = 0;
     batch_begin(&p->builder, now);

@@ -71,6 +71,7 @@ struct partition_guard {
     struct log *main;
     int64_t end;  /* set by leave: log end after the append (the offset a quorum reply waits for), or the end at the time when nothing was added */
     bool wrote;   /* set by leave: something was appended */
+    uint64_t mark; /* log_commit_mark of when it was entered: for commits begun after it was left */
     bool unknown; /* set by leave with an error: it was appended, but may be undone by a failover: the client must not read that it was not done (close its connection) */
     bool background;
     bool stale; /* private: only reads */

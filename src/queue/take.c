@@ -9,6 +9,7 @@ static void want_commit(struct queue *q, struct queue_take *take)
 {
     if (take->commit == NULL || q->reserve_end == 0)
         return;
+    log_commit_begin(take->commit); /* made with the consumer */
     log_commit_add(take->commit, q->log, q->reserve_end);
     take->commit_added = true;
 }

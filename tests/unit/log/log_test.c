@@ -350,6 +350,46 @@ Test(log, a_commit_waits_for_the_round_that_covers_it)
     rig_fini(&r);
 }
 
+Test(log, a_commit_fails_when_leadership_was_lost_since_it_began)
+{
+    struct rig r;
+    struct log *l;
+    struct log_commit c;
+    uint64_t mark;
+
+    rig_init(&r);
+    l = rig_log(&r, LOG_MAIN, "p-0001/main", 1);
+    log_set_replicated(l, true, 0);
+    /* lost between the append and adding, and found again: the same offsets may be another leader's by now */
+    log_commit_init(&c, fake_worker(), on_done);
+    rig_append(&r, l, 1, 10);
+    log_fail_commits(l, ERR_NOT_LEADER);
+    log_commit_add(&c, l, log_end(l));
+    log_set_hw(l, log_end(l));
+    cr_assert_not(log_commit_arm(&c));
+    wait_mail();
+    cr_assert_eq(done_err, ERR_NOT_LEADER);
+    /* the same when it was begun late, by the mark from before the append */
+    mark = log_commit_mark();
+    rig_append(&r, l, 1, 10);
+    log_fail_commits(l, ERR_NOT_LEADER);
+    log_commit_init(&c, fake_worker(), on_done);
+    log_commit_since(&c, mark);
+    log_commit_add(&c, l, log_end(l));
+    done_count = done_err = 0;
+    cr_assert_not(log_commit_arm(&c));
+    wait_mail();
+    cr_assert_eq(done_err, ERR_NOT_LEADER);
+    /* lost before: nothing to do with it */
+    log_commit_init(&c, fake_worker(), on_done);
+    rig_append(&r, l, 1, 10);
+    log_commit_add(&c, l, log_end(l));
+    log_set_hw(l, log_end(l));
+    cr_assert(log_commit_arm(&c));
+    log_close(l);
+    rig_fini(&r);
+}
+
 Test(log, a_failed_round_is_told_and_never_retried)
 {
     struct rig r;
