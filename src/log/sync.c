@@ -5,12 +5,16 @@
  *     mark     one frame in the ledger with the new durable positions, synced
  *     publish  durable offsets, the round's number; one mail a worker that has waiters
  *
+ * Where commits come in crowds, a round that would begin at once behind another waits for half as long as that one took: the answers just given bring the next requests, and one
+ * round serves them where two would, each with half. Nobody waits longer for it: he would have waited for the rest of the round that began without him.
+ *
  * A commit that is told of an append after it happened needs the round that is open then: that round's cut is still to come. An error is never retried: the store is
  * unhealthy from then on, appends are refused, waiters get the error. Who waits is commit.c's. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
@@ -28,6 +32,9 @@
 #define PAGE_FLOOR(x) ((x) & ~(uint64_t)4095)
 #define PAGE_CEIL(x) PAGE_FLOOR((x) + 4095)
 #define FILES_ONE_BY_ONE 3
+#define CROWD 8             /* records a round made durable: more will come */
+#define GATHER_US_MAX 250
+#define GATHER_BEHIND_US 10000 /* the end of the last round */
 #define POSTPONED_US 500000     /* after a round found no space for its marks */
 #define NEVER_INTERVAL_MS 30000 /* `log.fsync: never` still needs its deletions listed */
 
@@ -48,6 +55,7 @@ struct round {
     struct buf entries;
     size_t pending_len; /* of entries, the rest are marks */
     bool new_names, by_syncfs;
+    int64_t records; /* made durable */
 };
 
 /* ---- cut -------------------------------------------------------------------------------------------------------------- */
@@ -217,8 +225,8 @@ static void trim_window(const struct round *r, const struct item *it)
         madvise(h->file->map + tail, (size_t)(zeroed - tail), MADV_POPULATE_WRITE);
 }
 
-/* False: postponed. */
-static bool run_round(struct log_store *s) NO_THREAD_SAFETY_ANALYSIS /* cut() takes what its end gives back */
+/* False: postponed. *ret_gather_us: how long the next one may wait for company. */
+static bool run_round(struct log_store *s, uint64_t *ret_gather_us) NO_THREAD_SAFETY_ANALYSIS /* cut() takes what its end gives back */
 {
     struct round r = {.s = s};
     uint64_t began = clock_mono_us(), us;
@@ -239,6 +247,7 @@ static bool run_round(struct log_store *s) NO_THREAD_SAFETY_ANALYSIS /* cut() ta
         struct item *it = &r.items[i];
 
         if (err == 0) {
+            r.records += MAX_OF(it->end - ALOADX(&it->log->durable), (int64_t)0);
             ASTORE(&it->log->durable, it->end);
             log_changed(it->log);
         }
@@ -258,6 +267,7 @@ static bool run_round(struct log_store *s) NO_THREAD_SAFETY_ANALYSIS /* cut() ta
     mem_free(r.items);
     buf_fini(&r.entries);
     us = clock_mono_us() - began;
+    *ret_gather_us = r.records >= CROWD ? MIN_OF(us / 2, (uint64_t)GATHER_US_MAX) : 0;
     ASTORE(&s->round_began_us, 0);
     if (postponed) {
         mutex_unlock(&s->round_mutex);
@@ -282,9 +292,10 @@ void *sync_thread_main(void *arg)
 {
     struct log_store *s = arg;
     uint64_t interval = 1000ull * (s->opt.fsync == LOG_FSYNC_NEVER ? NEVER_INTERVAL_MS : s->opt.sync_interval_ms);
-    uint64_t next = clock_mono_us() + interval, not_before = 0;
+    uint64_t next = clock_mono_us() + interval, not_before = 0, ended = 0, gather_us = 0;
 
     setpriority(PRIO_PROCESS, (id_t)gettid(), 10);
+    prctl(PR_SET_TIMERSLACK, 1000ul, 0ul, 0ul, 0ul);
     mutex_lock(&s->mutex);
     for (;;) {
         uint64_t now = clock_mono_us();
@@ -304,7 +315,10 @@ void *sync_thread_main(void *arg)
             continue;
         }
         mutex_unlock(&s->mutex);
-        not_before = run_round(s) ? 0 : clock_mono_us() + POSTPONED_US;
+        if (gather_us != 0 && now - ended < GATHER_BEHIND_US)
+            nanosleep(&(struct timespec){.tv_nsec = (long)gather_us * 1000}, NULL);
+        not_before = run_round(s, &gather_us) ? 0 : clock_mono_us() + POSTPONED_US;
+        ended = clock_mono_us();
         mutex_lock(&s->mutex);
         if (not_before != 0)
             s->postponed++;
@@ -323,9 +337,10 @@ void *sync_thread_main(void *arg)
 void sync_request(struct log_store *s, uint64_t round)
 {
     mutex_lock(&s->mutex);
-    if (round > s->round_wanted)
+    if (round > s->round_wanted) {
         s->round_wanted = round;
-    pthread_cond_signal(&s->sync_cond);
+        pthread_cond_signal(&s->sync_cond);
+    }
     mutex_unlock(&s->mutex);
 }
 
