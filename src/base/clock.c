@@ -53,3 +53,11 @@ uint64_t clock_ticks_to_ns(uint64_t ticks)
 {
     return (uint64_t)((double)ticks * ns_per_tick);
 }
+
+uint64_t clock_thread_cpu_us(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (uint64_t)ts.tv_sec * 1000000 + (uint64_t)ts.tv_nsec / 1000;
+}

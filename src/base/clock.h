@@ -4,6 +4,7 @@
 
 #include <stdint.h>
 
+uint64_t clock_thread_cpu_us(void); /* what this thread has used of a processor; a system call */
 uint64_t clock_mono_us(void);  /* CLOCK_MONOTONIC, microseconds */
 uint64_t clock_mono_ns(void);  /* CLOCK_MONOTONIC, nanoseconds */
 uint64_t clock_boot_us(void);  /* CLOCK_BOOTTIME: goes on through suspend; for leases */

@@ -12,6 +12,11 @@ static bool is_other(const struct kv_ref *r, enum kv_type type)
     return r->e != NULL && entry_type(r->e) != type;
 }
 
+static bool is_table(const struct kv_entry *e)
+{
+    return e != NULL && entry_encoding(e) == ENC_TABLE;
+}
+
 static int apply_del_many(struct kv *kv, const struct effect *e)
 {
     struct reader rd = reader_of(e->value);
@@ -34,8 +39,12 @@ static int apply_del_many(struct kv *kv, const struct effect *e)
 static int apply_hash_set(struct kv_ref *r, struct reader *rd)
 {
     while (reader_left(rd) > 0) {
-        struct slice field = reader_lslice(rd), value = reader_lslice(rd);
+        struct slice field, value;
 
+        if (is_table(r->e))
+            return members_put_all(r->kv, entry_object(r->e), rd);
+        field = reader_lslice(rd);
+        value = reader_lslice(rd);
         if (rd->bad)
             return ERR_CORRUPT;
         kv_hash_put(r, field, value);
@@ -62,8 +71,11 @@ static int apply_list_put(struct kv_ref *r, struct reader *rd)
 static int apply_members(struct kv_ref *r, struct reader *rd, enum effect_kind kind)
 {
     while (reader_left(rd) > 0) {
-        struct slice name = reader_lslice(rd);
+        struct slice name;
 
+        if (kind == EFFECT_KV_SET_ADD && is_table(r->e))
+            return members_put_all(r->kv, entry_object(r->e), rd);
+        name = reader_lslice(rd);
         if (rd->bad)
             return ERR_CORRUPT;
         if (kind == EFFECT_KV_SET_ADD)

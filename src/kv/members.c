@@ -3,6 +3,7 @@
  *   set    uvarint length | bytes
  *   hash   uvarint field length | uvarint value length | field | value */
 #include "base/bytes.h"
+#include "base/err.h"
 #include "base/mem.h"
 #include "kv/state.h"
 
@@ -96,9 +97,8 @@ static void count(struct kv *kv, struct members *m, size_t add, size_t sub)
     *kv->bytes += add - sub;
 }
 
-bool members_put(struct kv *kv, struct members *m, struct slice name, struct slice value)
+static bool put_hashed(struct kv *kv, struct members *m, struct slice name, struct slice value, uint64_t hash)
 {
-    uint64_t hash = hash_bytes(name.data, name.len);
     table_slot *slot = find(m, hash, &name);
     size_t size = element_size(m->pairs, name, value), old_size;
     uint8_t *old, *e;
@@ -126,6 +126,35 @@ bool members_put(struct kv *kv, struct members *m, struct slice name, struct sli
     count(kv, m, size, old_size);
     mem_free(old);
     return false;
+}
+
+bool members_put(struct kv *kv, struct members *m, struct slice name, struct slice value)
+{
+    return put_hashed(kv, m, name, value, hash_bytes(name.data, name.len));
+}
+
+int members_put_all(struct kv *kv, struct members *m, struct reader *rd)
+{
+    struct slice names[KV_REPLAY_AHEAD], values[KV_REPLAY_AHEAD];
+    uint64_t hashes[KV_REPLAY_AHEAD];
+
+    while (reader_left(rd) > 0) {
+        unsigned n = 0;
+
+        for (; n < KV_REPLAY_AHEAD && reader_left(rd) > 0; n++) {
+            names[n] = reader_lslice(rd);
+            values[n] = m->pairs ? reader_lslice(rd) : SLICE_NONE;
+            if (rd->bad)
+                return ERR_CORRUPT;
+            hashes[n] = hash_bytes(names[n].data, names[n].len);
+            table_prefetch(&m->table, hashes[n]);
+        }
+        for (unsigned i = 0; i < n; i++)
+            table_prefetch_entry(&m->table, hashes[i]);
+        for (unsigned i = 0; i < n; i++)
+            put_hashed(kv, m, names[i], values[i], hashes[i]);
+    }
+    return 0;
 }
 
 bool members_get(const struct members *m, struct slice name, struct slice *ret_value)

@@ -44,7 +44,7 @@ struct walk {
     uint32_t crc;           /* over the block CRCs */
     uint64_t blocks, keys;
     uint32_t db;
-    uint64_t held_since;
+    uint64_t held_since, held_since_cpu;
     struct big *bigs;
     struct kv_snapshot_result *result;
 };
@@ -55,13 +55,16 @@ static void take(struct walk *w)
 {
     w->lock->lock(w->lock->arg);
     w->held_since = clock_mono_us();
+    w->held_since_cpu = clock_thread_cpu_us();
 }
 
 static void give(struct walk *w)
 {
-    uint64_t held = clock_mono_us() - w->held_since;
+    uint64_t held = clock_mono_us() - w->held_since, cpu = clock_thread_cpu_us() - w->held_since_cpu;
 
     w->lock->unlock(w->lock->arg);
+    if (cpu > w->result->hold_cpu_max_us)
+        w->result->hold_cpu_max_us = cpu;
     if (held > w->result->hold_max_us)
         w->result->hold_max_us = held;
 }

@@ -21,7 +21,8 @@ struct kv_snapshot_lock {
 struct kv_snapshot_result {
     int64_t start, end;    /* S, E */
     uint64_t keys, bytes;
-    uint64_t hold_max_us;  /* longest single hold of the lock */
+    uint64_t hold_max_us;     /* longest single hold of the lock */
+    uint64_t hold_cpu_max_us; /* the same in CPU time: without what the scheduler adds when it takes the thread away */
     uint32_t restarts;
 };
 /* Walks and writes dir/snapshot-<S>.tmp, fsyncs it, and leaves it for kv_snapshot_publish. On a background thread, without the lock. ERR_AGAIN: given up after three restarts; ERR_NOSPACE, ERR_IO. */

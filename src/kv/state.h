@@ -134,6 +134,8 @@ struct members {
 struct members *members_new(bool pairs);
 void members_free(void *m);
 bool members_put(struct kv *kv, struct members *m, struct slice name, struct slice value); /* true: it is new */
+/* All that an effect still lists, looking ahead (P19): a snapshot's effect may have a thousand. ERR_CORRUPT. */
+int members_put_all(struct kv *kv, struct members *m, struct reader *rd);
 bool members_get(const struct members *m, struct slice name, struct slice *ret_value);
 bool members_del(struct kv *kv, struct members *m, struct slice name);
 void members_parts(const struct members *m, const void *element, struct slice *ret_name, struct slice *ret_value);

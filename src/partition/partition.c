@@ -472,6 +472,7 @@ void partition_info(struct partition *p, struct partition_info *ret)
         .expired_total = ALOADX(&p->expired_total),
         .snapshot_start = ALOADX(&p->snapshot_start),
         .snapshot_hold_max_us = ALOADX(&p->snapshot_hold_max_us),
+        .snapshot_hold_cpu_max_us = ALOADX(&p->snapshot_hold_cpu_max_us),
         .parked_total = ALOADX(&p->parking.total),
     };
     /* p->main is set before the state leaves PARTITION_RECOVERING and stays. */

@@ -159,7 +159,7 @@ struct partition_info {
     int error;
     uint64_t keys, expired_total;
     int64_t log_start, log_end, log_durable, snapshot_start;
-    uint64_t log_bytes, snapshot_hold_max_us, parked_total;
+    uint64_t log_bytes, snapshot_hold_max_us, snapshot_hold_cpu_max_us, parked_total;
 };
 void partition_info(struct partition *p, struct partition_info *ret); /* any thread */
 

@@ -47,6 +47,7 @@ struct partition {
     int64_t snapshot_start;     /* atomic; -1: none */
     uint64_t snapshot_bytes;    /* atomic: of the log when the last snapshot was valid */
     uint64_t snapshot_hold_max_us; /* atomic */
+    uint64_t snapshot_hold_cpu_max_us; /* atomic */
     uint64_t snapshot_retry_us; /* atomic: maintenance starts none before */
     uint64_t keys;              /* atomic: as last seen under the lock */
     uint64_t expired_total;     /* the same */

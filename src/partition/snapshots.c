@@ -102,6 +102,8 @@ static int take(struct partition *p)
     err = kv_snapshot_write(p->kv, &lock, dir, p->ps->o.cluster_id, p->index, &result);
     if (result.hold_max_us > ALOADX(&p->snapshot_hold_max_us))
         ASTOREX(&p->snapshot_hold_max_us, result.hold_max_us);
+    if (result.hold_cpu_max_us > ALOADX(&p->snapshot_hold_cpu_max_us))
+        ASTOREX(&p->snapshot_hold_cpu_max_us, result.hold_cpu_max_us);
     if (err == 0) {
         err = wait_valid(p, result.end);
         if (err == 0)

@@ -154,7 +154,8 @@ int main(int argc, char **argv)
     partitions_snapshot(r.ps, 0, snapshot_done, &w);
     latencies(&r, "beside a snapshot", &w, 0);
     partition_info(partitions_get(r.ps, 0), &info);
-    printf("%-24s error %d, longest hold %llu us\n", "snapshot", w.err, (unsigned long long)info.snapshot_hold_max_us);
+    printf("%-24s error %d, longest hold %llu us, %llu of CPU\n", "snapshot", w.err, (unsigned long long)info.snapshot_hold_max_us,
+           (unsigned long long)info.snapshot_hold_cpu_max_us);
     /* Another one while nobody writes, so that the start reads it and nothing else. */
     w.done = false;
     partitions_snapshot(r.ps, 0, snapshot_done, &w);
