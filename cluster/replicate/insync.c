@@ -33,8 +33,11 @@ static void proposed(struct topology_proposal *p)
 
     if (part != NULL) {
         part->proposal = NULL;
+        if (p->err == ERR_TIMEOUT || p->err == ERR_IO)
+            part->unsure = i->version; /* it may still be applied: who it adds counts until the record has gone on */
         if (p->err != 0) {
-            part->pending = 0;
+            if (part->unsure != i->version)
+                part->pending = 0;
             part->proposal_not_before_us = replication_now_us() + AGAIN_US;
             if (p->err != ERR_MISMATCH && p->err != ERR_AGAIN)
                 diag_warn("a change of the in-sync set was refused", "partition=%u version=%u error=%s", part->index, i->version,
@@ -73,7 +76,7 @@ static void propose(struct rpart *part, uint32_t insync)
     i->proposal.done = proposed;
     topo_cmd_partition_insync(&i->proposal.command, &q);
     part->proposal = i;
-    part->pending = insync & ~rec->insync;
+    part->pending = (part->unsure == rec->version ? part->pending : 0) | (insync & ~rec->insync);
     list_push_back(&r->proposals, &i->node);
     topology_propose(r->o.topology, &i->proposal);
 }
@@ -154,7 +157,8 @@ void insync_scan(struct rpart *part, uint64_t now)
                           (unsigned long long)(lag / 1000), f->behind);
         }
     }
-    if (leaving != 0 && may_propose(part)) {
+    /* A change without an answer is settled by one more, be it none: only one of them can be applied. */
+    if ((leaving != 0 || (part->unsure != 0 && part->unsure == part->rec.version)) && may_propose(part)) {
         propose(part, part->rec.insync & ~leaving);
         return;
     }
@@ -173,7 +177,8 @@ void insync_note_record(struct rpart *part)
         if (part->proposal != NULL)
             part->proposal->part = NULL;
         part->proposal = NULL;
-        part->pending = 0;
+        if (part->unsure != rec->version)
+            part->pending = part->unsure = 0;
     }
     if (part->insync_known != rec->insync) {
         part->insync_known = rec->insync;
@@ -190,7 +195,7 @@ void insync_forget(struct rpart *part)
     if (part->proposal != NULL)
         part->proposal->part = NULL;
     part->proposal = NULL;
-    part->pending = 0;
+    part->pending = part->unsure = 0;
 }
 
 /* The topology is closed: what it did not answer it will not. */

@@ -91,6 +91,7 @@ struct rpart {
     uint64_t hold_until_us; /* rule 20: HW stands still until the former leader's lease has ended */
     struct insync *proposal; /* owned; NULL: none in flight */
     uint32_t pending;        /* members being added by it: they count already (D3) */
+    uint32_t unsure;         /* 0, or the record's version that proposals without an answer go by: they may be applied yet, so pending stays */
     uint64_t proposal_not_before_us;
     struct handover *handover; /* owned */
     uint32_t insync_known;
