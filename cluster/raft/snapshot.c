@@ -133,8 +133,7 @@ void snapshot_installed(struct raft *r, const struct raft_snapshot *s, int err)
     r->installing = false;
     r->recv_offset = 0;
     if (err < 0) {
-        if (r->leader != 0)
-            want(r, s, 0);
+        /* Not asked for at once: if it is damaged where it comes from, that would never end. The leader asks after an election timeout. */
         r->recv.s = (struct raft_snapshot){0};
         return;
     }
