@@ -31,7 +31,8 @@ void read_advance(struct raft *r)
         r->round++;
         replicate_all(r, true);
     }
-    memmove(r->reads, r->reads + k, (r->read_n - k) * sizeof(*r->reads));
+    if (k != 0)
+        memmove(r->reads, r->reads + k, (r->read_n - k) * sizeof(*r->reads));
     r->read_n -= k;
 }
 

@@ -128,3 +128,14 @@ fuzz_bus_frame_LDADD = libbus.a libbase.a $(CRYPTO_LIBS) $(LZ4_LIBS) $(JEMALLOC_
 EXTRA_DIST += \
 	%D%/corpus/bus_frame/cut %D%/corpus/bus_frame/frames %D%/corpus/bus_frame/giant %D%/corpus/bus_frame/hello \
 	%D%/corpus/bus_frame/hello-bare %D%/corpus/bus_frame/hello-later %D%/corpus/bus_frame/hostile %D%/corpus/bus_frame/sum
+
+check_PROGRAMS += fuzz-raft_message
+if !FUZZ
+TESTS += fuzz-raft_message
+endif
+fuzz_raft_message_SOURCES = %D%/fuzz_raft_message.c $(FUZZ_MAIN)
+fuzz_raft_message_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_NAME=\"raft_message\"
+fuzz_raft_message_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+fuzz_raft_message_LDADD = libraft.a libbase.a $(JEMALLOC_LIBS)
+EXTRA_DIST += \
+	%D%/corpus/raft_message/follower %D%/corpus/raft_message/hostile %D%/corpus/raft_message/leader %D%/corpus/raft_message/snapshot
