@@ -49,6 +49,8 @@ struct kv *kv_new(const struct kv_options *options)
         kv->o.set_intset_max_entries = 512;
     if (kv->o.list_chunk_bytes == 0)
         kv->o.list_chunk_bytes = 8192;
+    if (kv->o.element_copy_max == 0)
+        kv->o.element_copy_max = 64 << 10;
     kv->bytes = &kv->dbs[0].bytes;
     for (int i = 0; i < KV_DB_COUNT; i++) {
         table_init(&kv->dbs[i].keys, entry_hash);
@@ -122,10 +124,7 @@ void kv_entry_release_object(struct kv *kv, struct kv_entry *e)
     if (release == NULL)
         return;
     *kv->bytes -= bytes;
-    if (count > KV_FREE_LATER && kv->o.free_later != NULL)
-        kv->o.free_later(kv->o.free_arg, release, entry_object(e));
-    else
-        release(entry_object(e));
+    kv_let_go(kv, release, entry_object(e), count > KV_FREE_LATER);
 }
 
 static void entry_free_whole(void *entry, void *arg)
@@ -399,10 +398,7 @@ void kv_db_clear(struct kv *kv, uint32_t db)
     table_init(&d->expires, entry_hash);
     d->expire_cursor = 0;
     d->bytes = 0;
-    if ((old->keys.count > KV_FREE_LATER || old->bytes > 1 << 20) && kv->o.free_later != NULL)
-        kv->o.free_later(kv->o.free_arg, tables_free, old);
-    else
-        tables_free(old);
+    kv_let_go(kv, tables_free, old, old->keys.count > KV_FREE_LATER || old->bytes > 1 << 20);
 }
 
 void kv_db_flush(struct kv_ctx *c)

@@ -40,6 +40,7 @@ struct kv_options {
     uint32_t hash_listpack_max_entries, hash_listpack_max_value; /* 128, 64: what OBJECT ENCODING and the compact form go by */
     uint32_t set_listpack_max_entries, set_listpack_max_value, set_intset_max_entries; /* 128, 64, 512 */
     uint32_t list_chunk_bytes; /* 8 KiB */
+    uint32_t element_copy_max; /* 64 KiB: a larger field or member is copied by a snapshot without the lock */
     /* Frees something large elsewhere (a background thread); fn(p) must be called exactly once. NULL: at once. */
     void (*free_later)(void *free_arg, void (*fn)(void *p), void *p);
     void *free_arg;

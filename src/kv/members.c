@@ -116,7 +116,7 @@ static bool put_hashed(struct kv *kv, struct members *m, struct slice name, stru
     old = table_slot_entry(*slot);
     element_name(old, true, &old_value);
     old_size = element_size(true, name, old_value);
-    if (size_class(size) == size_class(old_size)) {
+    if (size_class(size) == size_class(old_size) && !kv_is_pinned(kv, old)) {
         element_write(old, true, name, value);
         return false;
     }
@@ -124,7 +124,7 @@ static bool put_hashed(struct kv *kv, struct members *m, struct slice name, stru
     element_write(e, true, name, value);
     table_slot_replace(slot, e);
     count(kv, m, size, old_size);
-    mem_free(old);
+    kv_let_go(kv, mem_free, old, false);
     return false;
 }
 
@@ -181,12 +181,17 @@ bool members_del(struct kv *kv, struct members *m, struct slice name)
     element_name(e, m->pairs, &value);
     count(kv, m, 0, element_size(m->pairs, name, value));
     table_remove(&m->table, hash, slot, !kv->walking);
-    mem_free(e);
+    kv_let_go(kv, mem_free, e, false);
     return true;
+}
+
+void members_element_parts(const void *element, bool pairs, struct slice *ret_name, struct slice *ret_value)
+{
+    *ret_value = SLICE_NONE;
+    *ret_name = element_name(element, pairs, pairs ? ret_value : NULL);
 }
 
 void members_parts(const struct members *m, const void *element, struct slice *ret_name, struct slice *ret_value)
 {
-    *ret_value = SLICE_NONE;
-    *ret_name = element_name(element, m->pairs, m->pairs ? ret_value : NULL);
+    members_element_parts(element, m->pairs, ret_name, ret_value);
 }

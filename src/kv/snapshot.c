@@ -2,7 +2,7 @@
  *
  * The walk goes over each database's buckets in families (table_visit_family) so that what is there from S to E is seen at least once however the table splits, and copies entries as the effects that
  * make them. What is larger than 64 KiB is only noted in its bucket and copied afterwards in slices, found again by name after each time the lock was given up: if it was replaced meanwhile, everything about
- * it stands in the log behind S, and whatever was copied is corrected by the replay.
+ * it stands in the log behind S, and whatever was copied is corrected by the replay. A single field or member above 64 KiB is pinned instead (pin.c) and copied without the lock.
  *
  * The lock is given up when somebody waits, after 200 us, or when a block is full; encoding is the copying itself, CRC and write happen outside. */
 #include "kv/snapshot.h"
@@ -280,9 +280,37 @@ static void gather_element(void *element, void *arg)
     struct slice name, value;
 
     members_parts(g->m, element, &name, &value);
+    if (name.len + value.len > g->w->kv->o.element_copy_max) {
+        kv_pin(g->w->kv, element);
+        return;
+    }
     buf_put_lslice(&g->w->value, name);
     if (g->m->pairs)
         buf_put_lslice(&g->w->value, value);
+}
+
+/* Copies the elements that were pinned, one effect each, without the lock. Called with it, returns with it; the key may be gone then. */
+static void copy_pinned(struct walk *w, struct slice key, enum effect_kind kind)
+{
+    bool pairs = kind == EFFECT_KV_HASH_SET;
+
+    give(w);
+    for (uint32_t i = 0; i < w->kv->pins_count; i++) {
+        struct slice name, value;
+
+        members_element_parts(w->kv->pins[i], pairs, &name, &value);
+        gather_member(name, w);
+        if (pairs)
+            gather_member(value, w);
+        put_value(w, kind, key);
+        flush_blocks(w);
+    }
+    buf_fini(&w->value); /* both were as large as they are */
+    buf_fini(&w->out);
+    buf_reserve(&w->out, SNAPSHOT_BLOCK_HEAD);
+    w->out.len = SNAPSHOT_BLOCK_HEAD;
+    take(w);
+    kv_unpin_all(w->kv);
 }
 
 /* A large hash or set, by bucket families. */
@@ -291,7 +319,7 @@ static void copy_members(struct walk *w, struct slice key, enum kv_type type)
     enum effect_kind kind = type == KV_HASH ? EFFECT_KV_HASH_SET : EFFECT_KV_SET_ADD;
     unsigned level = 0;
     uint32_t v = 0;
-    bool begun = false;
+    bool begun = false, written;
     struct kv_ref r;
 
     for (bool again = true; again;) {
@@ -308,15 +336,22 @@ static void copy_members(struct walk *w, struct slice key, enum kv_type type)
         do {
             table_prefetch_family(&g.m->table, v);
             table_visit_family(&g.m->table, level, v++, gather_element, &g);
-        } while (v < families && w->value.len < SLICE && !w->lock->wanted(w->lock->arg) &&
+        } while (v < families && w->value.len < SLICE && w->kv->pins_count == 0 && !w->lock->wanted(w->lock->arg) &&
                  clock_mono_us() - w->held_since < HOLD_US);
         again = v < families;
-        if (w->value.len != 0) {
+        written = w->value.len != 0;
+        if (written)
             put_value(w, kind, key);
-            if (!begun)
-                put_expire(w, r.e, key); /* now that there is a key to take it */
-            begun = true;
+        if (w->kv->pins_count != 0) {
+            copy_pinned(w, key, kind);
+            written = true;
+            kv_ref_find(w->kv, w->db, key, &r);
+            if (r.e == NULL || entry_type(r.e) != type)
+                return;
         }
+        if (written && !begun)
+            put_expire(w, r.e, key); /* now that there is a key to take it */
+        begun = begun || written;
         if (again)
             pause_walk(w, false);
     }

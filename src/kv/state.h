@@ -32,6 +32,10 @@ struct kv {
     uint64_t keys, expires; /* of the databases that SELECT reaches */
     bool walking;      /* a snapshot walk runs: tables do not shrink (P18) */
     bool walk_restart; /* asks it to begin anew */
+    /* pin.c */
+    const void **pins; /* owned array of elements */
+    uint32_t pins_count, pins_cap;
+    struct let_go *let_go; /* owned */
     /* watch.c */
     struct table watched; /* struct kv_name, owned */
     /* blocked.c */
@@ -116,6 +120,13 @@ void kv_blocked_ready(struct kv *kv, uint32_t db, struct slice key); /* blocked.
 void kv_watch_fini(struct kv *kv);
 void kv_blocked_fini(struct kv *kv);
 
+/* pin.c: elements whose bytes stay while the lock is given up. */
+void kv_pin(struct kv *kv, const void *element);
+bool kv_is_pinned(const struct kv *kv, const void *element);
+void kv_unpin_all(struct kv *kv);
+/* Frees what may be or contain something pinned: now, or in the background (`later`), or after the pins. */
+void kv_let_go(struct kv *kv, void (*fn)(void *p), void *p, bool later);
+
 /* Empties a database; apply.c and kv_db_flush. */
 void kv_db_clear(struct kv *kv, uint32_t db);
 
@@ -138,6 +149,7 @@ bool members_put(struct kv *kv, struct members *m, struct slice name, struct sli
 int members_put_all(struct kv *kv, struct members *m, struct reader *rd);
 bool members_get(const struct members *m, struct slice name, struct slice *ret_value);
 bool members_del(struct kv *kv, struct members *m, struct slice name);
+void members_element_parts(const void *element, bool pairs, struct slice *ret_name, struct slice *ret_value);
 void members_parts(const struct members *m, const void *element, struct slice *ret_name, struct slice *ret_value);
 
 bool kv_hash_put(struct kv_ref *r, struct slice field, struct slice value); /* r->e is a hash, or NULL: made; true: it is new */

@@ -116,6 +116,16 @@ Test(snapshot, loaded_and_replayed_gives_the_state_whatever_changed_meanwhile)
         round_trip(seed, seed % 2 ? &tiny : NULL, 4 + (unsigned)seed % 20, 0);
 }
 
+/* Every element counts as large here, so that each is copied while commands change and remove it, its key and its database. */
+Test(snapshot, elements_copied_without_the_lock_stay_what_they_were)
+{
+    struct kv_options tiny = {.hash_listpack_max_entries = 2, .hash_listpack_max_value = 8, .set_listpack_max_entries = 2,
+                              .set_intset_max_entries = 4, .list_chunk_bytes = 128, .element_copy_max = 1};
+
+    for (uint64_t seed = 1000; seed <= 1060; seed++)
+        round_trip(seed, &tiny, 2 + (unsigned)seed % 6, 0);
+}
+
 Test(snapshot, a_restart_begins_anew)
 {
     for (uint64_t seed = 100; seed < 105; seed++)
