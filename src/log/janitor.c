@@ -29,7 +29,7 @@ static struct segment *find_sealed(struct log *l, int64_t base)
     int i = segment_find(l, base);
     struct segment *seg = i < 0 ? NULL : seg_at(l, (uint32_t)i);
 
-    return seg != NULL && seg->base == base && (seg->flags & SEG_SEALED) ? seg : NULL;
+    return seg != NULL && seg->base == base && (seg->flags & (SEG_SEALED | SEG_GOING)) == SEG_SEALED ? seg : NULL;
 }
 
 static void write_index_file(struct log *l, struct segfile *f, uint64_t bytes)
@@ -83,7 +83,8 @@ static void seal(struct log_store *s, struct log *l, int64_t base)
         mutex_lock(log_stripe(l));
         seg = find_sealed(l, base);
         mutex_lock(&s->mutex);
-        if (seg != NULL && !ALOAD(&l->deleted)) {
+        /* After a cut another segment may have its place. */
+        if (seg != NULL && seg->next == copy.next && seg->bytes == copy.bytes && seg->max_ts == copy.max_ts && !ALOAD(&l->deleted)) {
             if (summed) {
                 seg->crc = crc;
                 seg->flags |= SEG_SUMMED;

@@ -58,7 +58,7 @@ struct log_index {
     struct index_entry e[];
 };
 
-enum { SEG_SEALED = 1, SEG_SUMMED = 2, SEG_LISTED = 4 /* the ledger knows it */ };
+enum { SEG_SEALED = 1, SEG_SUMMED = 2, SEG_LISTED = 4 /* the ledger knows it */, SEG_GOING = 8 /* being cut off: not to be listed any more */ };
 
 struct segment {
     int64_t base, next; /* next and bytes of the active one are the log's end and pos */

@@ -23,7 +23,7 @@ void log_list_sealed(struct log *l, int64_t base)
 
         if (seg->base > base)
             break;
-        if ((seg->flags & (SEG_SEALED | SEG_LISTED)) == SEG_SEALED) {
+        if ((seg->flags & (SEG_SEALED | SEG_LISTED | SEG_GOING)) == SEG_SEALED) {
             seg->flags |= SEG_LISTED;
             ledger_put_seal(&l->store->pending, l, seg);
         }
@@ -216,6 +216,22 @@ static int ledger_now(struct log_store *s, const struct buf *entries)
     return err;
 }
 
+/* From segment i on they go, or stay after all. Returns whether the ledger has heard of one. */
+static bool set_going(struct log *l, uint32_t i, bool going)
+{
+    bool listed = false;
+
+    mutex_lock(log_stripe(l));
+    for (; i < l->seg_count; i++) {
+        struct segment *seg = seg_at(l, i);
+
+        listed = listed || (seg->flags & SEG_LISTED);
+        seg->flags = going ? seg->flags | SEG_GOING : seg->flags & ~(uint32_t)SEG_GOING;
+    }
+    mutex_unlock(log_stripe(l));
+    return listed;
+}
+
 /* The ledger first: a mark above what is on disk, or a listed segment that is not there, would be corruption. */
 static int ledger_cut(struct log *l, int64_t end, int64_t seg, uint64_t pos)
 {
@@ -247,14 +263,15 @@ static int cut_files(struct log *l, uint32_t i, int64_t end, uint64_t pos, int64
     struct log_store *s = l->store;
     struct segment *seg = seg_at(l, i);
     struct segfile *f = NULL;
-    bool listed = false, epochs;
+    bool listed, epochs;
     int err = 0;
 
     if (!l->memory) {
-        for (uint32_t k = i; k < l->seg_count; k++)
-            listed = listed || (seg_at(l, k)->flags & SEG_LISTED);
+        listed = set_going(l, i, true);
         if (l->number != 0 && (l->mark_off > end || listed))
             err = ledger_cut(l, end, seg->base, pos);
+        if (err != 0)
+            (void)set_going(l, i, false);
         if (err == 0)
             err = segment_open(l, seg->base, &f);
         if (err == 0 && ftruncate(f->fd, (off_t)pos) < 0)
@@ -377,9 +394,11 @@ static int drop_files(struct log *l, int64_t start)
     epochs_clear(l);
     ledger_put_epochs(&entry, l);
     mutex_unlock(log_stripe(l));
+    (void)set_going(l, 0, true);
     err = ledger_now(l->store, &entry);
     buf_fini(&entry);
     if (err != 0) {
+        (void)set_going(l, 0, false);
         l->mark_off = mark_off;
         l->mark_seg = mark_seg;
         return err;
