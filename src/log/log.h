@@ -260,6 +260,7 @@ struct log_watch {
 void log_set_watch(struct log *l, struct log_watch *w);
 /* A second one for the log's engine, under the same rules: called when the HW of a replicated log moved, and when `replicated` changed. */
 void log_set_hw_watch(struct log *l, struct log_watch *w);
+void log_unset_hw_watch(struct log *l, struct log_watch *w); /* if it is the one */
 /* Asks for a sync round soon; durable positions are then told through the watch too. */
 void log_request_sync(struct log *l);
 

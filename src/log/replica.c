@@ -31,6 +31,14 @@ void log_set_hw_watch(struct log *l, struct log_watch *w)
     mutex_unlock(log_wait_mutex(l));
 }
 
+void log_unset_hw_watch(struct log *l, struct log_watch *w)
+{
+    mutex_lock(log_wait_mutex(l));
+    if (l->hw_watch == w)
+        l->hw_watch = NULL;
+    mutex_unlock(log_wait_mutex(l));
+}
+
 bool log_replicated(const struct log *l)
 {
     return ALOAD(&l->replicated);

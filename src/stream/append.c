@@ -98,6 +98,8 @@ static int append_locked(struct stream *s, uint8_t *data, const struct batch_hea
     ret->duplicate = false;
     if (s->deleted)
         return ERR_NOT_FOUND;
+    if (s->closed)
+        return ERR_NOT_LEADER;
     if (h->producer_id >= 0)
         err = producers_check(&s->producers, h, &repeated);
     if (err == ERR_DUPLICATE) {
@@ -116,11 +118,8 @@ static int append_locked(struct stream *s, uint8_t *data, const struct batch_hea
         appended.base_offset = ret->base;
         producers_note(&s->producers, &appended, now_ms);
         s->bytes_since_snapshot += h->length;
-        LIST_FOREACH_SAFE (n, &s->waiters) {
-            struct stream_waiter *w = LIST_ENTRY(n, struct stream_waiter, node);
-
-            w->notify(w);
-        }
+        if (!log_replicated(s->log)) /* else when the high watermark moves */
+            stream_notify(s);
     }
     ret->start = log_start(s->log);
     if (commit != NULL)

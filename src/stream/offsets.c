@@ -33,8 +33,10 @@ int stream_delete_records(struct stream *s, int64_t offset, int64_t *ret_start)
 
     mutex_lock(&s->mu);
     if (offset == -1)
-        offset = log_end(s->log);
-    if (offset < 0 || offset > log_end(s->log))
+        offset = log_hw(s->log);
+    if (s->closed)
+        err = ERR_NOT_LEADER;
+    else if (offset < 0 || offset > log_hw(s->log))
         err = ERR_OFFSET_RANGE;
     else if (offset > log_start(s->log))
         err = log_advance_start(s->log, offset);
@@ -80,8 +82,8 @@ unsigned stream_retain(struct stream *s, const struct stream_retention *r, int64
     n = log_segments(s->log, NULL, 0);
     segments = mem_calloc(n + 1, sizeof(*segments));
     n = MIN_OF(log_segments(s->log, segments, n), n);
-    start = retained_start(segments, n, r, now_ms, &dropped);
-    if (start > log_start(s->log) && !s->deleted && log_advance_start(s->log, start) != 0)
+    start = MIN_OF(retained_start(segments, n, r, now_ms, &dropped), log_hw(s->log));
+    if (start > log_start(s->log) && !s->deleted && !s->closed && log_advance_start(s->log, start) != 0)
         dropped = 0;
     mutex_unlock(&s->mu);
     mem_free(segments);
@@ -96,16 +98,25 @@ static char *snapshot_path(const struct stream *s)
                       s->topic, s->index);
 }
 
-/* A snapshot beyond the log's end describes batches that a crash took away: worthless. One below the start is
- * as good as one at it, for the producers themselves. */
+/* Was the log, as the snapshot saw it, a part of what it is now? A crash or a truncation may have taken its end away, and others may have written there since. */
+static bool snapshot_fits(struct stream *s, int64_t at, int32_t epoch)
+{
+    int32_t known;
+    int64_t end;
+
+    return at <= log_end(s->log) && log_epoch_end(s->log, epoch, &known, &end) == 0 && (known == epoch || at <= log_start(s->log)) && at <= end;
+}
+
+/* One below the start is as good as one at it, for the producers themselves. */
 static int64_t read_snapshot(struct stream *s) NO_THREAD_SAFETY_ANALYSIS
 {
     char *path = snapshot_path(s);
     struct buf bytes = {0};
     int64_t at = 0;
+    int32_t epoch = -1;
 
     if (file_read(path, SNAPSHOT_BYTES_MAX, &bytes) == 0 &&
-        producers_decode(&s->producers, buf_slice(&bytes), &at) == 0 && at > log_end(s->log)) {
+        producers_decode(&s->producers, buf_slice(&bytes), &at, &epoch) == 0 && !snapshot_fits(s, at, epoch)) {
         producers_fini(&s->producers);
         (void)unlink(path);
         at = 0;
@@ -147,8 +158,8 @@ int stream_save_producers(struct stream *s)
 
     mutex_lock(&s->mu);
     since = s->bytes_since_snapshot;
-    if (since != 0 && !s->deleted && log_failed(s->log) == 0)
-        producers_encode(&s->producers, log_end(s->log), &bytes);
+    if (since != 0 && !s->deleted && !s->closed && log_failed(s->log) == 0)
+        producers_encode(&s->producers, log_end(s->log), log_last_epoch(s->log), &bytes);
     mutex_unlock(&s->mu);
     if (bytes.len == 0)
         return 0;

@@ -7,7 +7,7 @@
 #include "base/mem.h"
 
 #define SNAPSHOT_MAGIC 0x474d5053u
-#define SNAPSHOT_VERSION 1
+#define SNAPSHOT_VERSION 2 /* 1 did not say the epoch */
 
 static uint32_t bucket_of(const struct producers *ps, int64_t id)
 {
@@ -149,13 +149,14 @@ unsigned producers_expire(struct producers *ps, int64_t before_ms)
     return gone;
 }
 
-void producers_encode(const struct producers *ps, int64_t offset, struct buf *out)
+void producers_encode(const struct producers *ps, int64_t offset, int32_t epoch, struct buf *out)
 {
     size_t from = out->len;
 
     buf_put_be32(out, SNAPSHOT_MAGIC);
     buf_put_u8(out, SNAPSHOT_VERSION);
     buf_put_be64(out, (uint64_t)offset);
+    buf_put_be32(out, (uint32_t)epoch);
     buf_put_be32(out, ps->count);
     for (uint32_t i = 0; i < ps->bucket_count; i++)
         for (const struct producer *p = ps->buckets[i]; p != NULL; p = p->next) {
@@ -173,19 +174,21 @@ void producers_encode(const struct producers *ps, int64_t offset, struct buf *ou
     buf_put_be32(out, crc32c(0, out->data + from, out->len - from));
 }
 
-int producers_decode(struct producers *ps, struct slice bytes, int64_t *ret_offset)
+int producers_decode(struct producers *ps, struct slice bytes, int64_t *ret_offset, int32_t *ret_epoch)
 {
     struct reader r;
     int64_t offset;
+    int32_t epoch;
     uint32_t count;
 
     CHECK(ps->count == 0);
-    if (bytes.len < 21 || crc32c(0, bytes.data, bytes.len - 4) != be32_get(bytes.data + bytes.len - 4))
+    if (bytes.len < 25 || crc32c(0, bytes.data, bytes.len - 4) != be32_get(bytes.data + bytes.len - 4))
         return ERR_CORRUPT;
     r = reader_of(slice_of(bytes.data, bytes.len - 4));
     if (reader_be32(&r) != SNAPSHOT_MAGIC || reader_u8(&r) != SNAPSHOT_VERSION)
         return ERR_CORRUPT;
     offset = (int64_t)reader_be64(&r);
+    epoch = (int32_t)reader_be32(&r);
     count = reader_be32(&r);
     while (count-- > 0 && !r.bad) {
         int64_t id = (int64_t)reader_be64(&r);
@@ -213,5 +216,6 @@ int producers_decode(struct producers *ps, struct slice bytes, int64_t *ret_offs
         return ERR_CORRUPT;
     }
     *ret_offset = offset;
+    *ret_epoch = epoch;
     return 0;
 }

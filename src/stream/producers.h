@@ -47,8 +47,9 @@ unsigned producers_expire(struct producers *ps, int64_t before_ms);
 /* The sequence `n` behind `first`, wrapping from 2^31-1 to 0. */
 int32_t producer_sequence_add(int32_t first, int32_t n);
 
-void producers_encode(const struct producers *ps, int64_t offset, struct buf *out);
+/* As of `offset`, the last batch below which is of `epoch`: whoever reads it finds out whether its log still has that batch. */
+void producers_encode(const struct producers *ps, int64_t offset, int32_t epoch, struct buf *out);
 /* Into an empty table. ERR_CORRUPT. */
-int producers_decode(struct producers *ps, struct slice bytes, int64_t *ret_offset);
+int producers_decode(struct producers *ps, struct slice bytes, int64_t *ret_offset, int32_t *ret_epoch);
 
 #endif

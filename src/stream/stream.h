@@ -11,7 +11,9 @@
  * last reference does. Until then a new topic of the same name cannot be opened (ERR_BUSY), for it would
  * share the directory.
  *
- * Threads and locks: any thread. A stream's mutex guards appends, producers and waiters; order partition ->
+ *   5. stream_table_close_partition: taken out of the table, log and directory stay; opened anew when asked for.
+ *
+ * Threads and locks: any thread. A stream's mutex guards appends and producers, another one behind it its waiters; order partition ->
  * stream -> fetch session. Readers take none: they read up to the atomically published log end. No clock: the
  * caller gives the time. */
 #ifndef GM_STREAM_STREAM_H
@@ -55,10 +57,16 @@ void stream_ref(struct stream *s);
 void stream_unref(struct stream *s); /* NULL is fine */
 /* The topic is gone from the topology: open or not, its data goes. Background threads. */
 void stream_delete(struct stream_table *t, const struct stream_place *place);
+/* This node's role in a partition changes: its streams leave the table, so that a new leader reads anew what they know. Appends end
+ * with ERR_NOT_LEADER, waiting fetches are told, who holds one finds it closed and lets go; the logs stay open for whoever else holds
+ * them. Called when the partition stopped leading, before its commits are failed (log_fail_commits: nothing is appended any more), and
+ * again before it begins to lead. Any thread; waits for an append under way. */
+void stream_table_close_partition(struct stream_table *t, uint32_t partition);
 /* Calls fn for every open stream, holding a reference meanwhile. */
 void stream_table_each(struct stream_table *t, void (*fn)(struct stream *s, void *arg), void *arg);
 uint64_t stream_table_count(struct stream_table *t);
 
+bool stream_is_closed(const struct stream *s);
 uint64_t stream_topic_id(const struct stream *s);
 struct slice stream_topic(const struct stream *s);
 uint32_t stream_index(const struct stream *s);
@@ -101,7 +109,7 @@ struct stream_appended {
 };
 /* Appends a checked batch: base offset and epoch are written into `data`. With `commit`, adds what must be
  * committed (of a repeat too). ERR_FENCED (older producer epoch), ERR_OUT_OF_ORDER, ERR_NOSPACE, ERR_IO,
- * ERR_NOT_FOUND (deleted meanwhile). */
+ * ERR_NOT_FOUND (deleted meanwhile), ERR_NOT_LEADER (closed). */
 int stream_append(struct stream *s, uint8_t *data, const struct batch_header *h, int64_t now_ms,
                   struct log_commit *commit, struct stream_appended *ret);
 
@@ -134,9 +142,9 @@ void stream_each_producer(struct stream *s, void (*fn)(const struct stream_produ
                           void *arg);
 
 /* ---- waiting ------------------------------------------------------------------------------------------ */
-/* Embedded in the fetch. `notify` runs under the stream's mutex after an append or when the stream is
- * deleted, on the thread that did it: it only notes the fact and posts mail. It may run again at the next
- * append; registering holds a reference. */
+/* Embedded in the fetch. `notify` runs under a lock of the stream's after an append (of a replicated stream: when the high watermark
+ * moved) or when the stream is deleted or closed, on the thread that did it: it only notes the fact and posts mail. It may run again
+ * with the next news; registering holds a reference. */
 struct stream_waiter {
     struct list node;
     struct stream *stream; /* counted; NULL: not registered */

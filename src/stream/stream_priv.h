@@ -19,13 +19,16 @@ struct stream {
     uint32_t index, partition;
     char *topic;
     struct log *log; /* owned */
-    _Atomic bool deleted;
+    _Atomic bool deleted, closed;
+    struct log_watch hw_watch;
     struct mutex mu;
     struct producers producers GUARDED_BY(mu);
-    struct list waiters GUARDED_BY(mu);
+    struct mutex wait_mu; /* behind mu and the log's own locks */
+    struct list waiters GUARDED_BY(wait_mu);
     uint64_t bytes_since_snapshot GUARDED_BY(mu); /* appended since the producers' snapshot was written */
 };
 
+void stream_notify(struct stream *s); /* all who wait */
 const char *stream_table_data_dir(const struct stream_table *t);
 /* Reads the snapshot and the batch headers behind it. */
 int stream_load_producers(struct stream *s);

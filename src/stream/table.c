@@ -27,6 +27,7 @@ struct stream_table {
     uint64_t gone[GONE_MAX]; /* ids of topics deleted of late, a ring: a request with an older view must not
                                 bring one back */
     unsigned gone_next;
+    _Atomic uint32_t closings; /* raised by stream_table_close_partition: what was being opened then is read anew */
 };
 
 struct stream_table *stream_table_new(const struct stream_table_options *options)
@@ -125,8 +126,34 @@ static void stream_destroy(struct stream *s)
     MAGIC_FINI(s, STREAM_MAGIC);
     producers_fini(&s->producers);
     mutex_fini(&s->mu);
+    mutex_fini(&s->wait_mu);
     mem_free(s->topic);
     mem_free(s);
+}
+
+void stream_notify(struct stream *s)
+{
+    mutex_lock(&s->wait_mu);
+    LIST_FOREACH_SAFE (n, &s->waiters) {
+        struct stream_waiter *w = LIST_ENTRY(n, struct stream_waiter, node);
+
+        w->notify(w);
+    }
+    mutex_unlock(&s->wait_mu);
+}
+
+static void hw_moved(struct log_watch *w, struct log *l)
+{
+    (void)l;
+    stream_notify(CONTAINER_OF(w, struct stream, hw_watch));
+}
+
+/* Its log goes on without it. */
+static void let_go(struct stream *s)
+{
+    log_unset_hw_watch(s->log, &s->hw_watch);
+    log_close(s->log);
+    stream_destroy(s);
 }
 
 static int open_log(struct stream_table *t, const struct stream_place *place, struct log **ret)
@@ -154,6 +181,7 @@ static int make_stream(struct stream_table *t, const struct stream_place *place,
 
     MAGIC_INIT(s, STREAM_MAGIC);
     mutex_init(&s->mu);
+    mutex_init(&s->wait_mu);
     s->refs = 1;
     s->table = t;
     s->topic_id = place->topic_id;
@@ -172,6 +200,7 @@ static int make_stream(struct stream_table *t, const struct stream_place *place,
         stream_destroy(s);
         return err;
     }
+    s->hw_watch.changed = hw_moved;
     *ret = s;
     return 0;
 }
@@ -196,6 +225,28 @@ static void note_topic_gone(struct stream_table *t, uint64_t topic_id)
     mutex_unlock(&t->gone_mu);
 }
 
+/* Puts a stream that was read into the table, unless the partition's role changed meanwhile: what was read may not be so any more. */
+static bool publish(struct stream_table *t, struct stripe *st, uint64_t hash, struct stream *s, uint32_t closings)
+{
+    struct stream **slot;
+    bool current;
+
+    mutex_lock(&st->mu);
+    current = t->closings == closings;
+    if (current) {
+        if (st->count >= st->bucket_count)
+            stripe_grow(st);
+        slot = slot_of(st, hash);
+        s->next = *slot;
+        *slot = s;
+        st->count++;
+        stream_ref(s); /* the table's */
+        log_set_hw_watch(s->log, &s->hw_watch);
+    }
+    mutex_unlock(&st->mu);
+    return current;
+}
+
 int stream_open(struct stream_table *t, const struct stream_place *place, struct stream **ret)
 {
     uint64_t hash = hash_of(place->topic_id, place->index);
@@ -205,25 +256,18 @@ int stream_open(struct stream_table *t, const struct stream_place *place, struct
 
     mutex_lock(&st->opening);
     s = stream_find(t, place->topic_id, place->index);
-    if (s == NULL) {
+    while (s == NULL && err == 0) {
+        uint32_t closings = t->closings;
+
         if (topic_is_gone(t, place->topic_id))
             err = ERR_NOT_FOUND;
         else if (directory_in_use(t, place))
             err = ERR_BUSY;
         else
             err = make_stream(t, place, &s);
-        if (err == 0) {
-            struct stream **slot;
-
-            stream_ref(s);
-            mutex_lock(&st->mu);
-            if (st->count >= st->bucket_count)
-                stripe_grow(st);
-            slot = slot_of(st, hash);
-            s->next = *slot;
-            *slot = s;
-            st->count++;
-            mutex_unlock(&st->mu);
+        if (err == 0 && !publish(t, st, hash, s, closings)) {
+            let_go(s);
+            s = NULL;
         }
     }
     mutex_unlock(&st->opening);
@@ -247,9 +291,13 @@ void stream_unref(struct stream *s)
     MAGIC_CHECK(s, STREAM_MAGIC);
     if (atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1)
         return;
-    /* Only a deleted stream gets here, the table's reference being gone. The directory goes before the name
-     * is free again. */
-    CHECK(s->deleted && list_empty(&s->waiters));
+    /* Only a stream that left the table gets here. A deleted one's directory goes before the name is free again. */
+    CHECK((s->deleted || s->closed) && list_empty(&s->waiters));
+    if (!s->deleted) {
+        let_go(s);
+        return;
+    }
+    log_unset_hw_watch(s->log, &s->hw_watch);
     st = stripe_of(s->table, hash_of(s->topic_id, s->index));
     log_delete(s->log);
     mutex_lock(&st->mu);
@@ -277,13 +325,54 @@ static void bury(struct stripe *st, uint64_t hash, struct stream *s)
     mutex_unlock(&st->mu);
     mutex_lock(&s->mu);
     s->deleted = true;
-    LIST_FOREACH_SAFE (n, &s->waiters) {
-        struct stream_waiter *w = LIST_ENTRY(n, struct stream_waiter, node);
-
-        w->notify(w);
-    }
     mutex_unlock(&s->mu);
+    stream_notify(s);
     stream_unref(s); /* the table's */
+}
+
+/* Takes the streams of the partition out of one stripe; their references pass to `ret`. */
+static uint32_t take_out(struct stripe *st, uint32_t partition, struct stream ***ret)
+{
+    struct stream **all;
+    uint32_t n = 0;
+
+    mutex_lock(&st->mu);
+    all = mem_calloc(st->count + 1, sizeof(*all));
+    for (uint32_t b = 0; b < st->bucket_count; b++)
+        for (struct stream **at = &st->buckets[b]; *at != NULL;) {
+            struct stream *s = *at;
+
+            if (s->partition != partition) {
+                at = &s->next;
+                continue;
+            }
+            *at = s->next;
+            st->count--;
+            all[n++] = s;
+        }
+    mutex_unlock(&st->mu);
+    *ret = all;
+    return n;
+}
+
+void stream_table_close_partition(struct stream_table *t, uint32_t partition)
+{
+    atomic_fetch_add(&t->closings, 1);
+    for (unsigned i = 0; i < STRIPES; i++) {
+        struct stream **all;
+        uint32_t n = take_out(&t->stripes[i], partition, &all);
+
+        for (uint32_t k = 0; k < n; k++) {
+            struct stream *s = all[k];
+
+            mutex_lock(&s->mu); /* an append is over, or finds it closed */
+            s->closed = true;
+            mutex_unlock(&s->mu);
+            stream_notify(s);
+            stream_unref(s);
+        }
+        mem_free(all);
+    }
 }
 
 void stream_delete(struct stream_table *t, const struct stream_place *place)
@@ -355,8 +444,7 @@ void stream_table_free(struct stream_table *t)
                 next = s->next;
                 CHECK(s->refs == 1 && list_empty(&s->waiters));
                 (void)stream_save_producers(s); /* without it the next start reads the headers */
-                log_close(s->log);
-                stream_destroy(s);
+                let_go(s);
             }
         mem_free(st->buckets);
         mutex_fini(&st->mu);
@@ -389,6 +477,10 @@ bool stream_is_deleted(const struct stream *s)
 {
     return s->deleted;
 }
+bool stream_is_closed(const struct stream *s)
+{
+    return s->closed;
+}
 int64_t stream_start(const struct stream *s)
 {
     return log_start(s->log);
@@ -407,9 +499,9 @@ void stream_wait(struct stream *s, struct stream_waiter *w)
     CHECK(w->stream == NULL);
     stream_ref(s);
     w->stream = s;
-    mutex_lock(&s->mu);
+    mutex_lock(&s->wait_mu);
     list_push_back(&s->waiters, &w->node);
-    mutex_unlock(&s->mu);
+    mutex_unlock(&s->wait_mu);
 }
 
 void stream_unwait(struct stream_waiter *w)
@@ -418,9 +510,9 @@ void stream_unwait(struct stream_waiter *w)
 
     if (s == NULL)
         return;
-    mutex_lock(&s->mu);
+    mutex_lock(&s->wait_mu);
     list_remove(&w->node);
-    mutex_unlock(&s->mu);
+    mutex_unlock(&s->wait_mu);
     w->stream = NULL;
     stream_unref(s);
 }

@@ -113,13 +113,15 @@ Test(producers, snapshot_round_trip_and_damage)
     struct producers ps = {0}, copy = {0};
     struct buf bytes = {0};
     int64_t at = 0;
+    int32_t epoch;
 
     for (int i = 0; i < 1000; i++)
         for (int k = 0; k < i % 7; k++)
             note(&ps, batch(i, (int16_t)(i % 3), k * 2, 2));
-    producers_encode(&ps, 4711, &bytes);
-    cr_assert_eq(producers_decode(&copy, buf_slice(&bytes), &at), 0);
+    producers_encode(&ps, 4711, 3, &bytes);
+    cr_assert_eq(producers_decode(&copy, buf_slice(&bytes), &at, &epoch), 0);
     cr_assert_eq(at, 4711);
+    cr_assert_eq(epoch, 3);
     cr_assert_eq(copy.count, ps.count);
     for (int i = 0; i < 1000; i++) {
         const struct producer *a = producers_find(&ps, i), *b = producers_find(&copy, i);
@@ -134,10 +136,10 @@ Test(producers, snapshot_round_trip_and_damage)
     producers_fini(&copy);
     for (size_t i = 0; i < bytes.len; i += 97) {
         bytes.data[i] ^= 1;
-        cr_assert_eq(producers_decode(&copy, buf_slice(&bytes), &at), ERR_CORRUPT, "flip at %zu", i);
+        cr_assert_eq(producers_decode(&copy, buf_slice(&bytes), &at, &epoch), ERR_CORRUPT, "flip at %zu", i);
         bytes.data[i] ^= 1;
     }
-    cr_assert_eq(producers_decode(&copy, slice_of(bytes.data, 20), &at), ERR_CORRUPT);
+    cr_assert_eq(producers_decode(&copy, slice_of(bytes.data, 20), &at, &epoch), ERR_CORRUPT);
     producers_fini(&ps);
     buf_fini(&bytes);
 }
