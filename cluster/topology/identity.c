@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/fileio.h"
 #include "base/mem.h"
+#include "base/rand.h"
 #include "log/effect.h"
 
 void identity_hex(const uint8_t id[16], char text[33])
@@ -38,8 +39,9 @@ int identity_load(const char *data_dir, struct identity *ret)
     mem_free(path);
     if (err == 0) {
         buf_put_u8(&b, 0);
-        if (sscanf((char *)b.data, "cluster_id: %32s\nnode_uuid: %32s\nlevel: %u\nformed: %3s\n", cluster, node,
-                   &ret->level, formed) != 4 ||
+        ret->node_id = 0;
+        if (sscanf((char *)b.data, "cluster_id: %32s\nnode_uuid: %32s\nlevel: %u\nformed: %3s\nnode_id: %u\n", cluster, node,
+                   &ret->level, formed, &ret->node_id) < 4 ||
             !parse_hex(cluster, ret->cluster_id) || !parse_hex(node, ret->node_uuid))
             err = ERR_CORRUPT;
         else if (ret->level > EFFECT_LEVEL_MAX)
@@ -58,10 +60,29 @@ int identity_save(const char *data_dir, const struct identity *id)
 
     identity_hex(id->cluster_id, cluster);
     identity_hex(id->node_uuid, node);
-    buf_printf(&b, "cluster_id: %s\nnode_uuid: %s\nlevel: %u\nformed: %s\n", cluster, node, id->level,
-               id->formed ? "yes" : "no");
+    buf_printf(&b, "cluster_id: %s\nnode_uuid: %s\nlevel: %u\nformed: %s\nnode_id: %u\n", cluster, node, id->level,
+               id->formed ? "yes" : "no", id->node_id);
     err = file_replace(path, b.data, b.len);
     buf_fini(&b);
     mem_free(path);
+    return err;
+}
+
+int identity_open(const char *data_dir, struct identity *ret, char *why, size_t size)
+{
+    int err = file_make_dirs(data_dir);
+
+    if (err == 0)
+        err = identity_load(data_dir, ret);
+    if (err == ERR_NOT_FOUND) {
+        /* A crash between here and the forming leaves an identity that is not formed yet; it is used again. */
+        *ret = (struct identity){.level = EFFECT_LEVEL_MAX};
+        rand_secure(ret->node_uuid, 16);
+        err = identity_save(data_dir, ret);
+    }
+    if (err == ERR_LEVEL)
+        snprintf(why, size, "%s was written by a newer version (feature level %u, this one knows %u)", data_dir, ret->level, EFFECT_LEVEL_MAX);
+    else if (err < 0)
+        snprintf(why, size, "%s/node.id: %s", data_dir, err_text(err));
     return err;
 }

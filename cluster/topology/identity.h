@@ -4,11 +4,15 @@
  *   node_uuid: 32 hex digits
  *   level: the highest feature level that wrote here
  *   formed: yes once the topology exists
+ *   node_id: as the cluster gave it; 0, or missing as in versions before clusters: not known, or the only node
+ *
+ * A cluster id and a node id with `formed: no` is a promise: this node was founded with that cluster and has not begun yet (forming.c).
  */
 #ifndef GM_CLUSTER_TOPOLOGY_IDENTITY_H
 #define GM_CLUSTER_TOPOLOGY_IDENTITY_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct identity {
@@ -16,10 +20,13 @@ struct identity {
     uint8_t node_uuid[16];
     uint32_t level;
     bool formed;
+    uint32_t node_id;
 };
 
 /* ERR_NOT_FOUND: a new directory; ERR_CORRUPT; ERR_LEVEL: written by a newer version. */
 int identity_load(const char *data_dir, struct identity *ret);
+/* The same, or makes a new one (a chance uuid, no cluster) and writes it. On an error the reason stands in why[size]. */
+int identity_open(const char *data_dir, struct identity *ret, char *why, size_t size);
 int identity_save(const char *data_dir, const struct identity *id);
 void identity_hex(const uint8_t id[16], char text[33]);
 

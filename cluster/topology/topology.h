@@ -259,13 +259,14 @@ struct topology_options {
     struct worker *control;       /* where the Raft core lives: an extra worker. NULL: the store makes one of its own */
     const char *node_name, *rack; /* rack may be NULL */
     uint32_t total_partitions;    /* of a new cluster; an existing one keeps its own (ERR_MISMATCH with the reason in `why`) */
-    bool unclean;                 /* log_store's verdict: another boot and no clean stop (D7) */
+    bool unclean;                 /* log_store's verdict: another boot and no clean stop (D7); or topology_set_unclean */
     struct topo_endpoint endpoints[TOPO_LISTENERS]; /* as registered; borrowed during topology_open */
     /* A cluster; bus NULL: a node alone. Borrowed for the store's life. */
     struct bus *bus;
     const char *const *seeds;
     unsigned seed_count;
     const char *address;          /* "HOST:PORT" of this node's bus for its peers: advertised; NULL: its entry in seeds */
+    const char *listen;           /* the same as listened on, for a node that is no seed; NULL when that is no address for others */
     uint32_t election_timeout_ms, heartbeat_ms; /* 0: the core's defaults */
     uint32_t replace_after_ms;    /* a voter away for longer is replaced by a learner; 0: 30 s */
     /* All on the control worker (before topology_start: on the caller's thread). */
@@ -293,6 +294,8 @@ uint64_t topology_node_epoch(const struct topology_store *t);    /* any thread *
 void topology_cluster_id(const struct topology_store *t, uint8_t ret[16]); /* any thread; zeros: none yet */
 /* The registered endpoints change (a listener opened on a port the system chose). Any thread; repeats the registration within the same epoch. */
 void topology_set_endpoints(struct topology_store *t, const struct topo_endpoint endpoints[TOPO_LISTENERS]);
+/* log_store's verdict, when it is known later than topology_open; before topology_start. */
+void topology_set_unclean(struct topology_store *t, bool unclean);
 /* An administrator's word: form the cluster without these seeds (rule 22), or with none named: whoever answers now must be all. Not on a worker. 0 or ERR_* with the reason. */
 int topology_form_without(struct topology_store *t, const char *const *without, unsigned n, char *why, size_t why_size);
 
@@ -303,7 +306,9 @@ uint64_t topology_term(const struct topology_store *t);       /* any thread */
 /* On the leader: an index that is committed, confirmed by a round to a majority that began after this call (ReadIndex, 6.4). */
 struct topology_read {
     struct topology_read *next; /* private */
-    uint64_t ctx;               /* private */
+    uint64_t ctx, index;        /* private */
+    int err;                    /* private */
+    bool answered;              /* private */
     void (*done)(struct topology_read *r, int err, uint64_t index); /* ERR_NOT_LEADER; on the control worker, never inside topology_read_index */
 };
 void topology_read_index(struct topology_store *t, struct topology_read *r);

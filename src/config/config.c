@@ -181,8 +181,8 @@ static void check_listener(struct check *c, const char *full, const struct confi
             config_error(c->errors, &c->count, where,
                          "%s %s can be reached from other machines, and nobody has to log in; use a loopback "
                          "address, or set "
-                         "security.allow_unauthenticated: true if the network is trusted",
-                         full, list->items[i]);
+                         "security.allow_unauthenticated: true if the network is trusted%s",
+                         full, list->items[i], strcmp(full, "cluster.listen") == 0 ? ", or give the nodes a cluster.secret" : "");
     }
 }
 
@@ -240,6 +240,26 @@ static bool is_default(const struct config *cfg, unsigned index)
     return same;
 }
 
+static void check_seeds(struct check *c)
+{
+    const struct config_list *seeds = &c->cfg->cluster_seeds;
+    char where[4200];
+
+    where_of(c->cfg, "cluster.seeds", where, sizeof(where));
+    for (unsigned i = 0; i < seeds->count; i++) {
+        struct address a;
+
+        if (address_parse(seeds->items[i], &a) < 0 || a.is_unix || a.port == 0 || a.host[0] == '\0')
+            config_error(c->errors, &c->count, where, "cluster.seeds takes HOST:PORT, where the others listen (cluster.listen), not \"%s\"", seeds->items[i]);
+        for (unsigned k = 0; k < i; k++) {
+            if (strcmp(seeds->items[i], seeds->items[k]) == 0)
+                config_error(c->errors, &c->count, where, "cluster.seeds names %s twice", seeds->items[i]);
+        }
+    }
+    if (seeds->count > 0 && c->cfg->cluster_listen.count == 0)
+        config_error(c->errors, &c->count, where, "cluster.seeds is set, so cluster.listen must not be empty");
+}
+
 int config_check(const struct config *cfg, struct buf *errors)
 {
     struct check c = {cfg, errors, 0};
@@ -249,7 +269,9 @@ int config_check(const struct config *cfg, struct buf *errors)
     check_listener(&c, "kafka.listen", &cfg->kafka_listen);
     check_listener(&c, "amqp.listen", &cfg->amqp_listen);
     check_listener(&c, "http.listen", &cfg->http_listen);
-    check_listener(&c, "cluster.listen", &cfg->cluster_listen);
+    /* Whoever knows the secret is trusted on the bus. */
+    if (cfg->cluster_secret[0] == '\0')
+        check_listener(&c, "cluster.listen", &cfg->cluster_listen);
     check_twice(&c);
     check_order(&c, "cluster.health_check_interval", cfg->cluster_health_check_interval_ms, "cluster.lease",
                 cfg->cluster_lease_ms);
@@ -263,10 +285,7 @@ int config_check(const struct config *cfg, struct buf *errors)
                      "cluster.min_insync must not be above cluster.replication_factor (%lld)",
                      (long long)cfg->cluster_replication_factor);
     }
-    if (cfg->cluster_seeds.count > 0) {
-        where_of(cfg, "cluster.seeds", where, sizeof(where));
-        config_error(errors, &c.count, where, "cluster.seeds must be empty: this version runs a node alone");
-    }
+    check_seeds(&c);
     return c.count == 0 ? 0 : ERR_INVALID;
 }
 

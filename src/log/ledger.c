@@ -548,6 +548,7 @@ static int read_entry(struct loading *ld, struct reader *r)
 
 static int read_head(struct loading *ld, struct reader *r)
 {
+    static const uint8_t none[16];
     const uint8_t *cluster, *boot;
     uint64_t version;
 
@@ -565,7 +566,8 @@ static int read_head(struct loading *ld, struct reader *r)
     if (r->bad)
         return ERR_CORRUPT;
     memcpy(ld->boot_id, boot, 16);
-    return memcmp(cluster, ld->s->opt.cluster_id, 16) == 0 ? 0 : ERR_FOREIGN;
+    /* All zero: written before the node was in a cluster; it has no logs then. */
+    return memcmp(cluster, ld->s->opt.cluster_id, 16) == 0 || memcmp(cluster, none, 16) == 0 ? 0 : ERR_FOREIGN;
 }
 
 static int read_frames(struct loading *ld, const struct buf *file)

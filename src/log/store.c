@@ -417,6 +417,18 @@ fail:
     return err;
 }
 
+bool log_store_power_lost(const struct log_store *s)
+{
+    return s->had_ledger && s->verdict == VERDICT_CUT;
+}
+
+int log_store_set_cluster(struct log_store *s, const uint8_t cluster_id[16])
+{
+    CHECK(s->table_count == 0);
+    memcpy(s->opt.cluster_id, cluster_id, 16);
+    return ledger_snapshot(s, false);
+}
+
 static void wait_jobs(struct log_store *s)
 {
     mutex_lock(&s->mutex);

@@ -123,6 +123,11 @@ int partitions_new(const struct partitions_options *options, struct partitions *
     return 0;
 }
 
+void partitions_set_cluster(struct partitions *ps, const uint8_t cluster_id[16])
+{
+    memcpy(ps->o.cluster_id, cluster_id, 16);
+}
+
 void partitions_free(struct partitions *ps)
 {
     if (ps == NULL)

@@ -34,6 +34,8 @@ struct partitions_options {
     void *queue_ended_arg;
 };
 int partitions_new(const struct partitions_options *options, struct partitions **ret);
+/* The cluster id became known; before partitions_recover. */
+void partitions_set_cluster(struct partitions *ps, const uint8_t cluster_id[16]);
 /* Recovers all, in parallel on background threads; calls progress now and then (any thread) and done once on a background thread; both may be NULL. A partition that fails does not fail the others. */
 void partitions_recover(struct partitions *ps, void (*progress)(void *arg, uint32_t done, uint32_t total, uint64_t bytes), void (*done)(void *arg), void *arg);
 bool partitions_ready(const struct partitions *ps); /* any thread */

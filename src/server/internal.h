@@ -27,6 +27,7 @@ struct server_listener {
 struct server {
     struct config *config; /* borrowed */
     struct workers *workers;
+    struct bus *bus; /* NULL: a node alone */
     struct topology_store *topology;
     struct log_store *logs;
     struct partitions *partitions;
@@ -44,7 +45,27 @@ struct server {
     uint32_t recovered;      /* atomic: partitions done */
     int lock_fd;             /* data_dir/gomsgd.pid */
     int recovered_fd;        /* eventfd: recovery is over */
+    int news_fd;             /* eventfd: the topology's phase changed */
+    bool cluster_known;      /* the main thread's: the logs have their cluster id */
+    bool recovering, recovery_over, member_of_cluster, served;
 };
+
+void server_recover(struct server *s); /* begins it; once */
+
+/* ---- cluster.c: what a node of a cluster does beside; all on the main thread unless it says otherwise ------------------------- */
+bool server_is_clustered(const struct server *s);
+int server_open_bus(struct server *s);
+void server_endpoints(struct server *s, struct topo_endpoint ret[TOPO_LISTENERS]);
+char *server_bus_address(struct server *s);   /* owned; NULL: listens on every interface */
+char *server_bus_advertise(struct server *s); /* owned; NULL: not set */
+int server_start_cluster(struct server *s);
+int server_cluster_news(struct server *s);
+void server_cluster_ready(struct server *s);
+void server_leave_cluster(struct server *s);
+/* topology_options', on the control worker; arg is the server. */
+void server_cluster_phase(void *arg, enum topology_phase phase, const char *text);
+void server_cluster_published(void *arg);
+void server_cluster_leading(void *arg, bool leading, uint64_t term);
 
 /* sweep.c: moves to trash/ the logs of queues and topics that the topology does not know. After recovery, before anything can be declared. */
 void server_sweep_logs(struct log_store *logs, struct topology_store *topology);
@@ -68,6 +89,10 @@ json_t *admin_topics(struct server *s, unsigned argc, const struct slice *argv, 
 json_t *admin_queues(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 json_t *admin_connections(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 json_t *admin_version(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+/* admin_cluster.c */
+json_t *admin_cluster_form(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_cluster_group(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_cluster_remove(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 /* admin_change.c */
 json_t *admin_config_get(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 json_t *admin_config_set(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);

@@ -220,7 +220,7 @@ static int close_listeners(struct server *s)
 static int open_workers(struct server *s)
 {
     struct workers_options o = {.count = (unsigned)s->config->node_threads, .coalesce_us = (unsigned)s->config->amqp_coalesce_us,
-                                .sockets_max = sockets_limit()};
+                                .extra = server_is_clustered(s) ? 2 : 1, .sockets_max = sockets_limit()};
     int err;
 
     if (o.count == 0) {
@@ -245,9 +245,20 @@ static bool render_ready(void *arg, struct buf *out)
     struct server *s = arg;
     enum server_state state = __atomic_load_n(&s->state, __ATOMIC_ACQUIRE);
 
-    buf_printf(out, "{\"ready\":%s,\"state\":\"%s\",\"partitions_recovered\":%u,\"partitions\":%lld}\n",
+    buf_printf(out, "{\"ready\":%s,\"state\":\"%s\",\"partitions_recovered\":%u,\"partitions\":%lld",
                state == SERVER_READY ? "true" : "false", server_state_name(state), __atomic_load_n(&s->recovered, __ATOMIC_RELAXED),
                (long long)s->config->cluster_total_partitions);
+    if (server_is_clustered(s) && state != SERVER_STARTING) {
+        struct topology_group g;
+        static const char *const phases[] = {"loading", "forming", "member", "failed"};
+
+        topology_group_get(s->topology, &g);
+        buf_printf(out, ",\"cluster\":\"%s: ", phases[g.phase]);
+        for (const char *c = g.text; *c != '\0'; c++)
+            buf_put_u8(out, *c == '"' || *c == '\\' || (unsigned char)*c < ' ' ? '\'' : (uint8_t)*c);
+        buf_put_str(out, "\"");
+    }
+    buf_put_str(out, "}\n");
     return state == SERVER_READY;
 }
 
@@ -273,17 +284,37 @@ static int open_http(struct server *s)
 
 static int open_topology(struct server *s)
 {
-    char why[512];
+    char why[512], *listen = NULL, *advertise = NULL;
     struct topology_options o = {
         .data_dir = s->config->node_data_dir,
         .workers = s->workers,
+        .control = workers_extra(s->workers, 0),
         .node_name = s->config->node_name,
+        .rack = s->config->node_rack,
         .total_partitions = (uint32_t)s->config->cluster_total_partitions,
+        .bus = s->bus,
+        .seeds = (const char *const *)s->config->cluster_seeds.items,
+        .seed_count = s->config->cluster_seeds.count,
+        .election_timeout_ms = (uint32_t)s->config->cluster_raft_election_timeout_ms,
+        .heartbeat_ms = (uint32_t)s->config->cluster_raft_heartbeat_ms,
+        .replace_after_ms = (uint32_t)s->config->cluster_replace_after_ms,
         .changed = server_topology_changed,
         .changed_arg = s,
     };
-    int err = topology_open(&o, why, sizeof(why), &s->topology);
+    int err;
 
+    if (s->bus != NULL) {
+        o.listen = listen = server_bus_address(s);
+        o.address = advertise = server_bus_advertise(s);
+        o.phase = server_cluster_phase;
+        o.published = server_cluster_published;
+        o.leading = server_cluster_leading;
+        o.arg = s;
+    }
+    server_endpoints(s, o.endpoints);
+    err = topology_open(&o, why, sizeof(why), &s->topology);
+    mem_free(listen);
+    mem_free(advertise);
     if (err < 0)
         diag_error("the data directory is refused", "reason=\"%s\"", why);
     return err;
@@ -312,7 +343,10 @@ static int open_engines(struct server *s)
     };
     int err;
 
+    static const uint8_t none[16];
+
     topology_cluster_id(s->topology, logs.cluster_id);
+    s->cluster_known = memcmp(logs.cluster_id, none, 16) != 0;
     memcpy(partitions.cluster_id, logs.cluster_id, 16);
     err = log_store_open(&logs, s->workers, &s->logs);
     if (err < 0) {
@@ -401,18 +435,29 @@ static void recovery_done(void *arg)
     CHECK(eventfd_write(s->recovered_fd, 1) == 0);
 }
 
+void server_recover(struct server *s)
+{
+    CHECK(!s->recovering);
+    s->recovering = true;
+    partitions_recover(s->partitions, recovery_progress, recovery_done, s);
+}
+
+/* Recovered, and the view is as new as this start: only then is what the topology does not know really gone. */
 static int become_ready(struct server *s)
 {
-    int err;
+    int err = 0;
 
     server_sweep_logs(s->logs, s->topology);
-    err = topology_start(s->topology);
+    if (!server_is_clustered(s))
+        err = topology_start(s->topology);
     if (err == 0)
         server_open_expiring_queues(s);
     if (err == 0)
         err = on_first_worker(s, open_kafka_and_amqp);
     if (err < 0)
         return err;
+    if (server_is_clustered(s))
+        server_cluster_ready(s);
     s->recovery_us = clock_mono_us() - s->started_us;
     __atomic_store_n(&s->state, SERVER_READY, __ATOMIC_RELEASE);
     diag_info("ready", "start_ms=%llu partitions=%u", (unsigned long long)(s->recovery_us / 1000), partitions_count(s->partitions));
@@ -448,20 +493,29 @@ static int serve(struct server *s, int signals, const char *file, int argc, char
     int timeout = watchdog == 0 ? -1 : (int)MAX_OF(watchdog / 1000, 1u);
 
     for (;;) {
-        struct pollfd fds[2] = {{signals, POLLIN, 0}, {s->recovered_fd, POLLIN, 0}};
+        struct pollfd fds[3] = {{signals, POLLIN, 0}, {s->recovered_fd, POLLIN, 0}, {s->news_fd, POLLIN, 0}};
         struct signalfd_siginfo info;
         eventfd_t unused;
-        int n = poll(fds, 2, timeout);
+        int n = poll(fds, 3, timeout);
 
         if (n < 0 && errno != EINTR)
             return err_from_errno(errno);
         if (watchdog != 0)
             notify_send("WATCHDOG=1");
-        if (fds[1].revents != 0 && eventfd_read(s->recovered_fd, &unused) == 0) {
+        if (fds[1].revents != 0 && eventfd_read(s->recovered_fd, &unused) == 0)
+            s->recovery_over = true;
+        if (fds[2].revents != 0 && eventfd_read(s->news_fd, &unused) == 0) {
+            int err = server_cluster_news(s);
+
+            if (err < 0)
+                return err;
+        }
+        if (s->recovery_over && !s->served && (s->member_of_cluster || !server_is_clustered(s))) {
             int err = become_ready(s);
 
             if (err < 0)
                 return err;
+            s->served = true;
         }
         if (fds[0].revents == 0 || read(signals, &info, sizeof(info)) != sizeof(info))
             continue;
@@ -489,6 +543,8 @@ static int start(struct server *s)
         err = open_workers(s);
     if (err == 0)
         err = open_http(s);
+    if (err == 0 && server_is_clustered(s))
+        err = server_open_bus(s);
     if (err == 0)
         err = open_topology(s);
     if (err == 0)
@@ -506,7 +562,9 @@ static int start(struct server *s)
         return err;
     workers_run_each(s->workers, prepare_worker, NULL);
     __atomic_store_n(&s->state, SERVER_RECOVERING, __ATOMIC_RELEASE);
-    partitions_recover(s->partitions, recovery_progress, recovery_done, s);
+    if (server_is_clustered(s))
+        return server_start_cluster(s);
+    server_recover(s);
     return 0;
 }
 
@@ -520,6 +578,7 @@ static void stop(struct server *s)
     admin_stop(s->admin);
     if (s->workers != NULL)
         on_first_worker(s, close_listeners);
+    server_leave_cluster(s);
     if (s->workers != NULL)
         workers_stop(s->workers);
     admin_free(s->admin);
@@ -545,17 +604,14 @@ int server_run(struct config *config, const char *file, int argc, char **argv)
     int signals, err;
 
     diag_set_level((enum diag_level)config->diag_level);
-    if (config->cluster_seeds.count != 0) {
-        diag_error("cluster.seeds is set, but this version runs a node alone", "hint=\"leave cluster.seeds empty\"");
-        return ERR_UNSUPPORTED;
-    }
     raise_file_limit();
     clock_calibrate();
     rand_secure(seed, sizeof(seed));
     hash_seed(seed);
     signals = open_signals();
     s.recovered_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    CHECK(signals >= 0 && s.recovered_fd >= 0);
+    s.news_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    CHECK(signals >= 0 && s.recovered_fd >= 0 && s.news_fd >= 0);
     if (config->node_name[0] == '\0') {
         mem_free(config->node_name);
         config->node_name = own_host_name();
@@ -567,6 +623,7 @@ int server_run(struct config *config, const char *file, int argc, char **argv)
     stop(&s);
     close(signals);
     close(s.recovered_fd);
+    close(s.news_fd);
     diag_info("stopped", "code=%s", err_name(err));
     return err;
 }

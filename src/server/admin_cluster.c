@@ -1,0 +1,77 @@
+/* GOMSG cluster: forming by an administrator's word, the Raft group, removing nodes. On the admin thread. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "cluster/topology/commands.h"
+#include "server/internal.h"
+
+/* cluster form [HOST:PORT ...]: without those seeds. */
+json_t *admin_cluster_form(struct server *s, unsigned argc, const struct slice *argv, struct buf *why)
+{
+    char **without = mem_calloc(argc + 1, sizeof(*without));
+    char text[400];
+    int err;
+
+    for (unsigned i = 0; i < argc; i++)
+        without[i] = mem_strdup_slice(argv[i]);
+    err = topology_form_without(s->topology, (const char *const *)without, argc, text, sizeof(text));
+    for (unsigned i = 0; i < argc; i++)
+        mem_free(without[i]);
+    mem_free(without);
+    if (err == 0)
+        return json_pack("{s:b}", "formed", 1);
+    buf_put_str(why, text);
+    return NULL;
+}
+
+/* cluster group: Raft as this node sees it. */
+json_t *admin_cluster_group(struct server *s, unsigned argc, const struct slice *argv, struct buf *why)
+{
+    static const char *const phases[] = {"loading", "forming", "member", "failed"};
+    json_t *members = json_array();
+    struct topology_group g;
+
+    (void)argc, (void)argv, (void)why;
+    topology_group_get(s->topology, &g);
+    for (unsigned i = 0; i < g.count && i < sizeof(g.members) / sizeof(g.members[0]); i++) {
+        const struct topology_group_member *m = &g.members[i];
+
+        json_array_append_new(members, json_pack("{s:i, s:b, s:I, s:I, s:I}", "node_id", (int)m->node_id, "voter", (int)m->voter, "match", (json_int_t)m->match, "applied", (json_int_t)m->applied, "heard_ms_ago",
+                                                 (json_int_t)m->heard_ms_ago));
+    }
+    return json_pack("{s:s, s:s, s:i, s:I, s:i, s:I, s:I, s:I, s:o}", "phase", phases[g.phase], "text", g.text, "node_id", (int)topology_node_id(s->topology), "node_epoch", (json_int_t)topology_node_epoch(s->topology), "leader",
+                     (int)g.leader, "term", (json_int_t)g.term, "commit", (json_int_t)g.commit, "applied", (json_int_t)g.applied, "members", members);
+}
+
+/* cluster remove ID: for good. */
+json_t *admin_cluster_remove(struct server *s, unsigned argc, const struct slice *argv, struct buf *why)
+{
+    struct topology_proposal p = {0};
+    int64_t id;
+    int err;
+
+    (void)argc;
+    if (!slice_to_i64(argv[0], &id) || id < 1 || id > UINT32_MAX) {
+        buf_printf(why, "a node id is a number from 1");
+        return NULL;
+    }
+    topo_cmd_node_remove(&p.command, (uint32_t)id);
+    err = topology_propose_wait(s->topology, &p);
+    buf_fini(&p.command);
+    switch (err) {
+    case 0:
+        return json_pack("{s:b}", "ok", 1);
+    case ERR_NOT_FOUND:
+        buf_printf(why, "there is no node %lld", (long long)id);
+        break;
+    case ERR_IN_USE:
+        buf_printf(why, "node %lld is active and holds partitions, or holds the last copy of one; drain it first", (long long)id);
+        break;
+    default:
+        buf_printf(why, "node %lld was not removed: %s", (long long)id, err_text(err));
+        break;
+    }
+    return NULL;
+}

@@ -1,0 +1,212 @@
+/* The server's part of a cluster: the bus, what this node tells of itself, the phases of getting in.
+ *
+ *   1. bus_open            binds cluster.listen, so that its port is known
+ *   2. topology_open       identity and the disk's log; registers its handlers
+ *   3. bus_start, topology_start: the control worker forms, joins or goes on; RESP, ctl.sock and HTTP answer meanwhile
+ *   4. the cluster id is known: the partitions recover
+ *   5. member and recovered: membership and replication start, Kafka and AMQP open, their ports are registered
+ *
+ * What the control worker has to say to the main thread goes through an eventfd. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "base/address.h"
+#include "base/check.h"
+#include "base/diag.h"
+#include "base/err.h"
+#include "base/mem.h"
+#include "cluster/bus/bus.h"
+#include "cluster/topology/identity.h"
+#include "log/effect.h"
+#include "protocols/http/http.h"
+#include "server/internal.h"
+#include "server/notify.h"
+
+enum { GIVE_UP_MS = 1000 };
+
+bool server_is_clustered(const struct server *s)
+{
+    return s->config->cluster_seeds.count > 0;
+}
+
+/* ---- the bus ------------------------------------------------------------------------------------------------------- */
+
+int server_open_bus(struct server *s)
+{
+    struct identity id;
+    char why[400];
+    struct bus_options o = {
+        .workers = s->workers,
+        .control = workers_extra(s->workers, 0),
+        .data = workers_extra(s->workers, 1),
+        .listen = s->config->cluster_listen.items[0],
+        .advertise = s->config->cluster_advertise,
+        .secret = s->config->cluster_secret,
+        .total_partitions = (uint32_t)s->config->cluster_total_partitions,
+        .level_min = 1,
+        .level_max = EFFECT_LEVEL_MAX,
+        .arg = s,
+    };
+    int err = identity_open(s->config->node_data_dir, &id, why, sizeof(why));
+
+    if (err < 0) {
+        diag_error("the data directory is refused", "reason=\"%s\"", why);
+        return err;
+    }
+    memcpy(o.node_uuid, id.node_uuid, 16);
+    err = bus_open(&o, &s->bus);
+    if (err < 0) {
+        diag_error("a listener cannot be opened", "protocol=cluster address=%s option=cluster.listen err=\"%s\"", o.listen, err_text(err));
+        return err;
+    }
+    diag_info("listening", "protocol=cluster address=%.*s:%u", (int)(strrchr(o.listen, ':') - o.listen), o.listen, bus_port(s->bus));
+    return 0;
+}
+
+/* ---- addresses ----------------------------------------------------------------------------------------------------- */
+
+static uint16_t port_of(struct server *s, const char *protocol, const struct config_list *listen)
+{
+    struct address a;
+
+    for (unsigned i = 0; i < s->listener_count; i++) {
+        if (strcmp(s->listeners[i].protocol, protocol) == 0)
+            return listener_port(s->listeners[i].listener);
+    }
+    return listen->count > 0 && address_parse(listen->items[0], &a) == 0 && !a.is_unix ? a.port : 0;
+}
+
+/* `advertise` is HOST:PORT or HOST; what it leaves out is the listener's. */
+static void set_endpoint(struct topo_endpoint *e, const char *advertise, uint16_t port)
+{
+    const char *colon = strrchr(advertise, ':');
+    struct address a;
+
+    *e = (struct topo_endpoint){.host = SLICE_LIT(""), .port = port};
+    if (advertise[0] == '\0')
+        return;
+    if (address_parse(advertise, &a) < 0) {
+        e->host = slice_str(advertise);
+        return;
+    }
+    e->port = a.port != 0 ? a.port : port;
+    e->host = advertise[0] == '[' ? slice_of(advertise + 1, (size_t)(colon - advertise) - 2) : slice_of(advertise, (size_t)(colon - advertise));
+}
+
+/* Borrowed from the configuration. The hosts that stay empty are this node's in cluster.seeds. */
+void server_endpoints(struct server *s, struct topo_endpoint ret[TOPO_LISTENERS])
+{
+    const struct config *c = s->config;
+
+    memset(ret, 0, sizeof(ret[0]) * TOPO_LISTENERS);
+    set_endpoint(&ret[TOPO_RESP], c->resp_advertise, port_of(s, "resp", &c->resp_listen));
+    set_endpoint(&ret[TOPO_KAFKA], c->kafka_advertise, port_of(s, "kafka", &c->kafka_listen));
+    set_endpoint(&ret[TOPO_AMQP], c->amqp_advertise, port_of(s, "amqp", &c->amqp_listen));
+    set_endpoint(&ret[TOPO_HTTP], c->http_advertise, c->http_listen.count == 0 || s->http == NULL ? 0 : http_port(s->http));
+    if (s->bus != NULL)
+        set_endpoint(&ret[TOPO_BUS], c->cluster_advertise, bus_port(s->bus));
+}
+
+/* Where the bus listens, when that is an address others can use. */
+char *server_bus_address(struct server *s)
+{
+    const char *listen = s->config->cluster_listen.items[0];
+    struct address a;
+
+    CHECK(address_parse(listen, &a) == 0);
+    if (a.is_unix || a.host[0] == '\0' || strcmp(a.host, "0.0.0.0") == 0 || strcmp(a.host, "::") == 0)
+        return NULL;
+    return mem_printf(strchr(a.host, ':') != NULL ? "[%s]:%u" : "%s:%u", a.host, bus_port(s->bus));
+}
+
+/* cluster.advertise with the port it may leave out. */
+char *server_bus_advertise(struct server *s)
+{
+    struct topo_endpoint e;
+
+    if (s->config->cluster_advertise[0] == '\0')
+        return NULL;
+    set_endpoint(&e, s->config->cluster_advertise, bus_port(s->bus));
+    return mem_printf(memchr(e.host.data, ':', e.host.len) != NULL ? "[%.*s]:%u" : "%.*s:%u", (int)e.host.len, (const char *)e.host.data, e.port);
+}
+
+/* ---- news of the control worker -------------------------------------------------------------------------------------- */
+
+void server_cluster_phase(void *arg, enum topology_phase phase, const char *text)
+{
+    struct server *s = arg;
+
+    if (phase == TOPOLOGY_FORMING || phase == TOPOLOGY_LOADING)
+        notify_send("STATUS=%s", text);
+    CHECK(eventfd_write(s->news_fd, 1) == 0);
+}
+
+/* The view is a new one. Membership and replication look at what concerns them. */
+void server_cluster_published(void *arg)
+{
+    (void)arg;
+}
+
+void server_cluster_leading(void *arg, bool leading, uint64_t term)
+{
+    (void)arg;
+    diag_info(leading ? "this node is the controller" : "this node is the controller no more", "term=%llu", (unsigned long long)term);
+}
+
+int server_start_cluster(struct server *s)
+{
+    topology_set_unclean(s->topology, log_store_power_lost(s->logs));
+    bus_start(s->bus);
+    return topology_start(s->topology);
+}
+
+/* On the main thread, whenever there is news. 0, or why the node must end. */
+int server_cluster_news(struct server *s)
+{
+    static const uint8_t none[16];
+    struct topology_group g;
+    uint8_t cluster[16];
+    int err;
+
+    topology_group_get(s->topology, &g);
+    if (g.phase == TOPOLOGY_FAILED) {
+        diag_error("the node cannot take part in its cluster", "reason=\"%s\"", g.text);
+        return ERR_FOREIGN;
+    }
+    topology_cluster_id(s->topology, cluster);
+    if (!s->recovering && memcmp(cluster, none, 16) != 0) {
+        if (!s->cluster_known) {
+            err = log_store_set_cluster(s->logs, cluster);
+            if (err < 0) {
+                diag_error("the cluster's id cannot be written", "err=\"%s\"", err_text(err));
+                return err;
+            }
+            partitions_set_cluster(s->partitions, cluster);
+            s->cluster_known = true;
+        }
+        server_recover(s);
+    }
+    s->member_of_cluster = g.phase == TOPOLOGY_MEMBER;
+    return 0;
+}
+
+/* All listeners are open: their ports are what the topology shall tell. */
+void server_cluster_ready(struct server *s)
+{
+    struct topo_endpoint endpoints[TOPO_LISTENERS];
+
+    server_endpoints(s, endpoints);
+    topology_set_endpoints(s->topology, endpoints);
+}
+
+/* Before the workers stop: somebody else leads the group first, so that nobody waits for an election. */
+void server_leave_cluster(struct server *s)
+{
+    if (s->topology != NULL)
+        topology_give_up_leading(s->topology, GIVE_UP_MS);
+    if (s->bus != NULL)
+        bus_close(s->bus);
+    s->bus = NULL;
+}
