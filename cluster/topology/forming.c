@@ -455,8 +455,6 @@ static void decide(struct topology_store *t)
         v.without_count = word->count;
     }
     action = form_decide(&v, &seed, text, sizeof(text));
-    if (word != NULL)
-        answer_word(word, action == FORM_FOUND ? 0 : action == FORM_JOIN || action == FORM_ADOPT ? ERR_EXISTS : ERR_AGAIN, action == FORM_JOIN || action == FORM_ADOPT ? "a seed belongs to a cluster; this node joins it" : text);
     switch (action) {
     case FORM_FOUND:
         found(t, &v);
@@ -472,6 +470,13 @@ static void decide(struct topology_store *t)
         say(t, text);
         break;
     }
+    if (word == NULL)
+        return;
+    /* Last: what it points to is the administrator's again. */
+    if (action == FORM_JOIN || action == FORM_ADOPT)
+        answer_word(word, ERR_EXISTS, "a seed belongs to a cluster; this node joins it");
+    else
+        answer_word(word, action == FORM_FOUND ? t->failed : ERR_AGAIN, text);
 }
 
 static void probe_again(struct worker *w, struct io_timer *timer)

@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "cluster/bus/bus.h"
+#include "cluster/replicate/replicate.h"
 #include "cluster/topology/identity.h"
 #include "log/effect.h"
 #include "protocols/http/http.h"
@@ -143,10 +144,13 @@ void server_cluster_phase(void *arg, enum topology_phase phase, const char *text
     CHECK(eventfd_write(s->news_fd, 1) == 0);
 }
 
-/* The view is a new one. Membership and replication look at what concerns them. */
+/* The view is a new one: replication looks at what concerns it. */
 void server_cluster_published(void *arg)
 {
-    (void)arg;
+    struct server *s = arg;
+
+    if (__atomic_load_n(&s->replicating, __ATOMIC_ACQUIRE))
+        replication_topology_changed(s->replication);
 }
 
 void server_cluster_leading(void *arg, bool leading, uint64_t term)
@@ -157,6 +161,23 @@ void server_cluster_leading(void *arg, bool leading, uint64_t term)
 
 int server_start_cluster(struct server *s)
 {
+    struct replication_options o = {
+        .workers = s->workers,
+        .data = workers_extra(s->workers, 1),
+        .bus = s->bus,
+        .topology = s->topology,
+        .partitions = s->partitions,
+        .streams = s->streams,
+        .logs = s->logs,
+        .replica_lag_max_ms = (uint32_t)s->config->cluster_replica_lag_max_ms,
+        .lease_ms = (uint32_t)s->config->cluster_lease_ms,
+        .min_insync = (uint32_t)s->config->cluster_min_insync,
+        .arg = s,
+    };
+    int err = replication_new(&o, &s->replication);
+
+    if (err < 0)
+        return err;
     topology_set_unclean(s->topology, log_store_power_lost(s->logs));
     bus_start(s->bus);
     return topology_start(s->topology);
@@ -192,11 +213,14 @@ int server_cluster_news(struct server *s)
     return 0;
 }
 
-/* All listeners are open: their ports are what the topology shall tell. */
+/* Recovered, registered, all listeners open: their ports are what the topology shall tell, and what it says of the partitions is followed from now on. */
 void server_cluster_ready(struct server *s)
 {
     struct topo_endpoint endpoints[TOPO_LISTENERS];
 
+    replication_start(s->replication);
+    __atomic_store_n(&s->replicating, true, __ATOMIC_RELEASE);
+    replication_topology_changed(s->replication); /* what was published in between */
     server_endpoints(s, endpoints);
     topology_set_endpoints(s->topology, endpoints);
 }
@@ -206,6 +230,8 @@ void server_leave_cluster(struct server *s)
 {
     if (s->topology != NULL)
         topology_give_up_leading(s->topology, GIVE_UP_MS);
+    if (s->replicating)
+        replication_stop(s->replication);
     if (s->bus != NULL)
         bus_close(s->bus);
     s->bus = NULL;

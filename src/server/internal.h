@@ -27,7 +27,9 @@ struct server_listener {
 struct server {
     struct config *config; /* borrowed */
     struct workers *workers;
-    struct bus *bus; /* NULL: a node alone */
+    struct bus *bus; /* NULL: a node alone, as the next */
+    struct replication *replication;
+    bool replicating; /* atomic: it was started */
     struct topology_store *topology;
     struct log_store *logs;
     struct partitions *partitions;

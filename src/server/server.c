@@ -21,6 +21,7 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "base/rand.h"
+#include "cluster/replicate/replicate.h"
 #include "metrics/metrics.h"
 #include "protocols/amqp/amqp.h"
 #include "protocols/http/http.h"
@@ -336,8 +337,9 @@ static int open_engines(struct server *s)
         .workers = s->workers,
         .data_dir = s->config->node_data_dir,
         .snapshot_log_bytes = (uint64_t)CONFIG_GET(s->config, kv_snapshot_log_bytes),
-        .snapshot_keep_bytes = 1, /* nobody lags behind a node that is alone (rule 3) */
+        .snapshot_keep_bytes = server_is_clustered(s) ? 0 : 1, /* nobody lags behind a node that is alone (rule 3) */
         .never_synced = logs.fsync == LOG_FSYNC_NEVER,
+        .clustered = server_is_clustered(s),
         .queue_ended = server_queue_ended,
         .queue_ended_arg = s,
     };
@@ -582,6 +584,7 @@ static void stop(struct server *s)
     if (s->workers != NULL)
         workers_stop(s->workers);
     admin_free(s->admin);
+    replication_free(s->replication);
     topology_close(s->topology);
     amqp_front_free(s->amqp);
     if (s->kafka != NULL)
