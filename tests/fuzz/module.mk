@@ -95,7 +95,7 @@ endif
 fuzz_kafka_request_SOURCES = %D%/fuzz_kafka_request.c $(FUZZ_MAIN)
 fuzz_kafka_request_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_NAME=\"kafka_request\"
 fuzz_kafka_request_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
-fuzz_kafka_request_LDADD = libkafka.a libpartition.a libstream.a libqueue.a libkv.a libtopology.a libraft.a liblog.a libio.a \
+fuzz_kafka_request_LDADD = libkafka.a libpartition.a libstream.a libqueue.a libkv.a libtopology.a libraft.a libbus.a liblog.a libio.a \
 	libmetrics.a libconfig.a libbase.a $(LOG_LIBS) $(EV_LIBS) $(YAML_LIBS) $(CRYPTO_LIBS) $(JEMALLOC_LIBS) -lpthread -lm
 EXTRA_DIST += \
 	%D%/corpus/kafka_request/alter-1 %D%/corpus/kafka_request/api-versions %D%/corpus/kafka_request/commit-7 \
