@@ -297,6 +297,7 @@ struct loading {
     struct log_store *s;
     struct log **by_number; /* open addressing; GONE where one was deleted */
     uint32_t cap, used;
+    bool no_cluster; /* written before the node was in a cluster: it has no logs then */
     bool clean;
     uint64_t version;
     uint8_t boot_id[16];
@@ -566,8 +567,8 @@ static int read_head(struct loading *ld, struct reader *r)
     if (r->bad)
         return ERR_CORRUPT;
     memcpy(ld->boot_id, boot, 16);
-    /* All zero: written before the node was in a cluster; it has no logs then. */
-    return memcmp(cluster, ld->s->opt.cluster_id, 16) == 0 || memcmp(cluster, none, 16) == 0 ? 0 : ERR_FOREIGN;
+    ld->no_cluster = memcmp(cluster, none, 16) == 0 && memcmp(cluster, ld->s->opt.cluster_id, 16) != 0;
+    return memcmp(cluster, ld->s->opt.cluster_id, 16) == 0 || ld->no_cluster ? 0 : ERR_FOREIGN;
 }
 
 static int read_frames(struct loading *ld, const struct buf *file)
@@ -647,6 +648,8 @@ int ledger_open(struct log_store *s)
     s->had_ledger = true;
     if (err == 0)
         err = read_frames(&ld, &file);
+    if (err == 0 && ld.no_cluster && s->next_number > 1)
+        err = ERR_FOREIGN;
     if (err == ERR_CORRUPT)
         diag_error("the ledger of the logs is damaged", "path=\"%s\" hint=\"moved away, all logs are scanned instead\"", path);
     if (err != 0)

@@ -176,8 +176,11 @@ Test(log, the_directory_is_locked_and_belongs_to_a_cluster)
     cr_assert_eq(log_store_open(&r.opt, fake_workers(), &other), ERR_IN_USE);
     rig_close(&r);
     r.opt.cluster_id[3] = 9;
+    rig_open(&r); /* nothing was in it yet: as a node that has just joined */
+    rig_close(&r);
+    r.opt.cluster_id[3] = 8;
     cr_assert_eq(log_store_open(&r.opt, fake_workers(), &other), ERR_FOREIGN);
-    r.opt.cluster_id[3] = 0;
+    r.opt.cluster_id[3] = 9;
     rig_open(&r);
     rig_fini(&r);
 }
