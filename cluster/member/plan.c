@@ -96,7 +96,7 @@ static bool is_leaving(const struct work *w, const struct seat *s)
 
 static bool may_lead(const struct seat *s)
 {
-    return s != NULL && is_active(s) && (s->f == NULL || (!s->f->slow && !s->f->clock_off));
+    return s != NULL && is_active(s) && !s->n->slow && !s->n->clock_off;
 }
 
 static bool settled(const struct work *w, const struct seat *s)
@@ -159,13 +159,18 @@ static bool decide_state(const struct topo_node *n, void *arg)
     struct states *s = arg;
     const struct plan_options *o = s->in->options;
     const struct plan_node *f = fact(s->in, n->id);
-    struct plan_state d = {.node = n->id, .epoch = n->epoch, .state = n->state};
+    struct plan_state d = {.node = n->id, .epoch = n->epoch, .state = n->state, .flags = topo_node_flags_of(n)};
 
     if (f == NULL)
         return true;
+    if (f->heard && f->silent_ms < o->failure_timeout_ms) {
+        d.flags = (d.flags & TOPO_NODE_LEASE_MAY_RUN) | (f->slow ? TOPO_NODE_SLOW : 0u) | (f->clock_off ? TOPO_NODE_CLOCK_OFF : 0u);
+        d.reason = PLAN_FITNESS;
+    }
     if (!topo_node_alive(n)) {
-        if (f->heard && f->silent_ms < o->failure_timeout_ms) {
+        if (f->heard && f->silent_ms < o->failure_timeout_ms && !f->clock_off) {
             d.state = TOPO_NODE_ACTIVE;
+            d.flags &= ~(unsigned)TOPO_NODE_LEASE_MAY_RUN;
             d.reason = PLAN_HEARD;
         }
     } else if (!f->self) {
@@ -175,10 +180,10 @@ static bool decide_state(const struct topo_node *n, void *arg)
         } else if (f->refused && f->silent_ms >= o->refused_ms && successors_agree(s->in, n->id)) {
             d.state = TOPO_NODE_FENCED;
             d.reason = PLAN_REFUSED;
-            d.lease_may_run = true;
+            d.flags |= TOPO_NODE_LEASE_MAY_RUN;
         }
     }
-    if (d.state != n->state && s->count < s->max)
+    if ((d.state != n->state || d.flags != topo_node_flags_of(n)) && s->count < s->max)
         s->ret[s->count++] = d;
     return true;
 }
@@ -230,7 +235,7 @@ static struct seat *choose(const struct work *w, const struct topo_partition_cha
         struct seat *s = &w->seats[(i + c->index) % w->count];
         unsigned mates;
 
-        if (!is_active(s) || (s->f != NULL && s->f->slow) || topo_set_has(&all, s->n->id) || s->adding >= w->in->options->adding_max)
+        if (!is_active(s) || s->n->slow || topo_set_has(&all, s->n->id) || s->adding >= w->in->options->adding_max)
             continue;
         mates = rack_mates(w, &staying, s, 0);
         if (best == NULL || mates < best_mates || (mates == best_mates && s->load < best->load)) {
@@ -384,7 +389,7 @@ static void drop_slow(struct work *w, uint32_t index)
     for (unsigned i = 0; i < c.replicas.count; i++) {
         const struct seat *s = seat_of(w, c.replicas.nodes[i]);
 
-        if (s == NULL || s->f == NULL || !s->f->slow || s->n->id == c.leader || !topo_set_has(&c.insync, s->n->id))
+        if (s == NULL || !s->n->slow || s->n->id == c.leader || !topo_set_has(&c.insync, s->n->id))
             continue;
         if (c.insync.count < 2 || c.insync.count - 1u < topo_min_insync_of(w->v, c.replicas.count))
             continue;

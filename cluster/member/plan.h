@@ -17,8 +17,8 @@ struct plan_node {
     bool refused;           /* the controller's own last attempt to reach it ended with "connection refused" */
     const uint32_t *refuses; /* whom it sees so itself, told with its last heartbeat */
     unsigned refuse_count;
-    bool slow;              /* rule 25 */
-    bool clock_off;         /* rule 26: may not lead */
+    bool slow;              /* rule 25; the plan goes by what the topology keeps of these two, once it does */
+    bool clock_off;         /* rule 26: is not taken in, may not lead */
 };
 
 struct plan_options {
@@ -50,15 +50,15 @@ struct plan_input {
 };
 
 /* ---- node states ------------------------------------------------------------------------------------------------------------ */
-enum plan_reason { PLAN_HEARD, PLAN_SILENT, PLAN_REFUSED };
+enum plan_reason { PLAN_HEARD, PLAN_SILENT, PLAN_REFUSED, PLAN_FITNESS };
 struct plan_state {
     uint32_t node;
     uint64_t epoch;
     enum topo_node_state state;
-    bool lease_may_run;
+    unsigned flags; /* enum topo_node_flags */
     enum plan_reason reason;
 };
-/* Whom to fence and whom to take back; returns how many, at most max. */
+/* Whom to fence, whom to take back, who is slow or has the time wrong; returns how many, at most max. */
 unsigned plan_states(const struct plan_input *in, struct plan_state *ret, unsigned max);
 
 /* ---- partitions --------------------------------------------------------------------------------------------------------------- */

@@ -63,7 +63,7 @@ bool record_node_active(struct replication *r, uint32_t node, uint64_t *ret_epoc
 {
     const struct topo_node *n = topo_node_find(topology_view(r->o.topology), node);
 
-    if (n == NULL || n->state != TOPO_NODE_ACTIVE)
+    if (n == NULL || n->state != TOPO_NODE_ACTIVE || n->slow) /* rule 25 */
         return false;
     *ret_epoch = n->epoch;
     return true;

@@ -25,7 +25,7 @@ EACH(nodes, topo_node, {
     buf_put_be64(b, o->epoch);
     buf_put_be32(b, o->level);
     buf_put_u8(b, (uint8_t)o->state);
-    buf_put_u8(b, (uint8_t)(o->unclean | o->lease_may_run << 1));
+    buf_put_u8(b, (uint8_t)(o->unclean | topo_node_flags_of(o) << 1));
     buf_put_lslice(b, o->name);
     buf_put_lslice(b, o->rack);
     for (unsigned i = 0; i < TOPO_LISTENERS; i++) {
@@ -172,7 +172,9 @@ static int decode_node(struct topo_state *s, struct reader *r)
     n.state = (enum topo_node_state)reader_u8(r);
     flags = reader_u8(r);
     n.unclean = flags & 1;
-    n.lease_may_run = flags >> 1 & 1;
+    n.lease_may_run = flags >> 1 & TOPO_NODE_LEASE_MAY_RUN;
+    n.slow = flags >> 1 & TOPO_NODE_SLOW;
+    n.clock_off = flags >> 1 & TOPO_NODE_CLOCK_OFF;
     n.name = reader_lslice(r);
     n.rack = reader_lslice(r);
     for (unsigned i = 0; i < TOPO_LISTENERS; i++) {

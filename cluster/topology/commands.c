@@ -219,13 +219,13 @@ void topo_cmd_node_endpoints(struct buf *out, uint32_t id, uint64_t epoch, const
     put_endpoints(out, endpoints);
 }
 
-void topo_cmd_node_state(struct buf *out, uint32_t id, uint64_t epoch, enum topo_node_state state, bool lease_may_run)
+void topo_cmd_node_state(struct buf *out, uint32_t id, uint64_t epoch, enum topo_node_state state, unsigned flags)
 {
     buf_put_u8(out, TOPO_CMD_NODE_STATE);
     buf_put_be32(out, id);
     buf_put_be64(out, epoch);
     buf_put_u8(out, (uint8_t)state);
-    buf_put_u8(out, lease_may_run);
+    buf_put_u8(out, (uint8_t)flags);
 }
 
 void topo_cmd_node_remove(struct buf *out, uint32_t id)

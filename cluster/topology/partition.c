@@ -223,6 +223,11 @@ bool topo_node_alive(const struct topo_node *n)
     return n != NULL && (n->state == TOPO_NODE_ACTIVE || n->state == TOPO_NODE_DRAINING);
 }
 
+unsigned topo_node_flags_of(const struct topo_node *n)
+{
+    return (n->lease_may_run ? TOPO_NODE_LEASE_MAY_RUN : 0u) | (n->slow ? TOPO_NODE_SLOW : 0u) | (n->clock_off ? TOPO_NODE_CLOCK_OFF : 0u);
+}
+
 uint32_t topo_min_insync_of(const struct topology *v, unsigned replicas)
 {
     uint32_t asked = v->min_insync != 0 ? v->min_insync : replicas >= 3 ? 2 : 1;
@@ -259,22 +264,22 @@ bool topo_change_drop(const struct topology *v, struct topo_partition_change *c,
     return true;
 }
 
-/* The first live member in order of preference, an active one before a draining one. */
+/* The first live member in order of preference; one that drains, is slow or whose clock is off comes after those that are well. */
 static uint32_t first_live(const struct topology *v, const struct topo_replica_set *order, const struct topo_replica_set *of, uint32_t not)
 {
-    uint32_t draining = 0;
+    uint32_t unfit = 0;
 
     for (unsigned i = 0; i < order->count; i++) {
         const struct topo_node *n = topo_node_find(v, order->nodes[i]);
 
         if (order->nodes[i] == not || !topo_set_has(of, order->nodes[i]) || !topo_node_alive(n))
             continue;
-        if (n->state == TOPO_NODE_ACTIVE)
+        if (n->state == TOPO_NODE_ACTIVE && !n->slow && !n->clock_off)
             return n->id;
-        if (draining == 0)
-            draining = n->id;
+        if (unfit == 0)
+            unfit = n->id;
     }
-    return draining;
+    return unfit;
 }
 
 void topo_change_elect(const struct topology *v, struct topo_partition_change *c, uint32_t not)

@@ -34,6 +34,7 @@ void topo_partition_pack(struct topo_partition *p, const struct topo_partition_c
 
 /* The node may lead and be in sync. A draining one leads only when nobody else can. */
 bool topo_node_alive(const struct topo_node *n);
+unsigned topo_node_flags_of(const struct topo_node *n); /* enum topo_node_flags */
 /* Replicas counted by rule 12b and the bar that follows. */
 uint32_t topo_min_insync_of(const struct topology *v, unsigned replicas);
 /* Takes a node out of the in-sync set by R28 (it becomes eligible when the set falls below min_insync, or when its last clean member leaves), and, unclean, out of the eligible set too, to be remembered in last_known (rule 19).

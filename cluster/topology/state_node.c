@@ -161,6 +161,7 @@ int topo_apply_node_state(struct topo_state *s, struct reader *r)
     uint64_t epoch = reader_be64(r);
     uint8_t state = reader_u8(r), flags = reader_u8(r);
     const struct topo_node *old;
+    enum topo_node_state was;
     struct topo_node n;
 
     if (r->bad || state > TOPO_NODE_DRAINING || state == TOPO_NODE_JOINING)
@@ -170,12 +171,17 @@ int topo_apply_node_state(struct topo_state *s, struct reader *r)
         return ERR_NOT_FOUND;
     if (old->epoch != epoch)
         return ERR_FENCED;
-    if (old->state == state)
+    if (old->state == state && topo_node_flags_of(old) == flags)
         return 0;
     n = *old; /* its strings live until the old one is freed, after this entry */
     n.state = (enum topo_node_state)state;
-    n.lease_may_run = n.state == TOPO_NODE_FENCED && (flags & 1);
+    n.lease_may_run = n.state == TOPO_NODE_FENCED && (flags & TOPO_NODE_LEASE_MAY_RUN);
+    n.slow = flags & TOPO_NODE_SLOW;
+    n.clock_off = flags & TOPO_NODE_CLOCK_OFF;
+    was = old->state;
     put_node(s, &n);
+    if (n.state == was)
+        return 0;
     if (n.state == TOPO_NODE_FENCED) {
         remove_transient(s, id, epoch + 1, false);
         topo_partitions_without(s, id, false);

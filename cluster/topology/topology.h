@@ -108,6 +108,8 @@ struct topo_node {
     bool unclean;   /* its last start was not behind a clean stop and on another boot: its tails cannot be trusted (D7) */
     /* Fenced by the fast path for dead processes: if a firewall lied, its lease may run for cluster.lease more, and a successor answers at level quorum only after that (rule 20). */
     bool lease_may_run;
+    bool slow;      /* rule 25: leaves in-sync sets and joins none, leads only what nobody else can */
+    bool clock_off; /* rule 26: leads only what nobody else can */
     struct topo_endpoint endpoints[TOPO_LISTENERS];
 };
 /* Where clients (or peers: TOPO_BUS) reach a node: the listener's advertised host, else the host the node registered for its bus (advertised, or its host in cluster.seeds), with that listener's port. Never empty, never

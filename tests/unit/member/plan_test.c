@@ -101,7 +101,7 @@ Test(states, a_silent_node_is_fenced_after_the_timeout_and_taken_back_when_heard
     cr_assert_eq(states(d), 1);
     cr_assert_eq(d[0].node, 2);
     cr_assert_eq(d[0].state, TOPO_NODE_FENCED);
-    cr_assert_not(d[0].lease_may_run, "1.5 s are more than any lease");
+    cr_assert_eq(d[0].flags, 0, "1.5 s are more than any lease");
     world_state(2, TOPO_NODE_FENCED);
     cr_assert_eq(states(d), 0);
     world_fact(2)->silent_ms = 0;
@@ -139,12 +139,26 @@ Test(states, a_dead_process_is_fenced_at_once_when_every_successor_saw_it_too, .
     world_fact(3)->refuses = two;
     cr_assert_eq(states(d), 1);
     cr_assert_eq(d[0].node, 2);
-    cr_assert(d[0].lease_may_run, "a firewall's REJECT looks the same");
+    cr_assert_eq(d[0].flags, TOPO_NODE_LEASE_MAY_RUN, "a firewall's REJECT looks the same");
     world_fact(2)->silent_ms = 100;
     cr_assert_eq(states(d), 0, "it is still heard");
     world_fact(2)->silent_ms = 300;
     world_fact(2)->refused = false;
     cr_assert_eq(states(d), 0, "the controller must see it itself");
+}
+
+Test(states, a_clock_that_is_off_keeps_a_node_out, .init = three, .fini = world_free)
+{
+    struct plan_state d[WORLD_NODES];
+
+    world_state(2, TOPO_NODE_FENCED);
+    world_fact(2)->clock_off = true;
+    cr_assert_eq(states(d), 1);
+    cr_assert_eq(d[0].state, TOPO_NODE_FENCED);
+    cr_assert_eq(d[0].flags, TOPO_NODE_CLOCK_OFF, "said, but not taken back");
+    world_fact(2)->clock_off = false;
+    cr_assert_eq(states(d), 1);
+    cr_assert_eq(d[0].state, TOPO_NODE_ACTIVE);
 }
 
 /* ---- replicas ------------------------------------------------------------------------------------------------------------------- */

@@ -56,7 +56,7 @@ int world_state(uint32_t id, enum topo_node_state state)
 {
     struct buf b = {0};
 
-    topo_cmd_node_state(&b, id, topo_node_find(&world.s.v, id)->epoch, state, false);
+    topo_cmd_node_state(&b, id, topo_node_find(&world.s.v, id)->epoch, state, topo_node_flags_of(topo_node_find(&world.s.v, id)));
     world_fact(id)->state_ms = UINT32_MAX;
     return world_apply(&b);
 }
@@ -98,6 +98,22 @@ void world_place(void)
     mem_free(sets);
 }
 
+/* Who is slow or has the time wrong. */
+static void take_fitness(void)
+{
+    struct plan_input in = world_input();
+    struct plan_state d[WORLD_NODES];
+    unsigned n = plan_states(&in, d, WORLD_NODES);
+    struct buf b = {0};
+
+    for (unsigned i = 0; i < n; i++) {
+        if (d[i].reason != PLAN_FITNESS)
+            continue;
+        topo_cmd_node_state(&b, d[i].node, d[i].epoch, d[i].state, d[i].flags);
+        cr_assert_eq(world_apply(&b), 0);
+    }
+}
+
 bool world_step(void)
 {
     struct plan_input in = world_input();
@@ -105,6 +121,7 @@ bool world_step(void)
     struct buf b = {0};
     bool any;
 
+    take_fitness();
     plan_partitions(&in, &plan);
     any = plan.change_count != 0 || plan.handover_count != 0;
     if (plan.change_count != 0) {
@@ -141,7 +158,7 @@ bool world_catch_up(void)
         for (unsigned k = 0; k < (unsigned)p->replica_count + p->adding_count; k++) {
             const struct topo_node *n = topo_node_find(&world.s.v, p->members[k]);
 
-            if (n->state == TOPO_NODE_ACTIVE && !world_fact(n->id)->slow)
+            if (n->state == TOPO_NODE_ACTIVE && !n->slow)
                 topo_set_add(&q.insync, n->id);
         }
         if (q.insync.count == topo_insync(p).count && p->last_known == 0)

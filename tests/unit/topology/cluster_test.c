@@ -52,7 +52,7 @@ static int enter(uint32_t id, bool unclean)
 
 static int set_state(uint32_t id, enum topo_node_state state)
 {
-    topo_cmd_node_state(&b, id, topo_node_find(&s.v, id)->epoch, state, false);
+    topo_cmd_node_state(&b, id, topo_node_find(&s.v, id)->epoch, state, 0);
     return apply();
 }
 
@@ -190,9 +190,9 @@ Test(cluster, fencing_moves_every_leadership_in_one_entry_and_takes_exclusive_qu
         ASSERT_SET(topo_insync(at(i)), 2, 1, 3);
         ASSERT_SET(topo_eligible(at(i)), 0);
     }
-    topo_cmd_node_state(&b, 2, 99, TOPO_NODE_ACTIVE, false);
+    topo_cmd_node_state(&b, 2, 99, TOPO_NODE_ACTIVE, 0);
     cr_assert_eq(apply(), ERR_FENCED, "of another epoch");
-    topo_cmd_node_state(&b, 9, 1, TOPO_NODE_ACTIVE, false);
+    topo_cmd_node_state(&b, 9, 1, TOPO_NODE_ACTIVE, 0);
     cr_assert_eq(apply(), ERR_NOT_FOUND);
 }
 
@@ -331,6 +331,25 @@ Test(cluster, a_fenced_or_draining_node_does_not_join_an_in_sync_set, .init = th
     cr_assert_eq(insync(&q), ERR_INELIGIBLE);
 }
 
+Test(cluster, a_slow_node_joins_no_in_sync_set_and_leads_only_what_nobody_else_can, .init = three, .fini = teardown)
+{
+    struct topo_insync_request q = request(0, set_of(2, 1, 3));
+
+    cr_assert_eq(insync(&q), 0);
+    topo_cmd_node_state(&b, 2, 1, TOPO_NODE_ACTIVE, TOPO_NODE_SLOW);
+    cr_assert_eq(apply(), 0);
+    cr_assert(topo_node_find(&s.v, 2)->slow);
+    cr_assert_eq(at(1)->leader, 2, "it hands over itself (rule 21)");
+    q = request(0, set_of(3, 1, 2, 3));
+    cr_assert_eq(insync(&q), ERR_INELIGIBLE);
+    cr_assert_eq(set_state(3, TOPO_NODE_FENCED), 0);
+    cr_assert_eq(set_state(1, TOPO_NODE_FENCED), 0);
+    cr_assert_eq(at(2)->leader, 2);
+    topo_cmd_node_state(&b, 2, 1, TOPO_NODE_ACTIVE, 0);
+    cr_assert_eq(apply(), 0);
+    cr_assert_not(topo_node_find(&s.v, 2)->slow);
+}
+
 Test(cluster, one_that_is_added_becomes_a_replica_when_its_leader_reports_it, .fini = teardown)
 {
     struct topo_partition_change c;
@@ -433,7 +452,7 @@ Test(cluster, an_older_version_of_the_view_keeps_its_records, .init = three, .fi
     struct topology old = s.v;
     const struct topo_partition *untouched;
 
-    topo_cmd_node_state(&b, 1, 1, TOPO_NODE_FENCED, false);
+    topo_cmd_node_state(&b, 1, 1, TOPO_NODE_FENCED, 0);
     cr_assert_eq(topo_state_apply(&s, buf_slice(&b), &res), 0);
     cr_assert_eq(topo_partition_at(&old, 0)->leader, 1, "what a reader holds does not move");
     cr_assert_eq(at(0)->leader, 2);
@@ -576,7 +595,7 @@ Test(cluster, truncated_commands_are_refused_at_every_length, .init = three, .fi
     for (unsigned kind = 0; kind < 7; kind++) {
         switch (kind) {
         case 0: topo_cmd_node_enter(&b, &n, false); break;
-        case 1: topo_cmd_node_state(&b, 1, 1, TOPO_NODE_FENCED, false); break;
+        case 1: topo_cmd_node_state(&b, 1, 1, TOPO_NODE_FENCED, 0); break;
         case 2: topo_cmd_node_remove(&b, 1); break;
         case 3: topo_cmd_cluster_settings(&b, 3, 2); break;
         case 4: topo_cmd_partition_change(&b, 1, &c, 1); break;
