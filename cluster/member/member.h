@@ -32,23 +32,32 @@ struct member_options {
     void *arg;
 };
 int member_new(const struct member_options *options, struct member **ret);
-void member_start(struct member *m); /* the topology is open and this node is registered */
-void member_stop(struct member *m);
-void member_free(struct member *m);
+/* The topology is started. From here on this node is the controller whenever it leads the group, and a node alone has its lease. On the control worker or, while workers run, the main thread, as the next two. */
+void member_start(struct member *m);
+/* Recovered and ready to lead: heartbeats begin, so that the controller takes this node in. */
+void member_serve(struct member *m);
+void member_stop(struct member *m); /* likewise; before bus_close */
+void member_free(struct member *m); /* after topology_close: what it proposed was answered */
 
 /* Told on the control worker: the bus's news and every new version of the topology. */
 void member_peer_up(struct member *m, const struct bus_peer *peer);
 void member_peer_down(struct member *m, const struct bus_peer *peer, enum bus_down why);
 void member_topology_changed(struct member *m);
+void member_leading(struct member *m, bool leading, uint64_t term); /* topology_options.leading */
 
 /* ---- for people; any thread ---- */
 struct member_node_info {
     uint32_t node_id;
-    int64_t heard_ms_ago; /* controller only; -1 otherwise */
+    int64_t heard_ms_ago; /* -1: not in this term */
     uint32_t sync_age_ms, replication_age_ms;
     int64_t clock_skew_ms;
 };
-unsigned member_nodes(struct member *m, struct member_node_info *ret, unsigned max);
+/* What the controller knows, asked of it when that is another node. Not on a worker. Returns how many, or ERR_NO_LEADER, ERR_TIMEOUT. */
+int member_nodes(struct member *m, struct member_node_info *ret, unsigned max);
+/* Asks the partition's leader to hand over to `to` (0: any that fits) and returns at once; the topology shows when it did. Not on a worker. ERR_NOT_FOUND, ERR_NO_LEADER, ERR_INELIGIBLE: `to` may not lead it. */
+int member_transfer(struct member *m, uint32_t partition, uint32_t to, uint32_t *ret_to);
+/* Rule 19: partitions (UINT32_MAX: all) without a leader get the live replica with the greatest log; what only others had is lost. Not on a worker. */
+int member_recover(struct member *m, uint32_t partition, uint32_t *ret_recovered, uint32_t *ret_left);
 /* What happened, newest last: elections, fencing, in-sync changes, moves. A ring of the last 1,000. */
 struct member_event {
     int64_t wall_ms;
