@@ -1,9 +1,11 @@
 # Benchmarks beside the real servers, which tests/bench/peers prepares: make bench [BENCH_FLAGS="--rounds 3 --only resp"].
-check_PROGRAMS += bench-amqp-load bench-kafka-load
+check_PROGRAMS += bench-amqp-load bench-kafka-load bench-resp-load
 bench_amqp_load_SOURCES = %D%/amqp_load.c %D%/load.h
 bench_amqp_load_LDADD = libbase.a $(JEMALLOC_LIBS)
 bench_kafka_load_SOURCES = %D%/kafka_load.c %D%/load.h
 bench_kafka_load_LDADD = libbase.a $(JEMALLOC_LIBS)
+bench_resp_load_SOURCES = %D%/resp_load.c %D%/load.h
+bench_resp_load_LDADD = libbase.a $(JEMALLOC_LIBS)
 
 # One layer alone: bench-queue [messages].
 check_PROGRAMS += bench-queue
@@ -13,7 +15,7 @@ bench_queue_LDADD = libqueue.a liblog.a libio.a libbase.a $(LOG_LIBS) $(EV_LIBS)
 EXTRA_DIST += %D%/run %D%/peers %D%/kafka-jars.txt
 
 .PHONY: bench
-bench: gomsgd bench-amqp-load bench-kafka-load
+bench: gomsgd bench-amqp-load bench-kafka-load bench-resp-load
 	$(srcdir)/%D%/run --build $(abs_builddir) $(BENCH_FLAGS)
 
 # The keyspace by itself: bench-kv-engine [elements].
