@@ -13,6 +13,7 @@ include tests/unit/bus/module.mk
 include tests/unit/raft/module.mk
 include tests/unit/topology/module.mk
 include tests/unit/member/module.mk
+include tests/unit/replicate/module.mk
 include tests/unit/resp/module.mk
 include tests/unit/kafka/module.mk
 include tests/unit/amqp/module.mk

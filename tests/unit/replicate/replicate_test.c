@@ -1,0 +1,315 @@
+/* Replication of main logs: three nodes in one process. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/err.h"
+#include "base/rand.h"
+#include "sim.h"
+
+static struct sim s;
+
+static uint32_t leader_of(const char *key)
+{
+    return sim_leader(&s, sim_partition_of(&s, key));
+}
+
+/* On whoever leads; a leader that is just being stepped is asked again. */
+static int set(const char *key, const char *value, int64_t *ret_end)
+{
+    int err = 0;
+
+    for (int i = 0; i < 5000; i++) {
+        err = sim_set(&s, leader_of(key), key, value, ret_end);
+        if (err != ERR_NOT_LEADER && err != ERR_AGAIN)
+            return err;
+        sim_nap();
+    }
+    return err;
+}
+
+static const char *get(uint32_t node, const char *key, bool stale)
+{
+    static char out[64];
+
+    return sim_get(&s, node, key, out, sizeof(out), stale) == 0 ? out : "(refused)";
+}
+
+static struct log *main_log(uint32_t node, uint32_t partition)
+{
+    return partition_main_log(sim_partition(&s, node, partition));
+}
+
+static uint32_t other(uint32_t leader)
+{
+    return leader % s.nodes + 1;
+}
+
+Test(replicate, what_is_written_to_a_leader_is_in_all_its_replicas)
+{
+    sim_init(&s, 3, 4);
+    sim_begin(&s, 3);
+    for (int i = 0; i < 500; i++) {
+        char key[32];
+
+        snprintf(key, sizeof(key), "key:%d", i);
+        cr_assert_eq(set(key, "value", NULL), 0);
+    }
+    cr_assert(SIM_WAIT(sim_equal(&s)));
+    for (uint32_t p = 0; p < s.partitions; p++) {
+        for (uint32_t n = 1; n <= 3; n++)
+            cr_assert_eq(log_hw(main_log(n, p)), log_end(main_log(n, p)));
+        cr_assert_eq(sim_insync(&s, p), 3);
+    }
+    sim_end(&s);
+}
+
+Test(replicate, a_follower_serves_only_who_asked_for_stale_reads)
+{
+    uint32_t leader;
+
+    sim_init(&s, 3, 1);
+    sim_begin(&s, 3);
+    leader = leader_of("k");
+    cr_assert_eq(set("k", "v", NULL), 0);
+    cr_assert_eq(sim_set(&s, other(leader), "k", "w", NULL), ERR_NOT_LEADER);
+    cr_assert_str_eq(get(other(leader), "k", false), "(refused)");
+    cr_assert(SIM_WAIT(strcmp(get(other(leader), "k", true), "v") == 0));
+    sim_end(&s);
+}
+
+Test(replicate, after_a_failover_what_was_committed_is_there_and_the_old_leader_follows)
+{
+    uint32_t old, now;
+    int64_t end;
+
+    sim_init(&s, 3, 1);
+    sim_begin(&s, 3);
+    old = leader_of("k");
+    cr_assert_eq(set("k", "first", &end), 0);
+    cr_assert(SIM_WAIT(log_hw(main_log(old, 0)) >= end));
+    sim_stop(&s, old);
+    sim_fence(&s, old, false);
+    now = leader_of("k");
+    cr_assert(now != 0 && now != old);
+    cr_assert_eq(set("j", "second", NULL), 0);
+    cr_assert_str_eq(get(now, "k", false), "first");
+    sim_start(&s, old);
+    cr_assert(SIM_WAIT(sim_insync(&s, 0) == 3));
+    cr_assert(SIM_WAIT(sim_equal(&s)));
+    cr_assert_eq(partition_role(sim_partition(&s, old, 0)), PARTITION_FOLLOWER);
+    sim_end(&s);
+}
+
+Test(replicate, a_cut_off_leader_gives_up_what_only_it_had)
+{
+    uint32_t old, now;
+    int64_t end;
+
+    sim_init(&s, 3, 1);
+    sim_begin(&s, 3);
+    old = leader_of("k");
+    cr_assert_eq(set("k", "kept", &end), 0);
+    cr_assert(SIM_WAIT(log_hw(main_log(old, 0)) >= end));
+    sim_isolate(&s, old, true);
+    /* It does not hear of its end yet: at level leader it still takes writes. */
+    s.node[old].up = false;
+    for (int i = 0; i < 50; i++)
+        cr_assert_eq(sim_set(&s, old, "k", "lost", NULL), 0);
+    cr_assert_eq(log_hw(main_log(old, 0)), end);
+    sim_fence(&s, old, false);
+    now = leader_of("k");
+    cr_assert_neq(now, old);
+    cr_assert_eq(set("j", "other", NULL), 0);
+    s.node[old].up = true;
+    sim_isolate(&s, old, false);
+    sim_activate(&s, old);
+    cr_assert(SIM_WAIT(sim_equal(&s)));
+    cr_assert(SIM_WAIT(sim_insync(&s, 0) == 3));
+    cr_assert_str_eq(get(old, "k", true), "kept");
+    cr_assert_str_eq(get(old, "j", true), "other");
+    sim_end(&s);
+}
+
+Test(replicate, a_lagging_follower_leaves_the_set_and_comes_back)
+{
+    uint32_t leader, gone;
+
+    sim_init(&s, 3, 1);
+    sim_begin(&s, 3);
+    leader = leader_of("k");
+    gone = other(leader);
+    sim_isolate(&s, gone, true);
+    cr_assert_eq(set("k", "v", NULL), 0);
+    cr_assert(SIM_WAIT(sim_insync(&s, 0) == 2));
+    cr_assert(!sim_is_insync(&s, 0, gone));
+    cr_assert(SIM_WAIT(log_hw(main_log(leader, 0)) == log_end(main_log(leader, 0))));
+    cr_assert(partition_quorum_ok(sim_partition(&s, leader, 0)));
+    sim_isolate(&s, gone, false);
+    cr_assert(SIM_WAIT(sim_insync(&s, 0) == 3));
+    cr_assert(SIM_WAIT(sim_equal(&s)));
+    sim_end(&s);
+}
+
+Test(replicate, below_min_insync_nothing_is_committed)
+{
+    uint32_t leader;
+    int64_t hw;
+
+    sim_init(&s, 3, 1);
+    sim_begin(&s, 3);
+    leader = leader_of("k");
+    cr_assert_eq(set("k", "v", NULL), 0);
+    cr_assert(SIM_WAIT(log_hw(main_log(leader, 0)) == log_end(main_log(leader, 0))));
+    hw = log_hw(main_log(leader, 0));
+    for (uint32_t n = 1; n <= 3; n++)
+        if (n != leader)
+            sim_isolate(&s, n, true);
+    cr_assert_eq(set("k", "w", NULL), 0);
+    cr_assert(SIM_WAIT(sim_insync(&s, 0) == 1));
+    cr_assert(SIM_WAIT(!partition_quorum_ok(sim_partition(&s, leader, 0))));
+    cr_assert(SIM_WAIT(log_durable(main_log(leader, 0)) == log_end(main_log(leader, 0))));
+    for (int i = 0; i < 50; i++)
+        sim_nap();
+    cr_assert_eq(log_hw(main_log(leader, 0)), hw);
+    for (uint32_t n = 1; n <= 3; n++)
+        sim_isolate(&s, n, false);
+    cr_assert(SIM_WAIT(log_hw(main_log(leader, 0)) == log_end(main_log(leader, 0))));
+    cr_assert(SIM_WAIT(sim_insync(&s, 0) == 3 && partition_quorum_ok(sim_partition(&s, leader, 0))));
+    sim_end(&s);
+}
+
+Test(replicate, alone_in_the_set_a_leader_commits_what_it_has_synced)
+{
+    uint32_t leader;
+
+    sim_init(&s, 2, 1);
+    s.sync_ms = 3600 * 1000; /* only when asked */
+    sim_begin(&s, 2);
+    leader = leader_of("k");
+    sim_isolate(&s, other(leader), true);
+    cr_assert_eq(set("k", "v", NULL), 0);
+    cr_assert(SIM_WAIT(sim_insync(&s, 0) == 1));
+    cr_assert(SIM_WAIT(log_hw(main_log(leader, 0)) == log_end(main_log(leader, 0))));
+    cr_assert_eq(log_durable(main_log(leader, 0)), log_end(main_log(leader, 0)));
+    sim_end(&s);
+}
+
+Test(replicate, wait_counts_in_sync_followers_once_the_write_is_committed)
+{
+    uint32_t leader;
+    int64_t end;
+    struct partition *p;
+
+    sim_init(&s, 3, 1);
+    sim_begin(&s, 3);
+    leader = leader_of("k");
+    p = sim_partition(&s, leader, 0);
+    cr_assert_eq(set("k", "v", &end), 0);
+    cr_assert(SIM_WAIT(replication_acked(s.node[leader].r, p, end, false) == 2));
+    cr_assert(SIM_WAIT(replication_acked(s.node[leader].r, p, end, true) == 2));
+    cr_assert_eq(replication_acked(s.node[leader].r, p, end + 1, false), 0);
+    sim_end(&s);
+}
+
+Test(replicate, a_successor_commits_nothing_while_the_old_lease_may_run)
+{
+    uint32_t old, now;
+    int64_t end;
+
+    sim_init(&s, 3, 1);
+    sim_begin(&s, 3);
+    old = leader_of("k");
+    cr_assert_eq(set("k", "v", &end), 0);
+    cr_assert(SIM_WAIT(log_hw(main_log(old, 0)) >= end));
+    sim_stop(&s, old);
+    sim_fence(&s, old, true);
+    now = leader_of("k");
+    cr_assert_eq(set("k", "w", &end), 0);
+    for (int i = 0; i < 60; i++)
+        sim_nap();
+    cr_assert_lt(log_hw(main_log(now, 0)), end);
+    cr_assert(SIM_WAIT(log_hw(main_log(now, 0)) >= end));
+    sim_end(&s);
+}
+
+/* Leaders are fenced, cut off, stopped and come back in random order under a flow of writes: whatever was committed is there in the end, and all replicas hold the same. */
+static void random_run(uint64_t seed)
+{
+    struct rand rnd;
+    long last[16] = {0}; /* the last committed value of a key */
+    long commits = 0, counter = 0;
+
+    rand_seed(&rnd, seed);
+    sim_init(&s, 3, 2);
+    s.seed = seed;
+    sim_begin(&s, 3);
+    for (int round = 0; round < 12; round++) {
+        uint32_t victim = 1 + (uint32_t)rand_below(&rnd, 3);
+        unsigned how = (unsigned)rand_below(&rnd, 3);
+
+        __atomic_store_n(&s.loss, (uint32_t)rand_below(&rnd, 3) * 20, __ATOMIC_SEQ_CST);
+        for (int i = 0; i < 60; i++) {
+            unsigned k = (unsigned)rand_below(&rnd, 16);
+            char key[16], value[24];
+            int64_t end;
+
+            snprintf(key, sizeof(key), "key:%u", k);
+            snprintf(value, sizeof(value), "%ld", ++counter);
+            if (set(key, value, &end) != 0)
+                continue;
+            /* One in four waits for level quorum. */
+            if (rand_below(&rnd, 4) == 0) {
+                uint32_t p = sim_partition_of(&s, key), leader = sim_leader(&s, p);
+
+                for (int w = 0; w < 300; w++) {
+                    if (partition_role(sim_partition(&s, leader, p)) == PARTITION_LEADER && log_hw(main_log(leader, p)) >= end) {
+                        last[k] = counter;
+                        commits++;
+                        break;
+                    }
+                    sim_nap();
+                }
+            }
+        }
+        if (how == 0) {
+            sim_stop(&s, victim);
+            sim_fence(&s, victim, false);
+            sim_nap();
+            sim_start(&s, victim);
+        } else if (how == 1) {
+            sim_isolate(&s, victim, true);
+            sim_fence(&s, victim, false);
+            for (int i = 0; i < 20; i++)
+                sim_nap();
+            sim_isolate(&s, victim, false);
+            sim_activate(&s, victim);
+        } else {
+            sim_isolate(&s, victim, true);
+            for (int i = 0; i < 20; i++)
+                sim_nap();
+            sim_isolate(&s, victim, false);
+        }
+        cr_assert(SIM_WAIT(sim_insync(&s, 0) >= 2 && sim_insync(&s, 1) >= 2), "seed %llu round %d", (unsigned long long)seed, round);
+    }
+    __atomic_store_n(&s.loss, 0, __ATOMIC_SEQ_CST);
+    cr_assert(SIM_WAIT(sim_equal(&s)), "seed %llu: replicas differ", (unsigned long long)seed);
+    cr_assert_gt(commits, 0);
+    for (unsigned k = 0; k < 16; k++) {
+        char key[16];
+
+        snprintf(key, sizeof(key), "key:%u", k);
+        cr_assert_geq(atol(get(leader_of(key), key, false)), last[k], "seed %llu: %s was committed as %ld", (unsigned long long)seed, key, last[k]);
+    }
+    sim_end(&s);
+}
+
+Test(replicate, random_faults_leave_equal_replicas)
+{
+    const char *from = getenv("REPLICATE_SEED"), *n = getenv("REPLICATE_SEEDS");
+    uint64_t first = from != NULL ? strtoull(from, NULL, 10) : 1, count = n != NULL ? strtoull(n, NULL, 10) : 3;
+
+    for (uint64_t seed = first; seed < first + count; seed++)
+        random_run(seed);
+}
