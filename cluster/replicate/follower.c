@@ -58,6 +58,12 @@ void fetcher_unfollow(struct rpart *part)
         struct rlog *l = LIST_ENTRY(n, struct rlog, cut_node);
 
         l->busy = l->restart = false;
+        if (l->install != NULL)
+            install_drop(l);
+    }
+    LIST_FOREACH(node, &part->logs)
+    {
+        install_cancel(LIST_ENTRY(node, struct rlog, node));
     }
     forget_reports(part);
     list_remove(&part->fetch_node);
@@ -245,7 +251,7 @@ static void out_of_range(struct rlog *l, const struct fetch_log *a)
         if (l->key.kind == LOG_TOPIC)
             work_restart(l, a->start);
         else
-            ship_want(l);
+            install_want(l);
     } else {
         fetcher_report(l, true);
     }

@@ -10,6 +10,7 @@
 #include "metrics/metrics.h"
 
 #define AGAIN_US 100000
+#define HEARD_US 1500000 /* an idle session asks about every 600 ms */
 
 struct insync {
     struct topology_proposal proposal;
@@ -105,16 +106,9 @@ static bool reached_all(struct rpart *part, unsigned slot)
     return true;
 }
 
-void insync_joined(struct rpart *part, struct follower *f)
+static uint64_t lag_max_us(const struct replication *r)
 {
-    uint64_t epoch;
-
-    if (((part->rec.insync | part->pending) >> f->member & 1) || !f->subscribed || !may_propose(part))
-        return;
-    if (!record_node_active(part->r, f->node_id, &epoch) || !reached_all(part, (unsigned)(f - part->followers)))
-        return;
-    diag_info("a follower has caught up", "partition=%u node=%u", part->index, f->node_id);
-    propose(part, part->rec.insync | 1u << f->member);
+    return (uint64_t)r->o.replica_lag_max_ms * 1000;
 }
 
 /* The time since a follower had everything, over all logs. */
@@ -140,6 +134,21 @@ static uint64_t lag_us(struct rpart *part, struct follower *f, uint64_t now)
     return now - oldest;
 }
 
+void insync_joined(struct rpart *part, struct follower *f)
+{
+    uint64_t epoch, now = replication_now_us();
+
+    if (((part->rec.insync | part->pending) >> f->member & 1) || !f->subscribed || !may_propose(part))
+        return;
+    /* Who has not been heard of for a while only seems to have everything. */
+    if (lag_us(part, f, now) > lag_max_us(part->r) || f->peer->session == NULL || now - f->peer->session->heard_us > HEARD_US)
+        return;
+    if (!record_node_active(part->r, f->node_id, &epoch) || !reached_all(part, (unsigned)(f - part->followers)))
+        return;
+    diag_info("a follower has caught up", "partition=%u node=%u", part->index, f->node_id);
+    propose(part, part->rec.insync | 1u << f->member);
+}
+
 void insync_scan(struct rpart *part, uint64_t now)
 {
     uint32_t leaving = 0;
@@ -150,7 +159,7 @@ void insync_scan(struct rpart *part, uint64_t now)
         struct follower *f = &part->followers[i];
         uint64_t lag = lag_us(part, f, now);
 
-        if ((part->rec.insync >> f->member & 1) && lag > (uint64_t)part->r->o.replica_lag_max_ms * 1000) {
+        if ((part->rec.insync >> f->member & 1) && lag > lag_max_us(part->r)) {
             leaving |= 1u << f->member;
             if (may_propose(part))
                 diag_warn("a follower lags and leaves the in-sync set", "partition=%u node=%u lag_ms=%llu logs=%u", part->index, f->node_id,

@@ -149,6 +149,7 @@ struct rlog {
     struct list cut_node;
     int64_t cut_to;       /* what work does to it */
     bool restart;         /* ... begin anew there instead of cutting */
+    struct install *install; /* owned; NULL: none */
     uint64_t retry_us;    /* an append failed: not before */
 };
 
@@ -179,7 +180,7 @@ struct session {
     struct rpeer *peer;
     uint64_t id;
     struct bus_request *parked;
-    uint64_t parked_until_us;
+    uint64_t parked_until_us, heard_us;
     uint32_t max_bytes;
     struct list ready;    /* of struct rpos */
     struct buf verdicts;  /* partitions to tell about in the next answer, encoded */
@@ -243,6 +244,8 @@ struct replication {
     uint64_t topics_index;
     uint64_t bytes_fetched, bytes_served; /* atomic, statistics */
     struct ships *ships;
+    struct list installs; /* of struct install */
+    unsigned installs_running;
 };
 
 static inline bool rpart_leads(const struct rpart *part)
@@ -274,6 +277,7 @@ void rlog_positions_reset(struct rlog *l); /* the followers changed, or leading 
 void work_init(struct rpart *part);
 void work_kick(struct rpart *part);
 void work_cut(struct rlog *l, int64_t to);       /* log_truncate, and memory with it */
+void work_install(struct rlog *l);
 void work_restart(struct rlog *l, int64_t start); /* R13: a topic's log begins anew at its leader's start */
 
 /* steps.c: what a step does, on a background thread, and what follows it, on the data worker. */
@@ -295,7 +299,16 @@ void fetcher_free(struct fetcher *f);
 /* ship.c */
 void ship_init(struct replication *r);
 void ship_free(struct replication *r);
-void ship_want(struct rlog *l); /* it needs the leader's snapshot or checkpoint (rule 3) */
+void ships_tick(struct replication *r, uint64_t now);
+
+/* install.c */
+void install_want(struct rlog *l);   /* it needs the leader's snapshot or checkpoint (rule 3) */
+void install_cancel(struct rlog *l); /* its leader is another now */
+void install_drop(struct rlog *l);
+int install_run(struct rlog *l);     /* as work */
+void install_done(struct rlog *l, int err);
+void installs_tick(struct replication *r);
+void installs_free(struct replication *r);
 
 /* session.c */
 void session_resubscribe(struct session *s, struct rpart *part); /* NULL is fine: its follower must tell of all logs again */

@@ -141,6 +141,8 @@ static void fire_tick(struct worker *w, struct io_timer *t)
     }
     sessions_tick(r, now);
     fetchers_tick(r, now);
+    ships_tick(r, now);
+    installs_tick(r);
     rlogs_sweep(r, 512);
 }
 
@@ -166,6 +168,7 @@ int replication_new(const struct replication_options *options, struct replicatio
     list_init(&r->fresh);
     list_init(&r->opened);
     list_init(&r->proposals);
+    list_init(&r->installs);
     mutex_init(&r->opened_mutex);
     mutex_init(&r->wait_mutex);
     r->news_mail.deliver = deliver_news;
@@ -242,6 +245,7 @@ void replication_free(struct replication *r)
     MAGIC_CHECK(r, REPLICATION_MAGIC);
     for (uint32_t i = 0; i < r->count; i++)
         step_forget(&r->parts[i]);
+    installs_free(r);
     rlogs_stop(r);
     insync_free_all(r);
     ship_free(r);

@@ -21,6 +21,7 @@ struct replication;
 
 struct replication_options {
     struct workers *workers;
+    const char *data_dir; /* borrowed */
     struct worker *data;
     struct bus *bus;
     struct topology_store *topology;

@@ -506,6 +506,7 @@ void session_handle_fetch(void *arg, const struct bus_peer *from, struct bus_req
         buf_fini(&b);
         return;
     }
+    s->heard_us = replication_now_us();
     if (s->parked != NULL)
         answer(s);
     err = take_request(s, &rd, q.parts);

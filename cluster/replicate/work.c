@@ -20,6 +20,7 @@ static void run(struct bg_job *job)
         break;
     }
     case WORK_INSTALL:
+        part->work_err = install_run(part->work_log);
         break;
     case WORK_APPLY:
         part->work_err = partition_apply(part->p, part->apply_to);
@@ -52,6 +53,8 @@ static void done(struct bg_job *job)
         step_done(part);
     else if (was == WORK_CUT)
         cut_done(part->work_log, part->work_err);
+    else if (was == WORK_INSTALL)
+        install_done(part->work_log, part->work_err);
     if (was == WORK_STEP && r->opened_waiting)
         rlogs_adopt(r);
     work_kick(part);
@@ -85,7 +88,7 @@ void work_kick(struct rpart *part)
         submit(part, WORK_STEP);
     } else if ((n = list_pop_front(&part->cuts)) != NULL) {
         part->work_log = LIST_ENTRY(n, struct rlog, cut_node);
-        submit(part, WORK_CUT);
+        submit(part, part->work_log->install != NULL ? WORK_INSTALL : WORK_CUT);
     } else if (part->apply_wanted && part->role == PARTITION_FOLLOWER && part->main != NULL && part->main->log != NULL) {
         part->apply_wanted = false;
         part->apply_to = log_hw(part->main->log);
@@ -108,4 +111,10 @@ void work_restart(struct rlog *l, int64_t start)
               (long long)start);
     l->restart = true;
     work_cut(l, start);
+}
+
+void work_install(struct rlog *l)
+{
+    list_push_back(&l->part->cuts, &l->cut_node);
+    work_kick(l->part);
 }

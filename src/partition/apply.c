@@ -26,7 +26,12 @@ int partition_reload(struct partition *p)
     err = partition_load_snapshot(p, &from, &whole);
     if (err != 0)
         return err;
-    if (log_start(p->main) > from || log_end(p->main) < from)
+    /* A leader's snapshot was installed, and the node died before the log began anew behind it. */
+    if (log_end(p->main) < from)
+        err = log_restart_at(p->main, from);
+    if (err != 0)
+        return err;
+    if (log_start(p->main) > from)
         return ERR_CORRUPT;
     ASTORE(&p->stale_from, whole);
     ASTORE(&p->applied, from);

@@ -138,6 +138,12 @@ int partition_append_replica(struct partition *p, const uint8_t *data, size_t le
 /* The main log was cut to `end`, or replaced behind a snapshot that was installed: memory that holds more is built anew (rule 2). As above. */
 int partition_apply_cut(struct partition *p, int64_t end);
 int partition_apply_snapshot(struct partition *p);
+/* Snapshots for those too far behind (rule 3); background. The newest one, opened, and the log pinned from its S on (until partition_pin(p, INT64_MAX), and within a bound); ERR_NOT_FOUND: there is none that the log continues. */
+int partition_snapshot_open(struct partition *p, int *ret_fd, int64_t *ret_start, uint64_t *ret_size);
+void partition_pin(struct partition *p, int64_t start);
+/* A leader's, to be filled (`keep`: with what an earlier attempt left) and then installed whole: log and memory begin anew with it. The caller closes fd. */
+int partition_snapshot_create(struct partition *p, int64_t start, bool keep, int *ret_fd);
+int partition_snapshot_install(struct partition *p, int64_t start, int fd);
 /* The node's lease: CLOCK_BOOTTIME in microseconds until which it may serve as leader; UINT64_MAX: for ever (a node alone). Any thread. */
 void partitions_set_lease(struct partitions *ps, uint64_t until_us);
 bool partitions_lease_ok(const struct partitions *ps);

@@ -11,6 +11,7 @@
 #include "partition/private.h"
 
 #define DURABLE_WAIT_US (60u * 1000000)
+#define PIN_BYTES (UINT64_C(4) << 30) /* log that stays for a replica that gets a snapshot (rule 3); one that is slower than that begins anew */
 
 static void walk_lock(void *arg) NO_THREAD_SAFETY_ANALYSIS
 {
@@ -55,22 +56,23 @@ static int wait_valid(struct partition *p, int64_t end)
 }
 
 /* Drops whole segments behind the snapshot, but keeps so much that a replica that was away for a moment finds its place (rule 3). */
-static int cut_log(struct partition *p, int64_t start) NO_THREAD_SAFETY_ANALYSIS /* partition_unlock gives it back */
+static int cut_log(struct partition *p, int64_t snapshot) NO_THREAD_SAFETY_ANALYSIS /* partition_unlock gives it back */
 {
     struct log_segment_info *segs;
     size_t n;
-    uint64_t kept = 0;
-    int64_t cut = log_start(p->main);
+    uint64_t kept = 0, all = 0;
+    int64_t start = snapshot, cut = log_start(p->main);
     int err = 0;
 
-    start = MIN_OF(start, ALOAD(&p->pinned));
     mutex_lock(&p->lock);
     mutex_lock(&p->replica_mutex);
+    start = MIN_OF(start, ALOADX(&p->pinned));
     n = log_segments(p->main, NULL, 0);
     segs = mem_calloc(n, sizeof(segs[0]));
     n = MIN_OF(n, log_segments(p->main, segs, n));
     for (size_t i = n; i > 0; i--) {
-        if (segs[i - 1].next > start)
+        all += segs[i - 1].bytes;
+        if (segs[i - 1].next > start && (segs[i - 1].next > snapshot || all < PIN_BYTES))
             continue;
         if (kept >= p->ps->o.snapshot_keep_bytes) {
             cut = MAX_OF(cut, segs[i - 1].next);

@@ -140,7 +140,7 @@ static void post_reply(struct bus_request *q)
 {
     list_remove(&q->node);
     q->replied = true;
-    if (!q->from->up) {
+    if (!q->from->up || q->call == NULL) {
         free_request(q); /* nobody is there to hear it */
         return;
     }
@@ -178,7 +178,15 @@ static void deliver_request(struct worker *w, struct mail *m)
     q->payload = (struct buf){0};
     pthread_mutex_unlock(&lock);
     CHECK(h->fn != NULL);
-    h->fn(h->arg, &peer, q, buf_slice(&payload));
+    if (q->call == NULL) {
+        h->fn(h->arg, &peer, NULL, buf_slice(&payload));
+        pthread_mutex_lock(&lock);
+        list_remove(&q->node);
+        pthread_mutex_unlock(&lock);
+        free_request(q);
+    } else {
+        h->fn(h->arg, &peer, q, buf_slice(&payload));
+    }
     buf_fini(&payload);
 }
 
@@ -257,9 +265,22 @@ void bus_call(struct bus *b, uint32_t node_id, enum bus_type type, struct slice 
 
 bool bus_send(struct bus *b, uint32_t node_id, enum bus_type type, struct slice payload)
 {
-    (void)b;
-    (void)node_id;
-    (void)type;
-    (void)payload;
+    struct bus_request *q;
+    struct bus *to = b->sim->node[node_id].bus;
+
+    pthread_mutex_lock(&lock);
+    if (to == NULL || !b->sim->node[node_id].up || broken(b, to)) {
+        pthread_mutex_unlock(&lock);
+        return false;
+    }
+    q = mem_zalloc(sizeof(*q));
+    q->from = b;
+    q->to = to;
+    q->type = type;
+    buf_put_slice(&q->payload, payload);
+    q->mail.deliver = deliver_request;
+    list_push_back(&under_way, &q->node);
+    worker_post(to->data, &q->mail);
+    pthread_mutex_unlock(&lock);
     return true;
 }

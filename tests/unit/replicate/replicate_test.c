@@ -234,6 +234,89 @@ Test(replicate, a_successor_commits_nothing_while_the_old_lease_may_run)
     sim_end(&s);
 }
 
+static void snapshot_taken(void *arg, int err)
+{
+    __atomic_store_n((int *)arg, err == 0 ? 1 : err, __ATOMIC_RELEASE);
+}
+
+static bool take_snapshot(uint32_t node)
+{
+    int done = 0;
+
+    partitions_snapshot(s.node[node].ps, 0, snapshot_taken, &done);
+    return SIM_WAIT(__atomic_load_n(&done, __ATOMIC_ACQUIRE) != 0) && done == 1;
+}
+
+static void fill(int from, int to)
+{
+    char value[1024];
+
+    memset(value, 'v', sizeof(value) - 1);
+    value[sizeof(value) - 1] = '\0';
+    for (int i = from; i < to; i++) {
+        char key[32];
+
+        snprintf(key, sizeof(key), "key:%d", i % 700);
+        cr_assert_eq(set(key, value, NULL), 0);
+    }
+}
+
+Test(replicate, a_follower_too_far_behind_gets_the_leaders_snapshot)
+{
+    uint32_t leader, away;
+
+    sim_init(&s, 3, 1);
+    s.segment_bytes = 128 << 10;
+    sim_begin(&s, 3);
+    leader = leader_of("k");
+    away = other(leader);
+    fill(0, 100);
+    cr_assert(SIM_WAIT(sim_equal(&s)));
+    sim_stop(&s, away);
+    sim_fence(&s, away, false);
+    fill(100, 3000);
+    cr_assert(take_snapshot(leader));
+    cr_assert_gt(log_start(main_log(leader, 0)), 200);
+    fill(3000, 3200);
+    sim_start(&s, away);
+    cr_assert(SIM_WAIT(sim_equal(&s)));
+    cr_assert(SIM_WAIT(sim_insync(&s, 0) == 3));
+    cr_assert_gt(log_start(main_log(away, 0)), 200);
+    /* It is a replica like any other: it restarts from what it got, and leads. */
+    sim_stop(&s, away);
+    sim_start(&s, away);
+    cr_assert(SIM_WAIT(sim_insync(&s, 0) == 3));
+    sim_stop(&s, leader);
+    sim_fence(&s, leader, false);
+    fill(3200, 3300);
+    sim_start(&s, leader);
+    cr_assert(SIM_WAIT(sim_equal(&s)));
+    sim_end(&s);
+}
+
+Test(replicate, a_snapshot_comes_through_a_lossy_network)
+{
+    uint32_t leader, away;
+
+    sim_init(&s, 3, 1);
+    s.segment_bytes = 128 << 10;
+    sim_begin(&s, 3);
+    leader = leader_of("k");
+    away = other(leader);
+    sim_isolate(&s, away, true);
+    fill(0, 1000);
+    cr_assert(SIM_WAIT(log_hw(main_log(leader, 0)) == log_end(main_log(leader, 0))));
+    cr_assert(take_snapshot(leader));
+    fill(1000, 2000);
+    cr_assert(take_snapshot(leader));
+    s.loss = 100; /* a tenth of all messages breaks: the transfer goes on where it was */
+    sim_isolate(&s, away, false);
+    cr_assert(SIM_WAIT(sim_equal(&s)));
+    s.loss = 0;
+    cr_assert(SIM_WAIT(sim_insync(&s, 0) == 3));
+    sim_end(&s);
+}
+
 /* Leaders are fenced, cut off, stopped and come back in random order under a flow of writes: whatever was committed is there in the end, and all replicas hold the same. */
 static void random_run(uint64_t seed)
 {

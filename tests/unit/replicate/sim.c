@@ -164,6 +164,7 @@ void sim_start(struct sim *s, uint32_t id)
     n->topology = fake_topology_new(s, id);
     n->bus = fake_bus_new(s, id, workers_extra(n->ws, 0));
     ro.workers = n->ws;
+    ro.data_dir = n->dir;
     ro.data = workers_extra(n->ws, 0);
     ro.bus = n->bus;
     ro.topology = n->topology;
