@@ -58,7 +58,7 @@ struct follower {
     int64_t main_end, main_durable; /* atomic; -1: unknown */
 };
 
-enum work_kind { WORK_NONE, WORK_STEP, WORK_CUT, WORK_INSTALL, WORK_APPLY };
+enum work_kind { WORK_NONE, WORK_STEP, WORK_PARK, WORK_UNPARK, WORK_CUT, WORK_INSTALL, WORK_APPLY };
 
 struct rpart {
     struct replication *r;
@@ -75,7 +75,7 @@ struct rpart {
     struct rlog *main;
     /* work.c */
     enum work_kind working;
-    bool apply_wanted, step_wanted;
+    bool apply_wanted, step_wanted, park_wanted, unpark_wanted;
     struct list cuts;    /* of struct rlog: to be cut */
     struct bg_job job;
     struct part_record target; /* of the step under way */
@@ -245,6 +245,7 @@ struct replication {
     uint64_t bytes_fetched, bytes_served; /* atomic, statistics */
     struct ships *ships;
     struct list installs; /* of struct install */
+    struct list handovers; /* of struct handover_proposal, in flight */
     unsigned installs_running;
 };
 
@@ -332,6 +333,14 @@ void insync_scan(struct rpart *part, uint64_t now);
 void insync_forget(struct rpart *part);
 void insync_free_all(struct replication *r);
 void insync_note_record(struct rpart *part); /* its record changed */
+
+/* handover.c */
+void handover_park(struct rpart *part);   /* as work */
+void handover_unpark(struct rpart *part); /* as work */
+void handover_worked(struct rpart *part);
+void handover_progress(struct rpart *part);
+void handover_forget(struct rpart *part);
+void handovers_free(struct replication *r);
 
 /* wait.c */
 void waiters_notify(struct rpart *part);

@@ -49,6 +49,7 @@ static void take_news(struct rlog *l)
     if (rpart_leads(part)) {
         session_news(l);
         watermark_update(l);
+        handover_progress(part);
     } else if (part->role == PARTITION_FOLLOWER && log_durable(l->log) > l->told_durable) {
         fetcher_report(l, false);
     }
@@ -115,6 +116,7 @@ static void fire_soon(struct worker *w, struct io_timer *t)
 
         if (part->apply_wanted)
             work_kick(part);
+        handover_progress(part);
         if (part->held) {
             part->held = false;
             watermark_update_all(part);
@@ -133,6 +135,7 @@ static void fire_tick(struct worker *w, struct io_timer *t)
         struct rpart *part = &r->parts[i];
 
         insync_scan(part, now);
+        handover_progress(part);
         if (part->retry_step_us != 0 && now >= part->retry_step_us) {
             part->retry_step_us = 0;
             part->step_wanted = true;
@@ -169,6 +172,7 @@ int replication_new(const struct replication_options *options, struct replicatio
     list_init(&r->opened);
     list_init(&r->proposals);
     list_init(&r->installs);
+    list_init(&r->handovers);
     mutex_init(&r->opened_mutex);
     mutex_init(&r->wait_mutex);
     r->news_mail.deliver = deliver_news;
@@ -248,6 +252,7 @@ void replication_free(struct replication *r)
     installs_free(r);
     rlogs_stop(r);
     insync_free_all(r);
+    handovers_free(r);
     ship_free(r);
     while ((n = list_pop_front(&r->peers)) != NULL) {
         struct rpeer *p = LIST_ENTRY(n, struct rpeer, node);
@@ -269,10 +274,4 @@ uint32_t replication_age_ms(const struct replication *r)
     uint64_t now = replication_now_us(), pass = ALOAD(&r->pass_us);
 
     return now <= pass ? 0 : (uint32_t)MIN_OF((now - pass) / 1000, (uint64_t)UINT32_MAX);
-}
-
-void replication_hand_over(struct replication *r, uint32_t partition, uint32_t to_node)
-{
-    (void)r;
-    diag_warn("a handover was asked for, which this build does not do yet", "partition=%u to=%u", partition, to_node);
 }

@@ -116,6 +116,7 @@ static void adjust(struct rpart *part, const struct part_record *before)
             return;
         }
         insync_note_record(part);
+        handover_progress(part);
     }
 }
 
@@ -244,6 +245,7 @@ static void begin_leading(struct rpart *part)
 
 static void end_leading(struct rpart *part)
 {
+    handover_forget(part);
     insync_forget(part);
     session_forget(part);
     followers_clear(part);
@@ -289,6 +291,7 @@ void step_done(struct rpart *part)
 
 void step_forget(struct rpart *part)
 {
+    handover_forget(part);
     followers_clear(part);
     insync_forget(part);
     fetcher_unfollow(part);

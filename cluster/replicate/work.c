@@ -11,6 +11,12 @@ static void run(struct bg_job *job)
     case WORK_STEP:
         step_run(part);
         break;
+    case WORK_PARK:
+        handover_park(part);
+        break;
+    case WORK_UNPARK:
+        handover_unpark(part);
+        break;
     case WORK_CUT: {
         struct rlog *l = part->work_log;
 
@@ -51,6 +57,8 @@ static void done(struct bg_job *job)
     __atomic_sub_fetch(&r->jobs, 1, __ATOMIC_ACQ_REL);
     if (was == WORK_STEP)
         step_done(part);
+    else if (was == WORK_PARK || was == WORK_UNPARK)
+        handover_worked(part);
     else if (was == WORK_CUT)
         cut_done(part->work_log, part->work_err);
     else if (was == WORK_INSTALL)
@@ -86,6 +94,12 @@ void work_kick(struct rpart *part)
         part->step_wanted = false;
         part->target = part->rec;
         submit(part, WORK_STEP);
+    } else if (part->park_wanted) {
+        part->park_wanted = false;
+        submit(part, WORK_PARK);
+    } else if (part->unpark_wanted) {
+        part->unpark_wanted = false;
+        submit(part, WORK_UNPARK);
     } else if ((n = list_pop_front(&part->cuts)) != NULL) {
         part->work_log = LIST_ENTRY(n, struct rlog, cut_node);
         submit(part, part->work_log->install != NULL ? WORK_INSTALL : WORK_CUT);

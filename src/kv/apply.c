@@ -94,7 +94,7 @@ static int apply(struct kv *kv, const struct effect *e, uint64_t hash)
     struct reader rd = reader_of(e->value);
     int64_t at;
 
-    if (e->kind == EFFECT_PARTICIPANTS || e->kind == EFFECT_NOOP)
+    if (e->kind == EFFECT_PARTICIPANTS || e->kind == EFFECT_NOOP || e->kind == EFFECT_HANDOVER)
         return 0;
     if (e->db >= KV_DB_COUNT || e->name.len > KV_KEY_MAX || e->value.len > KV_VALUE_MAX + VARINT_MAX)
         return ERR_CORRUPT;

@@ -22,7 +22,7 @@ static int set(const char *key, const char *value, int64_t *ret_end)
 
     for (int i = 0; i < 5000; i++) {
         err = sim_set(&s, leader_of(key), key, value, ret_end);
-        if (err != ERR_NOT_LEADER && err != ERR_AGAIN)
+        if (err != ERR_NOT_LEADER && err != ERR_AGAIN && err != ERR_BUSY)
             return err;
         sim_nap();
     }
@@ -231,6 +231,60 @@ Test(replicate, a_successor_commits_nothing_while_the_old_lease_may_run)
         sim_nap();
     cr_assert_lt(log_hw(main_log(now, 0)), end);
     cr_assert(SIM_WAIT(log_hw(main_log(now, 0)) >= end));
+    sim_end(&s);
+}
+
+Test(replicate, a_handover_moves_the_leadership_and_loses_nothing)
+{
+    uint32_t from, to;
+    int written = 0;
+
+    sim_init(&s, 3, 1);
+    sim_begin(&s, 3);
+    from = leader_of("k");
+    to = other(from);
+    for (int round = 0; round < 4; round++) {
+        uint32_t leader = leader_of("k");
+
+        cr_assert(SIM_WAIT(sim_insync(&s, 0) == 3));
+        replication_hand_over(s.node[leader].r, 0, leader == from ? to : from);
+        for (int i = 0; i < 200; i++, written++) {
+            char key[32];
+
+            snprintf(key, sizeof(key), "key:%d", written);
+            cr_assert_eq(set(key, "v", NULL), 0);
+        }
+        cr_assert(SIM_WAIT(leader_of("k") != leader));
+        cr_assert(SIM_WAIT(partition_role(sim_partition(&s, leader_of("k"), 0)) == PARTITION_LEADER));
+    }
+    for (int i = 0; i < written; i++) {
+        char key[32];
+
+        snprintf(key, sizeof(key), "key:%d", i);
+        cr_assert_str_eq(get(leader_of("k"), key, false), "v");
+    }
+    cr_assert(SIM_WAIT(sim_equal(&s)));
+    sim_end(&s);
+}
+
+Test(replicate, a_handover_that_cannot_drain_is_given_up)
+{
+    uint32_t leader, to;
+
+    sim_init(&s, 3, 1);
+    s.lag_max_ms = 5000;
+    sim_begin(&s, 3);
+    leader = leader_of("k");
+    to = other(leader);
+    sim_isolate(&s, to, true);
+    cr_assert_eq(set("k", "v", NULL), 0);
+    replication_hand_over(s.node[leader].r, 0, to);
+    cr_assert(SIM_WAIT(partition_role(sim_partition(&s, leader, 0)) == PARTITION_PARKED));
+    cr_assert(SIM_WAIT(partition_role(sim_partition(&s, leader, 0)) == PARTITION_LEADER));
+    cr_assert_eq(leader_of("k"), leader);
+    cr_assert_eq(set("k", "w", NULL), 0);
+    sim_isolate(&s, to, false);
+    cr_assert(SIM_WAIT(sim_equal(&s)));
     sim_end(&s);
 }
 

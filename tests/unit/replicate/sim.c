@@ -286,9 +286,7 @@ int sim_set(struct sim *s, uint32_t id, const char *key, const char *value, int6
     struct partition_guard g;
     int err;
 
-    do {
-        err = partition_enter(sim_partition(s, id, sim_partition_of(s, key)), 0, NULL, &g);
-    } while (err == ERR_BUSY);
+    err = partition_enter(sim_partition(s, id, sim_partition_of(s, key)), 0, NULL, &g);
     if (err != 0)
         return err;
     kv_string_set(&g.kv, slice_str(key), slice_str(value), 0);
