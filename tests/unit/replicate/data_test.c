@@ -1,0 +1,262 @@
+/* Replication of data logs: those of topics and queues, opened by engines on whoever leads. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/err.h"
+#include "base/mem.h"
+#include "log/effect.h"
+#include "sim.h"
+
+static struct sim s;
+
+static void create_topic(const char *name, uint32_t partitions, const char *min_insync)
+{
+    uint8_t uuid[16] = {0};
+    struct buf b = {0}, configs = {0};
+
+    memcpy(uuid, name, MIN_OF(strlen(name), sizeof(uuid)));
+    if (min_insync != NULL) {
+        buf_put_lslice(&configs, SLICE_LIT("min.insync.replicas"));
+        buf_put_lslice(&configs, slice_str(min_insync));
+    }
+    topo_cmd_topic_create(&b, slice_str(name), uuid, partitions, 3, buf_slice(&configs));
+    buf_fini(&configs);
+    cr_assert_eq(sim_apply(&s, &b), 0);
+}
+
+static void delete_topic(const char *name)
+{
+    struct buf b = {0};
+
+    topo_cmd_topic_delete(&b, slice_str(name));
+    cr_assert_eq(sim_apply(&s, &b), 0);
+}
+
+static uint64_t topic_id(const char *name)
+{
+    uint64_t id;
+
+    pthread_mutex_lock(&s.mutex);
+    id = topo_topic_find(&s.state.v, slice_str(name))->id;
+    pthread_mutex_unlock(&s.mutex);
+    return id;
+}
+
+static uint32_t partition_of(const char *name, uint32_t index)
+{
+    return placement_of_topic(slice_str(name), index, s.partitions);
+}
+
+static bool exists(uint32_t node, const char *name, uint32_t index)
+{
+    char *path = mem_printf("%s/p-%04u/topic/%s-%u", s.node[node].dir, partition_of(name, index), name, index);
+    bool yes = access(path, F_OK) == 0;
+
+    mem_free(path);
+    return yes;
+}
+
+/* As an engine does. */
+static struct log *open_topic(uint32_t node, const char *name, uint32_t index)
+{
+    char *dir = mem_printf("p-%04u/topic/%s-%u", partition_of(name, index), name, index);
+    struct log *l;
+
+    cr_assert_eq(log_open(s.node[node].store, &(struct log_options){.kind = LOG_TOPIC, .dir = dir, .log_id = topic_id(name) << 20 | index}, &l), 0);
+    mem_free(dir);
+    return l;
+}
+
+static void append(struct log *l, int n, size_t size)
+{
+    struct batch_builder b = {0};
+    char *value = mem_zalloc(size);
+    int64_t base;
+
+    for (int i = 0; i < n; i++) {
+        struct slice v = slice_of(value, size);
+
+        batch_begin(&b, 1000);
+        batch_add(&b, 1000, SLICE_LIT("k"), v);
+        cr_assert_eq(log_append(l, &b, &base), 0);
+    }
+    batch_builder_fini(&b);
+    mem_free(value);
+}
+
+static bool same_ends(const char *name, uint32_t index, uint32_t leader, int64_t end)
+{
+    for (uint32_t n = 1; n <= s.nodes; n++) {
+        struct log *l;
+        bool same;
+
+        if (!s.node[n].up || n == leader)
+            continue;
+        if (!exists(n, name, index))
+            return false;
+        l = open_topic(n, name, index);
+        same = log_end(l) == end && log_hw(l) == end;
+        log_close(l);
+        if (!same)
+            return false;
+    }
+    return true;
+}
+
+Test(data, a_topics_log_opened_by_the_leader_is_replicated_and_committed)
+{
+    uint32_t leader;
+    struct log *l;
+
+    sim_init(&s, 3, 4);
+    sim_begin(&s, 3);
+    create_topic("orders", 2, NULL);
+    for (uint32_t i = 0; i < 2; i++) {
+        leader = sim_leader(&s, partition_of("orders", i));
+        l = open_topic(leader, "orders", i);
+        cr_assert(log_replicated(l));
+        cr_assert_eq(log_hw(l), 0);
+        append(l, 100, 2000);
+        cr_assert(SIM_WAIT(log_hw(l) == 100));
+        cr_assert(SIM_WAIT(same_ends("orders", i, leader, 100)));
+        append(l, 1, 10);
+        cr_assert(SIM_WAIT(same_ends("orders", i, leader, 101)));
+        log_close(l);
+    }
+    sim_end(&s);
+}
+
+Test(data, a_topic_that_asks_for_more_in_sync_replicas_gets_them)
+{
+    uint32_t leader, away;
+    struct log *l;
+
+    sim_init(&s, 3, 1);
+    sim_begin(&s, 3);
+    create_topic("t", 1, "3");
+    leader = sim_leader(&s, 0);
+    away = leader % 3 + 1;
+    l = open_topic(leader, "t", 0);
+    append(l, 10, 10);
+    cr_assert(SIM_WAIT(log_hw(l) == 10));
+    sim_isolate(&s, away, true);
+    append(l, 1, 10);
+    cr_assert(SIM_WAIT(sim_insync(&s, 0) == 2));
+    for (int i = 0; i < 50; i++)
+        sim_nap();
+    cr_assert_eq(log_hw(l), 10);
+    sim_isolate(&s, away, false);
+    cr_assert(SIM_WAIT(log_hw(l) == 11));
+    log_close(l);
+    sim_end(&s);
+}
+
+Test(data, a_replica_is_in_sync_only_when_it_is_in_every_log)
+{
+    uint32_t leader, away;
+    struct log *l;
+
+    sim_init(&s, 3, 1);
+    sim_begin(&s, 3);
+    create_topic("t", 1, NULL);
+    leader = sim_leader(&s, 0);
+    away = leader % 3 + 1;
+    sim_isolate(&s, away, true);
+    l = open_topic(leader, "t", 0);
+    append(l, 1, 10); /* the main log stays as it is: it lags in this one only */
+    cr_assert(SIM_WAIT(sim_insync(&s, 0) == 2));
+    cr_assert(!sim_is_insync(&s, 0, away));
+    sim_isolate(&s, away, false);
+    cr_assert(SIM_WAIT(sim_insync(&s, 0) == 3));
+    cr_assert(SIM_WAIT(same_ends("t", 0, leader, 1)));
+    log_close(l);
+    sim_end(&s);
+}
+
+Test(data, a_follower_behind_a_topics_start_begins_anew_there)
+{
+    uint32_t leader, away;
+    struct log *l;
+
+    sim_init(&s, 3, 1);
+    s.segment_bytes = 64 << 10;
+    sim_begin(&s, 3);
+    create_topic("t", 1, NULL);
+    leader = sim_leader(&s, 0);
+    away = leader % 3 + 1;
+    l = open_topic(leader, "t", 0);
+    append(l, 10, 1000);
+    cr_assert(SIM_WAIT(same_ends("t", 0, leader, 10)));
+    sim_isolate(&s, away, true);
+    append(l, 500, 1000);
+    cr_assert(SIM_WAIT(log_hw(l) == 510));
+    cr_assert_eq(log_advance_start(l, 400), 0);
+    sim_isolate(&s, away, false);
+    cr_assert(SIM_WAIT(same_ends("t", 0, leader, 510)));
+    cr_assert(SIM_WAIT(sim_insync(&s, 0) == 3));
+    log_close(l);
+    l = open_topic(away, "t", 0);
+    cr_assert_geq(log_start(l), 300);
+    log_close(l);
+    sim_end(&s);
+}
+
+Test(data, many_logs_are_told_of_once_and_then_by_news)
+{
+    enum { N = 2000 };
+    uint32_t leader, node;
+    struct log *some;
+
+    sim_init(&s, 3, 1);
+    sim_begin(&s, 3);
+    create_topic("many", N, NULL);
+    leader = sim_leader(&s, 0);
+    node = leader % 3 + 1;
+    for (uint32_t i = 0; i < N; i += 10) {
+        some = open_topic(leader, "many", i);
+        append(some, 1, 100);
+        log_close(some);
+    }
+    cr_assert(SIM_WAIT(same_ends("many", N - 10, leader, 1)));
+    cr_assert(SIM_WAIT(same_ends("many", 0, leader, 1)));
+    /* Their leader goes: all of them are there at the next one. */
+    sim_stop(&s, leader);
+    sim_fence(&s, leader, false);
+    leader = sim_leader(&s, 0);
+    cr_assert(SIM_WAIT(partition_role(sim_partition(&s, leader, 0)) == PARTITION_LEADER));
+    for (uint32_t i = 0; i < N; i += 10) {
+        some = open_topic(leader, "many", i);
+        cr_assert_eq(log_end(some), 1);
+        append(some, 1, 100);
+        cr_assert(SIM_WAIT(log_hw(some) == 2));
+        log_close(some);
+    }
+    (void)node;
+    sim_end(&s);
+}
+
+Test(data, a_deleted_topics_log_goes_from_its_replicas)
+{
+    uint32_t leader, follower;
+    struct log *l;
+
+    sim_init(&s, 3, 1);
+    sim_begin(&s, 3);
+    create_topic("gone", 1, NULL);
+    leader = sim_leader(&s, 0);
+    follower = leader % 3 + 1;
+    l = open_topic(leader, "gone", 0);
+    append(l, 5, 10);
+    cr_assert(SIM_WAIT(same_ends("gone", 0, leader, 5)));
+    delete_topic("gone");
+    log_delete(l);
+    cr_assert(SIM_WAIT(!exists(follower, "gone", 0)));
+    create_topic("gone", 1, NULL);
+    l = open_topic(leader, "gone", 0);
+    append(l, 3, 10);
+    cr_assert(SIM_WAIT(same_ends("gone", 0, leader, 3)));
+    log_close(l);
+    sim_end(&s);
+}
