@@ -241,8 +241,10 @@ void install_done(struct rlog *l, int err)
     else
         metrics_add(METRIC_REPLICA_SNAPSHOTS, 1);
     end(i);
-    if (l->part->role == PARTITION_FOLLOWER)
-        fetcher_report(l, true);
+    if (l->part->role != PARTITION_FOLLOWER)
+        return;
+    fetcher_report(l, true);
+    l->part->apply_wanted = true;
 }
 
 /* ---- steps ------------------------------------------------------------------------------------------------------------------------------ */

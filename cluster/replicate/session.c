@@ -367,7 +367,8 @@ static void put_log(struct session *s, struct rpos *pos, size_t max, struct buf 
         a.status = FETCH_POSITION;
         fetch_log_put(out, &a);
     }
-    if (told) {
+    /* Who is told to cut takes nothing else of the answer. */
+    if (told && (a.status == FETCH_DATA || a.status == FETCH_POSITION)) {
         pos->hw_sent = a.hw;
         pos->start_sent = a.start;
     }

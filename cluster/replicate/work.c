@@ -43,8 +43,11 @@ static void cut_done(struct rlog *l, int err)
                    err_name(err));
     l->busy = false;
     l->restart = false;
-    if (l->part->role == PARTITION_FOLLOWER)
-        fetcher_report(l, true);
+    if (l->part->role != PARTITION_FOLLOWER)
+        return;
+    fetcher_report(l, true);
+    if (l->key.kind == LOG_MAIN)
+        l->part->apply_wanted = true; /* memory may have been rebuilt */
 }
 
 static void done(struct bg_job *job)

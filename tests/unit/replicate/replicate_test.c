@@ -431,7 +431,10 @@ static void random_run(uint64_t seed)
         cr_assert(SIM_WAIT(sim_insync(&s, 0) >= 2 && sim_insync(&s, 1) >= 2), "seed %llu round %d", (unsigned long long)seed, round);
     }
     __atomic_store_n(&s.loss, 0, __ATOMIC_SEQ_CST);
-    cr_assert(SIM_WAIT(sim_equal(&s)), "seed %llu: replicas differ", (unsigned long long)seed);
+    if (!SIM_WAIT(sim_equal(&s))) {
+        sim_print(&s);
+        cr_assert(false, "seed %llu: replicas differ", (unsigned long long)seed);
+    }
     cr_assert_gt(commits, 0);
     for (unsigned k = 0; k < 16; k++) {
         char key[16];

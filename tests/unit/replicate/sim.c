@@ -347,3 +347,25 @@ bool sim_equal(struct sim *s)
     }
     return true;
 }
+
+void sim_print(struct sim *s)
+{
+    for (uint32_t p = 0; p < s->partitions; p++) {
+        struct topo_partition rec = record_of(s, p);
+
+        fprintf(stderr, "partition %u leader %u epoch %d version %u in sync %x\n", p, rec.leader, rec.epoch, rec.version, rec.insync);
+        for (uint32_t n = 1; n <= s->nodes; n++) {
+            struct partition *at = s->node[n].up ? sim_partition(s, n, p) : NULL;
+            struct log *l = at == NULL ? NULL : partition_main_log(at);
+            int64_t applied;
+            uint64_t hash;
+
+            if (l == NULL)
+                continue;
+            hash = sim_hash(s, n, p, &applied);
+            fprintf(stderr, "  node %u %s epoch %d start %lld end %lld hw %lld last epoch %d applied %lld hash %llx\n", n,
+                    partition_role_name(partition_role(at)), partition_epoch(at), (long long)log_start(l), (long long)log_end(l),
+                    (long long)log_hw(l), log_last_epoch(l), (long long)applied, (unsigned long long)hash);
+        }
+    }
+}

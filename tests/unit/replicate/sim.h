@@ -69,5 +69,6 @@ uint32_t sim_partition_of(struct sim *s, const char *key);
 void sim_nap(void);
 /* All replicas of all partitions have the leader's log and memory. */
 bool sim_equal(struct sim *s);
+void sim_print(struct sim *s); /* to stderr, for people */
 
 #endif
