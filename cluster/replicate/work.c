@@ -66,6 +66,8 @@ static void done(struct bg_job *job)
         cut_done(part->work_log, part->work_err);
     else if (was == WORK_INSTALL)
         install_done(part->work_log, part->work_err);
+    else if (was == WORK_APPLY && part->work_err == ERR_AGAIN)
+        part->apply_wanted = true;
     if (was == WORK_STEP && r->opened_waiting)
         rlogs_adopt(r);
     work_kick(part);

@@ -45,7 +45,8 @@ int partition_apply(struct partition *p, int64_t to) NO_THREAD_SAFETY_ANALYSIS /
     int err = 0;
 
     to = MIN_OF(to, log_end(p->main));
-    if (p->apply.kv == NULL || cuts != p->apply_cuts) {
+    /* While this node led, memory went on without it. */
+    if (p->apply.kv == NULL || cuts != p->apply_cuts || p->apply.next != ALOAD(&p->applied)) {
         replay_fini(&p->apply);
         replay_init(&p->apply, p, ALOAD(&p->applied), WINDOW);
         p->apply_cuts = cuts;
