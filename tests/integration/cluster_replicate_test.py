@@ -1,0 +1,172 @@
+"""Partitions on three nodes (specs/cluster.md 5, rules 2, 3, 12, 13): what is acknowledged at level quorum survives its leader, replicas are equal, who was away comes back by log or by snapshot."""
+import json
+import os
+import sys
+import threading
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from cluster_form_test import Cluster
+from node import eventually, run_tests
+from wire import Resp, RespError
+
+UNKNOWN = object()
+SHORT = os.environ.get("GOMSG_TEST_SHORT") == "1"
+
+
+class Client:
+    """Goes from node to node until one takes the command. An answer that means "not done" is tried again elsewhere; a connection that breaks leaves the outcome open."""
+
+    def __init__(self, cluster):
+        self.cluster, self.conns = cluster, {}
+        self.last = {}
+
+    def _conn(self, member):
+        if member not in self.conns:
+            self.conns[member] = Resp(member.ports["resp"], timeout=3)
+        return self.conns[member]
+
+    def _drop(self, member):
+        c = self.conns.pop(member, None)
+        if c is not None:
+            c.close()
+
+    def call(self, key, *command, timeout=20):
+        """The reply, or UNKNOWN when the connection broke behind the command."""
+        until = time.monotonic() + timeout
+        while time.monotonic() < until:
+            members = sorted(self.cluster.members, key=lambda m: m is not self.last.get(key))
+            for m in members:
+                if not m.alive():
+                    continue
+                try:
+                    r = self._conn(m).call(*command)
+                except RespError as e:
+                    word = str(e).split(" ")[0]
+                    assert word in ("MOVED", "CLUSTERDOWN", "LOADING", "TRYAGAIN", "NOREPLICAS", "READONLY", "MASTERDOWN", "BUSY"), e
+                    continue
+                except (ConnectionRefusedError, FileNotFoundError):
+                    self._drop(m)
+                    continue
+                except (OSError, EOFError, AssertionError):
+                    self._drop(m)
+                    return UNKNOWN
+                self.last[key] = m
+                return r
+            time.sleep(0.01)
+        raise AssertionError("nobody took %r within %d s" % (command, timeout))
+
+    def get(self, key):
+        while True:
+            r = self.call(key, "GET", key)
+            if r is not UNKNOWN:
+                return r
+
+    def close(self):
+        for m in list(self.conns):
+            self._drop(m)
+
+
+def hashes(member):
+    return {h["partition"]: (h["offset"], h["hash"]) for h in member.gomsg("partitions", "hash")}
+
+
+def equal(cluster):
+    try:
+        all_ = [hashes(m) for m in cluster.members if m.alive()]
+    except (OSError, RespError):
+        return False
+    return all(h == all_[0] for h in all_)
+
+
+def led_by(cluster, client, keys):
+    """Which member leads most of these keys."""
+    count = {}
+    for k in keys:
+        client.get(k)
+        count[client.last[k]] = count.get(client.last[k], 0) + 1
+    return max(count, key=count.get)
+
+
+def replicas_hold_the_same():
+    with Cluster() as c:
+        client = Client(c)
+        for i in range(300):
+            assert client.call("k%d" % i, "SET", "k%d" % i, "v") == b"OK"
+            client.call("l%d" % (i % 20), "RPUSH", "l%d" % (i % 20), str(i))
+            client.call("h%d" % (i % 20), "HSET", "h%d" % (i % 20), "f%d" % i, "x" * (i % 50))
+            client.call("s%d" % (i % 20), "SADD", "s%d" % (i % 20), str(i))
+        eventually(lambda: equal(c), timeout=10)
+        client.close()
+
+
+def what_is_acknowledged_at_quorum_survives_its_leader():
+    rounds, writers = (3, 4) if SHORT else (8, 6)
+    with Cluster(3, "--kv.ack=quorum") as c:
+        stop = threading.Event()
+        acked = [dict() for _ in range(writers)]
+        failures = []
+        gaps = []
+
+        def write(w):
+            client = Client(c)
+            n = 0
+            last = time.monotonic()
+            try:
+                while not stop.is_set():
+                    key = "key:%d:%d" % (w, n % 40)
+                    n += 1
+                    if client.call(key, "SET", key, str(n)) == b"OK":
+                        acked[w][key] = n
+                        gaps.append(time.monotonic() - last)
+                        last = time.monotonic()
+            except Exception as e:  # told by the test's thread
+                failures.append(e)
+            client.close()
+
+        threads = [threading.Thread(target=write, args=(w,)) for w in range(writers)]
+        for t in threads:
+            t.start()
+        probe = Client(c)
+        time.sleep(1)
+        for r in range(rounds):
+            victim = led_by(c, probe, ["key:%d:%d" % (w, i) for w in range(writers) for i in range(5)])
+            victim.kill()
+            time.sleep(2.5)
+            victim.begin()
+            eventually(victim.is_ready, timeout=20)
+            time.sleep(1)
+        stop.set()
+        for t in threads:
+            t.join()
+        assert not failures, failures[0]
+        for w in range(writers):
+            for key, n in acked[w].items():
+                assert int(probe.get(key) or 0) >= n, "%s was acknowledged as %d" % (key, n)
+        total = sum(max(a.values(), default=0) for a in acked)
+        print("%d writes, longest gap %.2f s" % (total, max(gaps)))
+        eventually(lambda: equal(c), timeout=20)
+        probe.close()
+
+
+def who_was_away_gets_a_snapshot():
+    with Cluster(3, "--log.segment_bytes=1mb", "--kv.snapshot_log_bytes=4mb", "--kv.snapshot_keep_bytes=1mb") as c:
+        client = Client(c)
+        away = c.members[2]
+        client.call("a", "SET", "a", "b")
+        eventually(lambda: equal(c), timeout=10)
+        away.kill()
+        time.sleep(2)
+        for i in range(4000):
+            client.call("k%d" % (i % 500), "SET", "k%d" % (i % 500), "v" * 8000)
+        for m in c.members[:2]:
+            m.gomsg("snapshot")
+        client.call("a", "SET", "a", "c")
+        away.begin()
+        eventually(away.is_ready, timeout=20)
+        eventually(lambda: equal(c), timeout=40)
+        client.close()
+
+
+if __name__ == "__main__":
+    run_tests([replicas_hold_the_same, what_is_acknowledged_at_quorum_survives_its_leader, who_was_away_gets_a_snapshot])
