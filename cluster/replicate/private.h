@@ -342,6 +342,9 @@ void handover_progress(struct rpart *part);
 void handover_forget(struct rpart *part);
 void handovers_free(struct replication *r);
 
+/* ends.c */
+void ends_handle(void *arg, const struct bus_peer *from, struct bus_request *req, struct slice payload);
+
 /* wait.c */
 void waiters_notify(struct rpart *part);
 

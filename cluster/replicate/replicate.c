@@ -194,6 +194,7 @@ int replication_new(const struct replication_options *options, struct replicatio
     }
     ASTORE(&r->pass_us, replication_now_us());
     bus_handle(options->bus, BUS_FETCH, session_handle_fetch, r);
+    bus_handle(options->bus, BUS_LOG_ENDS, ends_handle, r);
     ship_init(r);
     *ret = r;
     return 0;
