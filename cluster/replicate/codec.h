@@ -21,7 +21,9 @@
  * SNAPSHOT_CLOSE           be64 handle
  *
  * LOG_ENDS request         u partition | v epoch (the asker's record's)
- *          answer          v epoch | until the end: u8 kind | u id | u index | u start | u end | v last epoch */
+ *          answer          v epoch | until the end: u8 kind | u id | u index | u start | u end | v last epoch
+ *
+ * LOG_READ request         a position, as in FETCH           answer: a log, as in FETCH */
 #ifndef GM_CLUSTER_REPLICATE_CODEC_H
 #define GM_CLUSTER_REPLICATE_CODEC_H
 

@@ -241,6 +241,11 @@ static void cut(struct rlog *l, int64_t to)
     work_cut(l, to);
 }
 
+void follower_cut(struct rlog *l, int32_t epoch, int64_t end)
+{
+    cut(l, cut_point(l->log, epoch, end));
+}
+
 static void out_of_range(struct rlog *l, const struct fetch_log *a)
 {
     int64_t end = log_end(l->log);
@@ -330,7 +335,7 @@ static void take_log(struct fetcher *f, const struct fetch_log *a)
             append(l, a->data);
         break;
     case FETCH_DIVERGED:
-        cut(l, cut_point(l->log, a->diverged_epoch, a->end));
+        follower_cut(l, a->diverged_epoch, a->end);
         break;
     case FETCH_RANGE:
         out_of_range(l, a);

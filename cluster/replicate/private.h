@@ -84,6 +84,8 @@ struct rpart {
     bool was_none;       /* the step's: its logs were not replicated here before */
     struct rlog *work_log;
     uint64_t retry_step_us; /* a step failed: not before */
+    struct pull *pull;   /* owned; NULL: none */
+    int32_t pulled_epoch; /* the epoch before which the others were asked (rule 19) */
     /* leading */
     struct follower *followers; /* owned; NULL when not leading */
     unsigned follower_count;
@@ -245,6 +247,7 @@ struct replication {
     uint64_t bytes_fetched, bytes_served; /* atomic, statistics */
     struct ships *ships;
     struct list installs; /* of struct install */
+    struct list pulls;    /* of struct pull */
     struct list handovers; /* of struct handover_proposal, in flight */
     unsigned installs_running;
 };
@@ -293,6 +296,8 @@ void fetcher_follow(struct rpart *part);   /* subscribe with the leader it has n
 void fetcher_unfollow(struct rpart *part);
 void fetcher_report(struct rlog *l, bool urgent);
 void fetcher_kick(struct fetcher *f);
+/* R11: cuts a log where it parts from another's, as work. */
+void follower_cut(struct rlog *l, int32_t epoch, int64_t end);
 void fetchers_soon(struct replication *r, uint64_t now);
 void fetchers_tick(struct replication *r, uint64_t now);
 void fetcher_free(struct fetcher *f);
@@ -318,6 +323,9 @@ void session_news(struct rlog *l);  /* its end, start or HW moved while leading 
 void sessions_soon(struct replication *r, uint64_t now);
 void sessions_tick(struct replication *r, uint64_t now);
 void session_answer_later(struct session *s);
+/* R10: what ends there with a batch of that epoch is a prefix of ours. */
+bool session_agrees(struct log *log, int64_t end, int32_t epoch);
+void session_tell_where(struct log *log, int64_t end, int32_t epoch, struct fetch_log *a);
 void session_forget(struct rpart *part); /* it is not led here any more */
 void sessions_stop(struct replication *r); /* answers what is parked */
 void session_free(struct session *s);
@@ -344,6 +352,15 @@ void handovers_free(struct replication *r);
 
 /* ends.c */
 void ends_handle(void *arg, const struct bus_peer *from, struct bus_request *req, struct slice payload);
+
+/* pull.c */
+bool pull_is_due(const struct rpart *part);
+void pull_begin(struct rpart *part);
+void pull_continue(struct rpart *part); /* work on one of its logs is done */
+void pull_forget(struct rpart *part);
+void pulls_tick(struct replication *r);
+void pulls_free(struct replication *r);
+void pull_handle_read(void *arg, const struct bus_peer *from, struct bus_request *req, struct slice payload);
 
 /* wait.c */
 void waiters_notify(struct rpart *part);

@@ -146,6 +146,7 @@ static void fire_tick(struct worker *w, struct io_timer *t)
     fetchers_tick(r, now);
     ships_tick(r, now);
     installs_tick(r);
+    pulls_tick(r);
     rlogs_sweep(r, 512);
 }
 
@@ -172,6 +173,7 @@ int replication_new(const struct replication_options *options, struct replicatio
     list_init(&r->opened);
     list_init(&r->proposals);
     list_init(&r->installs);
+    list_init(&r->pulls);
     list_init(&r->handovers);
     mutex_init(&r->opened_mutex);
     mutex_init(&r->wait_mutex);
@@ -188,6 +190,7 @@ int replication_new(const struct replication_options *options, struct replicatio
         part->index = i;
         part->p = partitions_get(options->partitions, i);
         part->seen = UINT32_MAX;
+        part->pulled_epoch = -1;
         list_init(&part->logs);
         list_init(&part->waiters);
         work_init(part);
@@ -195,6 +198,7 @@ int replication_new(const struct replication_options *options, struct replicatio
     ASTORE(&r->pass_us, replication_now_us());
     bus_handle(options->bus, BUS_FETCH, session_handle_fetch, r);
     bus_handle(options->bus, BUS_LOG_ENDS, ends_handle, r);
+    bus_handle(options->bus, BUS_LOG_READ, pull_handle_read, r);
     ship_init(r);
     *ret = r;
     return 0;
@@ -251,6 +255,7 @@ void replication_free(struct replication *r)
     for (uint32_t i = 0; i < r->count; i++)
         step_forget(&r->parts[i]);
     installs_free(r);
+    pulls_free(r);
     rlogs_stop(r);
     insync_free_all(r);
     handovers_free(r);

@@ -86,7 +86,7 @@ void session_news(struct rlog *l)
 /* ---- positions -------------------------------------------------------------------------------------------------------------------- */
 
 /* R10. True: what the follower has is a prefix of ours. */
-static bool agrees(struct log *log, int64_t end, int32_t epoch)
+bool session_agrees(struct log *log, int64_t end, int32_t epoch)
 {
     int32_t known;
     int64_t known_end;
@@ -117,7 +117,7 @@ static void take_position(struct rlog *l, struct follower *f, struct rpos *pos, 
     pos->inflight = false;
     pos->ask_end = p->end;
     pos->ask_epoch = p->epoch;
-    pos->wrong = !agrees(l->log, p->end, p->epoch);
+    pos->wrong = !session_agrees(l->log, p->end, p->epoch);
     if (pos->wrong) {
         pos->known = false;
     } else {
@@ -291,16 +291,16 @@ static void read_elsewhere(struct session *s, struct rpos *pos, const struct log
 /* ---- answering ------------------------------------------------------------------------------------------------------------------------- */
 
 /* Where a follower that diverged is told to look (R10): the end of its epoch here, or that its offsets are not ours. */
-static void tell_where(struct log *log, const struct rpos *pos, struct fetch_log *a)
+void session_tell_where(struct log *log, int64_t end, int32_t epoch, struct fetch_log *a)
 {
     int32_t known;
     int64_t known_end;
 
     a->status = FETCH_RANGE;
     a->end = log_end(log);
-    if (pos->ask_end < a->start || pos->ask_epoch < 0 || log_epoch_end(log, pos->ask_epoch, &known, &known_end) != 0)
+    if (end < a->start || epoch < 0 || log_epoch_end(log, epoch, &known, &known_end) != 0)
         return;
-    if (known == pos->ask_epoch && known_end >= pos->ask_end)
+    if (known == epoch && known_end >= end)
         return; /* beyond our end, in the same epoch */
     a->status = FETCH_DIVERGED;
     a->diverged_epoch = known;
@@ -355,7 +355,7 @@ static void put_log(struct session *s, struct rpos *pos, size_t max, struct buf 
     bool told = true;
 
     if (pos->wrong) {
-        tell_where(l->log, pos, &a);
+        session_tell_where(l->log, pos->ask_end, pos->ask_epoch, &a);
         fetch_log_put(out, &a);
         pos->wrong = false;
         pos->inflight = true;

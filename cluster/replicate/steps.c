@@ -139,6 +139,7 @@ void step_plan(struct rpart *part)
             return;
     } else {
         part->step_wanted = true;
+        pull_forget(part);
         if (part->role == PARTITION_FOLLOWER)
             fetcher_unfollow(part); /* R14: what comes from the old leader is not taken any more */
     }
@@ -284,6 +285,7 @@ void step_done(struct rpart *part)
     }
     if (part->role == PARTITION_FOLLOWER)
         fetcher_follow(part);
+    part->pulled_epoch = leads ? part->epoch : part->pulled_epoch;
     if (leads && !same_members(&part->target, &part->rec))
         followers_set(part);
     insync_note_record(part);

@@ -43,6 +43,7 @@ static void cut_done(struct rlog *l, int err)
                    err_name(err));
     l->busy = false;
     l->restart = false;
+    pull_continue(l->part);
     if (l->part->role != PARTITION_FOLLOWER)
         return;
     fetcher_report(l, true);
@@ -95,9 +96,14 @@ void work_kick(struct rpart *part)
 
     if (part->working != WORK_NONE || part->r->stopping)
         return;
-    if (part->step_wanted) {
+    if (part->step_wanted && pull_is_due(part) && part->role == PARTITION_FOLLOWER && list_empty(&part->cuts)) {
+        part->step_wanted = false; /* it comes back when that is done */
+        pull_begin(part);
+    } else if (part->step_wanted && part->pull == NULL) {
         part->step_wanted = false;
         part->target = part->rec;
+        if (pull_is_due(part))
+            part->target.leader = 0; /* first a follower, whose logs are scanned */
         submit(part, WORK_STEP);
     } else if (part->park_wanted) {
         part->park_wanted = false;
