@@ -17,12 +17,15 @@
 #include "partition/partition.h"
 
 struct amqp_front;
+struct bus;
 
 struct amqp_front_options {
     struct workers *workers; /* borrowed, as all of these */
     struct partitions *partitions;
     struct topology_store *topology;
     struct log_store *store;
+    struct bus *bus;               /* a cluster; NULL: a node alone. The front is made before bus_start and freed after bus_close */
+    struct worker *data;           /* with bus: the data worker */
     const char *cluster_name;      /* server-properties; default "gomsg" */
     uint32_t frame_max;            /* default 131072 */
     uint16_t channel_max;          /* default 2047 */

@@ -2,6 +2,7 @@
 
 #include "base/diag.h"
 #include "base/mem.h"
+#include "protocols/amqp/remote.h"
 
 #define BATCH_KEEP_PUBLISHES 1024 /* larger arrays are not kept for reuse */
 
@@ -112,9 +113,20 @@ void amqp_batch_publish(struct amqp_session *s, const struct amqp_publish *p, co
     }
     b->confirming |= p->confirm != 0;
     for (uint32_t i = 0; i < route->count; i++) {
-        struct amqp_batch_part *part = part_of(b, route->targets[i].partition);
-        struct amqp_op *op = add_op(b, part);
+        const struct amqp_target *t = &route->targets[i];
+        struct amqp_batch_part *part;
+        struct amqp_op *op;
 
+        if (amqp_is_remote(s->aw, t->partition, t->home, t->queue_id)) {
+            bool wait = p->confirm != 0 || b->transaction;
+
+            if (wait && b->round == NULL)
+                b->round = amqp_round_new(s);
+            amqp_remote_publish(s, p, t, wait ? b->round : NULL);
+            continue;
+        }
+        part = part_of(b, t->partition);
+        op = add_op(b, part);
         part->commit |= (p->confirm != 0 || b->transaction) && p->persistent && route->targets[i].durable;
         op->kind = AMQP_OP_PUBLISH;
         op->queue_id = route->targets[i].queue_id;
@@ -125,10 +137,18 @@ void amqp_batch_publish(struct amqp_session *s, const struct amqp_publish *p, co
 
 void amqp_batch_settle(struct amqp_channel *ch, enum queue_settle how, const struct queue_handle *h)
 {
-    struct amqp_batch *b = amqp_batch_get(ch->session);
     const struct amqp_source *source = &ch->sources[h->consumer];
-    struct amqp_batch_part *part = part_of(b, source->partition);
-    struct amqp_op *op = part->first == 0 ? NULL : &b->ops[part->last];
+    struct amqp_batch *b;
+    struct amqp_batch_part *part;
+    struct amqp_op *op;
+
+    if (GM_UNLIKELY(source->attachment != NULL)) {
+        amqp_remote_settle(ch, h->consumer, how, h);
+        return;
+    }
+    b = amqp_batch_get(ch->session);
+    part = part_of(b, source->partition);
+    op = part->first == 0 ? NULL : &b->ops[part->last];
 
     ARRAY_ROOM(b->handles, b->handle_count, b->handle_cap);
     b->handles[b->handle_count++] = *h;
@@ -145,6 +165,8 @@ void amqp_batch_settle(struct amqp_channel *ch, enum queue_settle how, const str
     }
     op->count++;
 }
+
+static void round_free(struct amqp_round *r);
 
 /* ---- running ------------------------------------------------------------------------------------------- */
 
@@ -196,7 +218,7 @@ static void publish_failed(struct amqp_batch *b, const struct amqp_op *op, int e
 static void part_failed(struct amqp_batch *b, const struct amqp_batch_part *part, int err)
 {
     for (uint32_t i = part->first; i != 0; i = b->ops[i].next) {
-        if (b->ops[i].kind == AMQP_OP_PUBLISH)
+        if (b->ops[i].kind == AMQP_OP_PUBLISH) /* what was forwarded is answered by itself */
             publish_failed(b, &b->ops[i], err);
     }
 }
@@ -218,11 +240,18 @@ static void run_publish(struct amqp_batch *b, const struct amqp_op *op, struct q
         publish_failed(b, op, err);
 }
 
-static void run_settle(struct amqp_batch *b, const struct amqp_op *op, struct queue *q)
+static void run_settle(struct amqp_batch *b, const struct amqp_op *op, struct queue *q, int32_t epoch)
 {
     struct amqp_channel *ch = op->channel;
     struct amqp_consumer *c = ch->sources[op->source].consumer;
 
+    /* Led elsewhere in between: what the engine knew of these deliveries is gone, they must be claimed. */
+    if (GM_UNLIKELY(ch->sources[op->source].epoch != epoch && !ch->sources[op->source].home)) {
+        amqp_remote_adopt(ch, op->source);
+        for (uint32_t i = 0; i < op->count; i++)
+            amqp_remote_settle(ch, op->source, op->how, &b->handles[op->item + i]);
+        return;
+    }
     if (q != NULL)
         queue_settle(q, c == NULL ? NULL : &c->qc, op->how, &b->handles[op->item], op->count);
     for (uint32_t i = 0; i < op->count; i++)
@@ -237,11 +266,14 @@ static void run_part(struct amqp_session *s, struct amqp_batch *b, const struct 
     uint64_t last_id = 0;
     int64_t now_ms = worker_wall_ms(s->aw->worker);
     struct log_commit *commit = NULL;
+    bool short_of_replicas = part->commit && !partition_quorum_ok(g->p);
     int err;
 
     for (uint32_t i = part->first; i != 0; i = b->ops[i].next) {
         const struct amqp_op *op = &b->ops[i];
 
+        if (GM_UNLIKELY(op->kind == AMQP_OP_DONE))
+            continue;
         if (op->queue_id != last_id || q == NULL) {
             last_id = op->queue_id;
             err = 0;
@@ -251,7 +283,9 @@ static void run_part(struct amqp_session *s, struct amqp_batch *b, const struct 
                 publish_failed(b, op, err);
         }
         if (op->kind == AMQP_OP_SETTLE)
-            run_settle(b, op, q);
+            run_settle(b, op, q, partition_epoch(g->p));
+        else if (q != NULL && short_of_replicas && b->publishes[op->item].persistent && (b->publishes[op->item].confirm != 0 || b->transaction))
+            publish_failed(b, op, ERR_NO_REPLICAS);
         else if (q != NULL)
             run_publish(b, op, q, now_ms);
     }
@@ -306,6 +340,15 @@ static void report_failures(struct amqp_session *s, struct amqp_batch *b)
     }
 }
 
+static bool all_done(const struct amqp_batch *b, const struct amqp_batch_part *part)
+{
+    for (uint32_t i = part->first; i != 0; i = b->ops[i].next) {
+        if (b->ops[i].kind != AMQP_OP_DONE)
+            return false;
+    }
+    return true;
+}
+
 int amqp_batch_flush(struct amqp_session *s)
 {
     struct amqp_batch *b = s->batch;
@@ -319,6 +362,13 @@ int amqp_batch_flush(struct amqp_session *s)
         struct partition_guard g;
         int err = amqp_session_enter(s, part->partition, &g);
 
+        if (err < 0 && amqp_is_role_error(s->aw, err)) {
+            /* Led elsewhere, or not for the moment: whoever leads answers. What is left are exclusive queues of this node. */
+            amqp_remote_take_part(s, b, part);
+            err = all_done(b, part) ? 0 : amqp_session_enter_upkeep(s, part->partition, &g);
+            if (err == 0 && all_done(b, part))
+                continue;
+        }
         if (err == ERR_PARKED) {
             batch_own(b);
             return ERR_PARKED;
@@ -343,13 +393,13 @@ int amqp_batch_flush(struct amqp_session *s)
     } else if (round != NULL && s->conn != NULL) {
         bool waits = !log_commit_arm(&round->commit);
 
-        if (waits) {
+        if (waits || round->remote_left != 0) {
             round->hold = conn_hold(s->conn);
             round->held = true;
         }
         amqp_round_submit(round, waits);
     } else if (round != NULL) {
-        mem_free(round); /* the connection is gone, nobody waits */
+        amqp_round_discard(round); /* the connection is gone, nobody waits */
     }
     for (uint32_t i = 0; i < b->publish_count && !failed; i++)
         failed = b->publishes[i].err < 0 && b->publishes[i].confirm == 0;
@@ -366,6 +416,7 @@ int amqp_batch_flush(struct amqp_session *s)
 
 static void round_free(struct amqp_round *r)
 {
+    amqp_remote_round_forget(r);
     mem_free(r->parts);
     mem_free(r->nacks);
     mem_free(r);
@@ -385,12 +436,13 @@ static void put_nack(struct amqp_session *s, uint16_t channel, uint64_t number, 
 /* The first refused number of a part at or above `from`; last + 1 when there is none. */
 static uint64_t next_nack(const struct amqp_round *r, const struct amqp_round_part *part, uint64_t from)
 {
+    uint64_t next = part->last + 1;
+
     for (uint32_t i = 0; i < r->nack_count; i++) {
-        if (r->nacks[i].serial == part->serial && r->nacks[i].number >= from &&
-            r->nacks[i].number <= part->last)
-            return r->nacks[i].number;
+        if (r->nacks[i].serial == part->serial && r->nacks[i].number >= from && r->nacks[i].number < next)
+            next = r->nacks[i].number;
     }
-    return part->last + 1;
+    return next;
 }
 
 /* Answers one part: everything before it on the channel was answered before, so one ack with `multiple`
@@ -430,7 +482,7 @@ static void rounds_answer(struct amqp_session *s)
     while (!list_empty(&s->rounds)) {
         struct amqp_round *r = LIST_ENTRY(s->rounds.next, struct amqp_round, node);
 
-        if (!r->done)
+        if (!r->done || r->remote_left != 0)
             break;
         list_remove(&r->node);
         for (uint32_t i = 0; i < r->part_count && s->conn != NULL; i++) {
@@ -481,6 +533,8 @@ struct amqp_round *amqp_round_new(struct amqp_session *s)
     struct amqp_round *r = mem_zalloc(sizeof(*r));
 
     r->session = s;
+    list_init(&r->remote_parts);
+    list_init(&r->remote_waits);
     log_commit_init(&r->commit, s->aw->worker, round_done);
     return r;
 }
@@ -493,6 +547,25 @@ void amqp_round_submit(struct amqp_round *r, bool waits)
     r->done = !waits;
     if (!waits)
         rounds_answer(s);
+}
+
+void amqp_round_discard(struct amqp_round *r)
+{
+    log_commit_cancel(&r->commit);
+    round_free(r);
+}
+
+/* Before it was submitted the rest of its batch is still to come. */
+void amqp_round_try(struct amqp_round *r)
+{
+    if (list_linked(&r->node) && r->done)
+        rounds_answer(r->session);
+}
+
+void amqp_round_nack(struct amqp_round *r, uint64_t serial, uint64_t number)
+{
+    ARRAY_ROOM(r->nacks, r->nack_count, r->nack_cap);
+    r->nacks[r->nack_count++] = (struct amqp_nack){serial, number};
 }
 
 void amqp_rounds_cancel(struct amqp_session *s)

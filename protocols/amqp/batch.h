@@ -25,7 +25,7 @@ struct amqp_publish {
     uint64_t err_queue;
 };
 
-enum amqp_op_kind { AMQP_OP_PUBLISH, AMQP_OP_SETTLE };
+enum amqp_op_kind { AMQP_OP_PUBLISH, AMQP_OP_SETTLE, AMQP_OP_DONE /* forwarded */ };
 
 struct amqp_op {
     uint32_t next; /* of the same partition; 0: last */
@@ -79,6 +79,8 @@ struct amqp_round {
     struct log_commit commit;
     bool done;
     int err;
+    uint32_t remote_left; /* answers of other nodes to come */
+    struct list remote_parts, remote_waits; /* private to remote.c */
     uint64_t hold; /* of conn_hold, with rule 8; `held` says whether */
     bool held;
     uint32_t part_count, part_cap;
@@ -102,6 +104,9 @@ struct amqp_round *amqp_round_new(struct amqp_session *s);
 /* The commit is armed, or was not needed (`waits` false): appended to the session's rounds, and those that
  * are done answered. */
 void amqp_round_submit(struct amqp_round *r, bool waits);
+void amqp_round_discard(struct amqp_round *r); /* it was not submitted */
+void amqp_round_try(struct amqp_round *r); /* one thing it waited for is there */
+void amqp_round_nack(struct amqp_round *r, uint64_t serial, uint64_t number);
 void amqp_rounds_cancel(struct amqp_session *s);
 
 #endif

@@ -1,6 +1,7 @@
 /* Channels: finding, dispatching methods, ending. Class channel, access and confirm. */
 #include "protocols/amqp/batch.h"
 #include "protocols/amqp/content.h"
+#include "protocols/amqp/remote.h"
 #include "protocols/amqp/reply.h"
 #include "protocols/amqp/session.h"
 
@@ -90,7 +91,7 @@ static int requeue_source(struct amqp_channel *ch, uint16_t source)
     uint32_t n = 0;
     int err;
 
-    err = amqp_session_enter(ch->session, src->partition, &g);
+    err = amqp_session_enter_upkeep(ch->session, src->partition, &g);
     if (err == ERR_PARKED)
         return err;
     handles = mem_alloc(src->outstanding * sizeof(*handles));
@@ -107,7 +108,8 @@ static int requeue_source(struct amqp_channel *ch, uint16_t source)
     CHECK(n == src->outstanding);
     if (err == 0) {
         q = queue_find(partition_queues(g.p), src->queue_id);
-        if (q != NULL)
+        /* After another leadership in between everything unsettled is ready already. */
+        if (q != NULL && (src->home || src->epoch == partition_epoch(g.p)))
             queue_settle(q, NULL, QUEUE_REQUEUE, handles, n);
         (void)partition_leave(&g);
     }
@@ -115,6 +117,34 @@ static int requeue_source(struct amqp_channel *ch, uint16_t source)
     src->outstanding = 0;
     src->used = false;
     return 0;
+}
+
+/* What follows on this connection (close-ok) waits until other nodes have taken everything back. */
+static void drain_remote(struct amqp_channel *ch)
+{
+    struct amqp_session *s = ch->session;
+    struct amqp_round *round = NULL;
+
+    for (uint32_t i = 0; i < ch->source_cap; i++) {
+        struct amqp_source *src = &ch->sources[i];
+        struct amqp_attachment *a = src->attachment;
+
+        if (!src->used || a == NULL)
+            continue;
+        amqp_remote_source_end(ch, (uint16_t)i);
+        src->outstanding = 0;
+        src->used = src->dirty = false;
+        if (s->conn == NULL)
+            continue;
+        if (round == NULL)
+            round = amqp_round_new(s);
+        amqp_remote_wait(a, round);
+    }
+    if (round == NULL)
+        return;
+    round->hold = conn_hold(s->conn);
+    round->held = true;
+    amqp_round_submit(round, false);
 }
 
 int amqp_channel_drain(struct amqp_channel *ch)
@@ -127,8 +157,13 @@ int amqp_channel_drain(struct amqp_channel *ch)
     while (!list_empty(&ch->consumers)) {
         struct amqp_consumer *c = LIST_ENTRY(ch->consumers.next, struct amqp_consumer, node);
         struct partition_guard g;
-        int err = amqp_session_enter(s, c->partition, &g);
+        int err;
 
+        if (c->remote != NULL) {
+            amqp_remote_consumer_end(c);
+            continue;
+        }
+        err = amqp_session_enter_upkeep(s, c->partition, &g);
         if (err == ERR_PARKED)
             return err;
         if (err <
@@ -139,6 +174,7 @@ int amqp_channel_drain(struct amqp_channel *ch)
         amqp_consumer_detach(c, worker_wall_ms(s->aw->worker));
         (void)partition_leave(&g);
     }
+    drain_remote(ch);
     for (uint32_t i = 0; i < ch->source_cap; i++) {
         if (ch->sources[i].used && ch->sources[i].outstanding != 0 &&
             requeue_source(ch, (uint16_t)i) == ERR_PARKED)
@@ -165,11 +201,17 @@ int amqp_channel_settle_acks(struct amqp_channel *ch)
 
         if (!src->dirty || !src->durable)
             continue;
+        if (src->attachment != NULL) {
+            amqp_remote_wait(src->attachment, round);
+            continue;
+        }
         err = amqp_session_enter(s, src->partition, &g);
         if (err == ERR_PARKED) {
-            mem_free(round);
+            amqp_round_discard(round);
             return AMQP_AGAIN;
         }
+        if (amqp_is_role_error(s->aw, err) && round->err == 0)
+            round->err = err; /* whether they are settled is not known: the connection ends rather than say so */
         if (err < 0)
             continue;
         q = queue_find(partition_queues(g.p), src->queue_id);
@@ -185,7 +227,7 @@ int amqp_channel_settle_acks(struct amqp_channel *ch)
     }
     ch->dirty_sources = 0;
     waits = !log_commit_arm(&round->commit);
-    if (waits) {
+    if (waits || round->remote_left != 0 || round->err != 0) {
         round->hold = conn_hold(s->conn);
         round->held = true;
     }

@@ -3,6 +3,7 @@
 #include "cluster/topology/commands.h"
 #include "protocols/amqp/batch.h"
 #include "protocols/amqp/queues.h"
+#include "protocols/amqp/remote.h"
 #include "protocols/amqp/reply.h"
 #include "protocols/amqp/session.h"
 
@@ -35,7 +36,9 @@ uint16_t amqp_source_new(struct amqp_channel *ch, const struct topo_queue *q, st
                                           .consumer = consumer,
                                           .used = true,
                                           .get = consumer == NULL,
-                                          .durable = q->durable && !q->exclusive};
+                                          .durable = q->durable && !q->exclusive,
+                                          .home = q->exclusive,
+                                          .epoch = partition_epoch(partitions_get(ch->session->front->o.partitions, q->partition))};
     return (uint16_t)i;
 }
 
@@ -43,8 +46,14 @@ void amqp_source_release(struct amqp_channel *ch, uint16_t index)
 {
     struct amqp_source *src = &ch->sources[index];
 
-    if (src->consumer == NULL && src->outstanding == 0 && !src->dirty)
-        src->used = false;
+    if (src->consumer != NULL || src->outstanding != 0 || src->dirty)
+        return;
+    if (GM_UNLIKELY(src->attachment != NULL)) {
+        if (src->get) /* kept for the next one */
+            return;
+        amqp_remote_source_end(ch, index);
+    }
+    src->used = false;
 }
 
 void amqp_source_settled(struct amqp_channel *ch, uint16_t index, bool dirty)
@@ -105,6 +114,7 @@ static struct amqp_consumer *consumer_new(struct amqp_channel *ch, const struct 
     c->aw = ch->session->aw;
     c->channel = ch;
     c->partition = q->partition;
+    c->home = q->exclusive;
     c->tag = slice_of(mem_strdup_slice(tag), tag.len);
     amqp_put_frame_header(&c->prefix, AMQP_FRAME_METHOD, ch->number, 0);
     buf_put_be32(&c->prefix, AMQP_ID_basic_deliver);
@@ -125,6 +135,57 @@ static void consumer_discard(struct amqp_consumer *c)
     mem_free(c);
 }
 
+static void consumer_enlist(struct amqp_consumer *c, const struct topo_queue *tq)
+{
+    struct amqp_channel *ch = c->channel;
+
+    c->source = amqp_source_new(ch, tq, c);
+    list_push_back(&ch->consumers, &c->node);
+    ch->consumer_count++;
+    amqp_count(&c->aw->count.consumers, 1);
+}
+
+static int exclusive_use(struct amqp_channel *ch, struct slice name)
+{
+    char text[AMQP_RS_MAX];
+
+    return amqp_fail(ch, AMQP_ACCESS_REFUSED, "%s in exclusive use", amqp_rs(text, AMQP_QUEUE, name, ch->session->vhost));
+}
+
+static void consume_ok(struct amqp_channel *ch, const struct amqp_basic_consume *m, const struct amqp_consumer *c)
+{
+    if (!m->nowait)
+        amqp_put_basic_consume_ok(conn_out(ch->session->conn), ch->number, &(struct amqp_basic_consume_ok){c->tag});
+}
+
+/* The leader has answered. */
+static int consume_attached(struct amqp_channel *ch, const struct amqp_basic_consume *m, struct slice name)
+{
+    struct amqp_wait *w = ch->session->wait;
+    struct amqp_consumer *c = w->consumer;
+    int err = w->ask_err;
+
+    w->asked = false;
+    w->consumer = NULL;
+    if (err == 0) {
+        consume_ok(ch, m, c);
+        amqp_remote_consume_announced(c);
+        return 0;
+    }
+    amqp_remote_consumer_end(c);
+    return err == ERR_LOCKED ? exclusive_use(ch, name) : amqp_queue_unavailable(ch, name, err);
+}
+
+static int consume_remote(struct amqp_channel *ch, const struct amqp_basic_consume *m, const struct topo_queue *tq, int32_t priority)
+{
+    struct amqp_consumer *c = consumer_new(ch, tq, m, priority);
+
+    consumer_enlist(c, tq);
+    amqp_session_wait(ch->session)->consumer = c;
+    amqp_remote_consume_begin(c, tq);
+    return AMQP_AGAIN;
+}
+
 int amqp_on_basic_consume(struct amqp_channel *ch, const struct amqp_basic_consume *m)
 {
     struct amqp_session *s = ch->session;
@@ -135,8 +196,11 @@ int amqp_on_basic_consume(struct amqp_channel *ch, const struct amqp_basic_consu
     struct amqp_value priority;
     char text[AMQP_RS_MAX];
     struct slice name = m->queue;
+    int32_t rank;
     int err, added = 0;
 
+    if (s->wait != NULL && s->wait->asked && s->wait->consumer != NULL)
+        return amqp_queue_name(ch, &name) ? consume_attached(ch, m, name) : 0;
     if (m->consumer_tag.len != 0 && consumer_find(ch, m->consumer_tag) != NULL)
         return amqp_fail(ch, AMQP_NOT_ALLOWED, "attempt to reuse consumer tag '%.*s'",
                          SLICE_FMT(m->consumer_tag));
@@ -154,34 +218,32 @@ int amqp_on_basic_consume(struct amqp_channel *ch, const struct amqp_basic_consu
         return amqp_fail(ch, AMQP_PRECONDITION_FAILED,
                          "invalid arg 'x-priority' for %s: \"expected integer, got %s\"",
                          amqp_rs(text, AMQP_QUEUE, name, s->vhost), amqp_value_type_name(&priority));
-    err = amqp_session_enter(s, tq->partition, &g);
+    rank = priority.type == 0 ? 0 : (int32_t)MAX_OF(MIN_OF(priority.i, INT32_MAX), INT32_MIN);
+    if (amqp_queue_is_remote(s->aw, tq))
+        return consume_remote(ch, m, tq, rank);
+    err = amqp_session_enter_queue(s, tq, &g);
     if (err == ERR_PARKED)
         return AMQP_AGAIN;
+    if (amqp_is_role_error(s->aw, err))
+        return consume_remote(ch, m, tq, rank);
     if (err < 0)
         return amqp_queue_unavailable(ch, name, err);
-    c = consumer_new(ch, tq, m,
-                     priority.type == 0 ? 0 : (int32_t)MAX_OF(MIN_OF(priority.i, INT32_MAX), INT32_MIN));
+    c = consumer_new(ch, tq, m, rank);
     q = amqp_queue_enter(s, partition_queues(g.p), tq->id, &err);
     if (q != NULL) {
         /* Deliveries are encoded at the turn's end, behind consume-ok. */
         added = queue_consumer_add(q, &c->qc, worker_wall_ms(s->aw->worker));
-        if (added == 0) {
-            c->source = amqp_source_new(ch, tq, c);
-            list_push_back(&ch->consumers, &c->node);
-            ch->consumer_count++;
-            amqp_count(&s->aw->count.consumers, 1);
-        }
+        if (added == 0)
+            consumer_enlist(c, tq);
     }
     (void)partition_leave(&g);
     if (q == NULL || added < 0) {
         consumer_discard(c);
         if (q == NULL)
             return amqp_queue_unavailable(ch, name, err);
-        return amqp_fail(ch, AMQP_ACCESS_REFUSED, "%s in exclusive use",
-                         amqp_rs(text, AMQP_QUEUE, name, s->vhost));
+        return exclusive_use(ch, name);
     }
-    if (!m->nowait)
-        amqp_put_basic_consume_ok(conn_out(s->conn), ch->number, &(struct amqp_basic_consume_ok){c->tag});
+    consume_ok(ch, m, c);
     return 0;
 }
 
@@ -195,13 +257,15 @@ int amqp_on_basic_cancel(struct amqp_channel *ch, const struct amqp_basic_cancel
 
     if (c == NULL)
         (void)amqp_reply_cancel(ch, m->consumer_tag);
-    if (c != NULL) {
+    if (c != NULL && c->remote != NULL) {
+        amqp_remote_consumer_end(c);
+    } else if (c != NULL) {
         const struct topo_queue *tq;
         struct partition_guard g;
         struct queue *q;
         uint64_t id;
         bool unused;
-        int err = amqp_session_enter(s, c->partition, &g);
+        int err = amqp_session_enter_upkeep(s, c->partition, &g);
 
         if (err == ERR_PARKED)
             return AMQP_AGAIN;

@@ -7,6 +7,7 @@
  * way, when that arrives. */
 #include "base/diag.h"
 #include "base/mem.h"
+#include "protocols/amqp/remote.h"
 #include "protocols/amqp/session.h"
 
 #define ENTER_CONSUMERS_MAX 32 /* served in one acquisition of a partition */
@@ -37,6 +38,12 @@ static void consumer_free(struct amqp_consumer *c)
     mem_free((void *)c->tag.data);
     buf_fini(&c->prefix);
     mem_free(c);
+}
+
+void amqp_consumer_release(struct amqp_consumer *c)
+{
+    if (c->pins == 0 && !c->mailed)
+        consumer_free(c);
 }
 
 void amqp_consumer_unpin(struct amqp_consumer *c)
@@ -78,6 +85,10 @@ void amqp_consumer_detach(struct amqp_consumer *c, int64_t now_ms)
 {
     struct amqp_channel *ch = c->channel;
 
+    if (GM_UNLIKELY(c->remote != NULL)) {
+        amqp_remote_consumer_end(c);
+        return;
+    }
     (void)queue_consumer_remove(
         &c->qc, now_ms); /* news under way is a mail or a place in a list: both are ours to see */
     if (c->committing)
@@ -167,18 +178,13 @@ static void put_deliver(struct buf *out, const struct amqp_consumer *c, uint32_t
     buf_advance(out, (size_t)(p - start));
 }
 
-static bool deliver_one(void *arg, const struct queue_delivery *d)
+static void deliver(struct amqp_consumer *c, const struct queue_delivery *d)
 {
-    struct amqp_consumer *c = arg;
     struct amqp_channel *ch = c->channel;
     struct amqp_session *s = ch->session;
     struct queue_handle h = d->handle;
     uint64_t tag;
 
-    if (conn_output_full(s->conn)) {
-        c->full = true;
-        return false;
-    }
     if (c->qc.no_ack) {
         tag = amqp_unacked_skip(&ch->unacked);
     } else {
@@ -189,7 +195,28 @@ static bool deliver_one(void *arg, const struct queue_delivery *d)
     }
     put_deliver(conn_out(s->conn), c, s->frame_max, tag, d);
     amqp_count(&s->aw->count.redelivered, d->redelivered);
+}
+
+static bool deliver_one(void *arg, const struct queue_delivery *d)
+{
+    struct amqp_consumer *c = arg;
+
+    if (conn_output_full(c->channel->session->conn)) {
+        c->full = true;
+        return false;
+    }
+    deliver(c, d);
     return true;
+}
+
+void amqp_consumer_deliver(struct amqp_consumer *c, const struct queue_delivery *d)
+{
+    struct conn *conn = c->channel->session->conn;
+    size_t before = conn_output_pending(conn);
+
+    deliver(c, d);
+    amqp_count(&c->aw->count.delivered, 1);
+    amqp_stats_delivered(conn_output_pending(conn) - before);
 }
 
 /* ---- what one acquisition leaves to be done after it --------------------------------------------------- */
@@ -282,6 +309,10 @@ static bool serve(struct amqp_consumer *c, int64_t now_ms)
     size_t out;
     int err;
 
+    if (GM_UNLIKELY(c->qc.lost || c->remote != NULL)) {
+        amqp_remote_adopt(ch, c->source);
+        return false;
+    }
     if (c->qc.cancelled) {
         cancelled(c, now_ms);
         return false;
@@ -348,7 +379,7 @@ static struct delivery_park *park_find(struct amqp_worker *aw, uint32_t partitio
 }
 
 /* Enters a partition, or leaves the consumer to wait for it. */
-static int enter(struct amqp_worker *aw, struct amqp_consumer *c, struct partition_guard *g)
+static int enter(struct amqp_worker *aw, struct amqp_consumer *c, struct partition_guard *g, bool upkeep)
 {
     struct delivery_park *p = list_empty(&aw->parks) ? NULL : park_find(aw, c->partition);
     int err = ERR_PARKED;
@@ -360,7 +391,8 @@ static int enter(struct amqp_worker *aw, struct amqp_consumer *c, struct partiti
         p->park.worker = aw->worker;
         p->park.retry = park_retry;
         list_init(&p->consumers);
-        err = partition_enter(partitions_get(aw->front->o.partitions, c->partition), 0, &p->park, g);
+        err = upkeep ? partition_enter_upkeep(partitions_get(aw->front->o.partitions, c->partition), &p->park, g)
+                     : partition_enter(partitions_get(aw->front->o.partitions, c->partition), 0, &p->park, g);
         if (err != ERR_PARKED) {
             mem_free(p);
             return err;
@@ -371,6 +403,31 @@ static int enter(struct amqp_worker *aw, struct amqp_consumer *c, struct partiti
     return err;
 }
 
+/* This node does not lead its queue (any more), or has no lease: if the engine has let go of it, it goes to whoever leads; else it is tried again, and nothing is delivered meanwhile (rule 8). */
+static void served_by_another(struct amqp_worker *aw, struct amqp_consumer *c)
+{
+    struct partition_guard g;
+    int err = enter(aw, c, &g, true);
+
+    if (err == ERR_PARKED || err < 0)
+        return;
+    if (c->qc.lost)
+        amqp_remote_adopt(c->channel, c->source);
+    else
+        list_push_back(&aw->later, &c->ready);
+    (void)partition_leave(&g);
+    if (!list_empty(&aw->later) && !io_timer_active(&aw->later_timer))
+        io_timer_start(aw->worker, &aw->later_timer, 50, 0);
+}
+
+static void try_later(struct worker *w, struct io_timer *t)
+{
+    struct amqp_worker *aw = CONTAINER_OF(t, struct amqp_worker, later_timer);
+
+    list_splice(&aw->ready, &aw->later);
+    worker_hook_once(w, &aw->hook);
+}
+
 static void serve_partition(struct amqp_worker *aw, struct amqp_consumer *first)
 {
     struct amqp_consumer *arm[ENTER_CONSUMERS_MAX];
@@ -378,15 +435,20 @@ static void serve_partition(struct amqp_worker *aw, struct amqp_consumer *first)
     struct partition_guard g;
     unsigned n = 0, served = 0;
     int64_t now_ms = worker_wall_ms(aw->worker);
+    int err = enter(aw, first, &g, first->home);
 
-    if (enter(aw, first, &g) < 0)
+    if (amqp_is_role_error(aw, err)) {
+        served_by_another(aw, first);
+        return;
+    }
+    if (err < 0)
         return; /* parked; or the partition failed, and nothing is delivered from it any more */
     if (serve(first, now_ms))
         arm[n++] = first;
     LIST_FOREACH_SAFE (p, &aw->ready) {
         struct amqp_consumer *c = LIST_ENTRY(p, struct amqp_consumer, ready);
 
-        if (c->partition != partition)
+        if (c->partition != partition || c->home != first->home || c->remote != NULL)
             continue;
         if (++served == ENTER_CONSUMERS_MAX)
             break;
@@ -413,8 +475,16 @@ static void hook_run(struct worker *w, struct worker_hook *h)
     unsigned rounds = 0;
     struct list *n;
 
-    while (rounds++ < ROUNDS_MAX && (n = list_pop_front(&aw->ready)) != NULL)
-        serve_partition(aw, LIST_ENTRY(n, struct amqp_consumer, ready));
+    while (rounds++ < ROUNDS_MAX && (n = list_pop_front(&aw->ready)) != NULL) {
+        struct amqp_consumer *c = LIST_ENTRY(n, struct amqp_consumer, ready);
+
+        if (GM_UNLIKELY(c->remote != NULL))
+            amqp_remote_consumer_serve(c);
+        else
+            serve_partition(aw, c);
+    }
+    if (aw->remotes != NULL)
+        amqp_remote_turn(aw);
     if (!list_empty(&aw->ready))
         worker_hook_once(w, &aw->hook);
 }
@@ -432,4 +502,6 @@ void amqp_worker_init(struct amqp_worker *aw, struct amqp_front *f, struct worke
     aw->hook.run = hook_run;
     list_init(&aw->ready);
     list_init(&aw->parks);
+    list_init(&aw->later);
+    io_timer_init(&aw->later_timer, try_later);
 }

@@ -2,6 +2,8 @@
 #include "base/mem.h"
 #include "cluster/topology/commands.h"
 #include "protocols/amqp/batch.h"
+#include "protocols/amqp/remote.h"
+#include "protocols/amqp/serve.h"
 #include "protocols/amqp/session.h"
 
 /* The version of RabbitMQ whose behaviour this is: clients parse it (kombu decides about qos by it). */
@@ -65,6 +67,11 @@ int amqp_front_new(const struct amqp_front_options *options, struct amqp_front *
     f->workers = mem_calloc(workers_count(options->workers), sizeof(*f->workers));
     for (unsigned i = 0; i < workers_count(options->workers); i++)
         amqp_worker_init(&f->workers[i], f, workers_get(options->workers, i));
+    if (options->bus != NULL) {
+        CHECK(options->data != NULL);
+        amqp_remote_init(f);
+        f->serve = amqp_serve_new(f);
+    }
     *ret = f;
     return 0;
 }
@@ -73,7 +80,9 @@ void amqp_front_free(struct amqp_front *f)
 {
     if (f == NULL)
         return;
+    amqp_serve_free(f->serve);
     for (unsigned i = 0; i < workers_count(f->o.workers); i++) {
+        amqp_remote_fini(&f->workers[i]);
         amqp_batch_free(f->workers[i].spare);
         amqp_regexes_free(f->workers[i].regexes);
         buf_fini(&f->workers[i].scratch);

@@ -1,7 +1,9 @@
 /* basic.get. May wait for the disk (cold messages, P16) or for a reservation (rule 8); the frame is then
  * handled again. */
 #include "base/mem.h"
+#include "protocols/amqp/forward.h"
 #include "protocols/amqp/queues.h"
+#include "protocols/amqp/remote.h"
 #include "protocols/amqp/session.h"
 
 struct getting {
@@ -86,6 +88,64 @@ static void reserved(struct log_commit *commit, int err)
         amqp_session_continue(s);
 }
 
+static int locked(struct amqp_channel *ch, struct slice name)
+{
+    char text[AMQP_RS_MAX];
+
+    return amqp_fail(ch, AMQP_RESOURCE_LOCKED,
+                     "cannot obtain access to locked %s. basic.get operations are not supported by "
+                     "classic queues with single active consumer",
+                     amqp_rs(text, AMQP_QUEUE, name, ch->session->vhost));
+}
+
+static int get_empty(struct amqp_channel *ch)
+{
+    amqp_count(&ch->session->aw->count.get_empty, 1);
+    amqp_put_basic_get_empty(conn_out(ch->session->conn), ch->number, &(struct amqp_basic_get_empty){});
+    return 0;
+}
+
+/* Of a queue that another node leads. */
+static int get_remote(struct amqp_channel *ch, const struct amqp_basic_get *m, const struct topo_queue *tq, struct slice name)
+{
+    struct amqp_session *s = ch->session;
+    struct amqp_basic_get_ok ok;
+    struct queue_delivery d;
+    struct queue_handle h;
+    struct reader r;
+    uint16_t source;
+    int err;
+
+    if (amqp_remote_get(ch, tq, m->no_ack, &source, &err, &r) == AMQP_AGAIN)
+        return AMQP_AGAIN;
+    if (err == ERR_LOCKED)
+        return locked(ch, name);
+    if (err < 0)
+        return amqp_queue_unavailable(ch, name, err);
+    if (reader_u8(&r) == 0)
+        return get_empty(ch);
+    ok = (struct amqp_basic_get_ok){.message_count = reader_be32(&r)};
+    forward_get_delivery(&r, &d);
+    if (!forward_is_whole(&r))
+        return amqp_queue_unavailable(ch, name, ERR_MALFORMED);
+    h = d.handle;
+    h.consumer = source;
+    if (m->no_ack) {
+        ok.delivery_tag = amqp_unacked_skip(&ch->unacked);
+    } else {
+        ch->sources[source].outstanding++;
+        ok.delivery_tag = amqp_unacked_push(&ch->unacked, &h);
+    }
+    ok.redelivered = d.redelivered;
+    ok.exchange = d.exchange;
+    ok.routing_key = d.routing_key;
+    amqp_put_basic_get_ok(conn_out(s->conn), ch->number, &ok);
+    amqp_put_content(conn_out(s->conn), ch->number, s->frame_max, d.properties, d.body);
+    amqp_count(&s->aw->count.redelivered, d.redelivered);
+    amqp_count(&s->aw->count.got, 1);
+    return 0;
+}
+
 int amqp_on_basic_get(struct amqp_channel *ch, const struct amqp_basic_get *m)
 {
     struct amqp_session *s = ch->session;
@@ -94,7 +154,6 @@ int amqp_on_basic_get(struct amqp_channel *ch, const struct amqp_basic_get *m)
     struct queue_take take = {
         .max = 1, .deliver = deliver_get, .arg = &get, .commit = &wait->commit, .read_cold = wait->read_cold};
     struct partition_guard g;
-    char text[AMQP_RS_MAX];
     struct slice name = m->queue;
     struct queue *q;
     int err;
@@ -104,9 +163,13 @@ int amqp_on_basic_get(struct amqp_channel *ch, const struct amqp_basic_get *m)
     get.queue = amqp_queue_usable(ch, name);
     if (get.queue == NULL)
         return 0;
-    err = amqp_session_enter(s, get.queue->partition, &g);
+    if (wait->asked || amqp_queue_is_remote(s->aw, get.queue))
+        return get_remote(ch, m, get.queue, name);
+    err = amqp_session_enter_queue(s, get.queue, &g);
     if (err == ERR_PARKED)
         return AMQP_AGAIN;
+    if (amqp_is_role_error(s->aw, err))
+        return get_remote(ch, m, get.queue, name);
     if (err < 0)
         return amqp_queue_unavailable(ch, name, err);
     log_commit_init(&wait->commit, s->aw->worker, reserved);
@@ -117,10 +180,7 @@ int amqp_on_basic_get(struct amqp_channel *ch, const struct amqp_basic_get *m)
     if (q == NULL)
         return amqp_queue_unavailable(ch, name, err);
     if (err == ERR_LOCKED)
-        return amqp_fail(ch, AMQP_RESOURCE_LOCKED,
-                         "cannot obtain access to locked %s. basic.get operations are not supported by "
-                         "classic queues with single active consumer",
-                         amqp_rs(text, AMQP_QUEUE, name, s->vhost));
+        return locked(ch, name);
     if (take.count != 0) {
         be32_put(s->aw->scratch.data + get.count_at, (uint32_t)MIN_OF(take.ready, UINT32_MAX));
         conn_write(s->conn, s->aw->scratch.data, s->aw->scratch.len);
@@ -140,7 +200,5 @@ int amqp_on_basic_get(struct amqp_channel *ch, const struct amqp_basic_get *m)
         }
         return amqp_on_basic_get(ch, m); /* committed meanwhile */
     }
-    amqp_count(&s->aw->count.get_empty, 1);
-    amqp_put_basic_get_empty(conn_out(s->conn), ch->number, &(struct amqp_basic_get_empty){});
-    return 0;
+    return get_empty(ch);
 }

@@ -4,7 +4,9 @@
 #include "base/rand.h"
 #include "cluster/topology/commands.h"
 #include "protocols/amqp/batch.h"
+#include "protocols/amqp/forward.h"
 #include "protocols/amqp/queues.h"
+#include "protocols/amqp/remote.h"
 #include "protocols/amqp/reply.h"
 
 /* ---- helpers ------------------------------------------------------------------------------------------- */
@@ -71,6 +73,8 @@ int amqp_queue_unavailable(struct amqp_channel *ch, struct slice name, int err)
     amqp_rs(text, AMQP_QUEUE, name, ch->session->vhost);
     if (err == ERR_NOT_FOUND)
         return amqp_fail(ch, AMQP_NOT_FOUND, "no %s", text);
+    if (err == ERR_TIMEOUT)
+        return amqp_fail(ch, AMQP_INTERNAL_ERROR, "timed out waiting for the leader of %s", text);
     return amqp_fail(ch, AMQP_NOT_FOUND, "%s is unavailable: %s", text, err_text(err));
 }
 
@@ -133,6 +137,39 @@ static void remember(struct amqp_channel *ch, struct slice name)
     ch->last_queue = slice_of(copy, name.len);
 }
 
+/* Counts, or how many were purged, of a queue that another node leads. 0, AMQP_AGAIN, or the channel was failed and *ret_ok is false. */
+static int ask_remote(struct amqp_channel *ch, const struct topo_queue *tq, enum forward_control what, uint64_t *ret_count, uint32_t *ret_consumers, bool *ret_ok)
+{
+    struct reader r;
+    int err;
+
+    *ret_ok = false;
+    if (amqp_remote_control(ch->session, tq, (uint8_t)what, &err, &r) == AMQP_AGAIN)
+        return AMQP_AGAIN;
+    *ret_count = reader_be64(&r);
+    *ret_consumers = reader_be32(&r);
+    if (err == 0 && !forward_is_whole(&r))
+        err = ERR_MALFORMED;
+    *ret_ok = err == 0;
+    return err == 0 ? 0 : amqp_queue_unavailable(ch, tq->name, err);
+}
+
+static int declare_ok_remote(struct amqp_channel *ch, const struct topo_queue *tq, bool nowait)
+{
+    struct amqp_queue_declare_ok m = {.queue = tq->name};
+    uint64_t count;
+    bool ok;
+    int r = ask_remote(ch, tq, FORWARD_TOUCH, &count, &m.consumer_count, &ok);
+
+    if (!ok)
+        return r;
+    remember(ch, tq->name);
+    m.message_count = (uint32_t)MIN_OF(count, UINT32_MAX);
+    if (!nowait)
+        amqp_put_queue_declare_ok(conn_out(ch->session->conn), ch->number, &m);
+    return 0;
+}
+
 /* Answers for an existing queue, with its counts unless nobody waits for them. */
 static int declare_ok(struct amqp_channel *ch, const struct topo_queue *tq, bool nowait)
 {
@@ -140,10 +177,15 @@ static int declare_ok(struct amqp_channel *ch, const struct topo_queue *tq, bool
     struct amqp_queue_declare_ok ok = {.queue = tq->name};
     struct partition_guard g;
     struct queue *q;
-    int err = amqp_session_enter(s, tq->partition, &g);
+    int err;
 
+    if ((s->wait != NULL && s->wait->asked) || amqp_queue_is_remote(s->aw, tq))
+        return declare_ok_remote(ch, tq, nowait);
+    err = amqp_session_enter_queue(s, tq, &g);
     if (err == ERR_PARKED)
         return AMQP_AGAIN;
+    if (amqp_is_role_error(s->aw, err))
+        return declare_ok_remote(ch, tq, nowait);
     if (err < 0)
         return amqp_queue_unavailable(ch, tq->name, err);
     q = amqp_queue_enter(s, partition_queues(g.p), tq->id, &err);
@@ -376,6 +418,24 @@ int amqp_on_queue_unbind(struct amqp_channel *ch, const struct amqp_queue_unbind
 
 /* ---- purge and delete ---------------------------------------------------------------------------------- */
 
+static int purge_ok(struct amqp_channel *ch, const struct amqp_queue_purge *m, uint64_t count)
+{
+    if (!m->nowait)
+        amqp_put_queue_purge_ok(conn_out(ch->session->conn), ch->number,
+                                &(struct amqp_queue_purge_ok){(uint32_t)MIN_OF(count, UINT32_MAX)});
+    return 0;
+}
+
+static int purge_remote(struct amqp_channel *ch, const struct amqp_queue_purge *m, const struct topo_queue *tq)
+{
+    uint64_t count;
+    uint32_t consumers;
+    bool ok;
+    int r = ask_remote(ch, tq, FORWARD_PURGE, &count, &consumers, &ok);
+
+    return ok ? purge_ok(ch, m, count) : r;
+}
+
 int amqp_on_queue_purge(struct amqp_channel *ch, const struct amqp_queue_purge *m)
 {
     struct amqp_session *s = ch->session;
@@ -391,9 +451,13 @@ int amqp_on_queue_purge(struct amqp_channel *ch, const struct amqp_queue_purge *
     tq = amqp_queue_usable(ch, name);
     if (tq == NULL)
         return 0;
-    err = amqp_session_enter(s, tq->partition, &g);
+    if ((s->wait != NULL && s->wait->asked) || amqp_queue_is_remote(s->aw, tq))
+        return purge_remote(ch, m, tq);
+    err = amqp_session_enter_queue(s, tq, &g);
     if (err == ERR_PARKED)
         return AMQP_AGAIN;
+    if (amqp_is_role_error(s->aw, err))
+        return purge_remote(ch, m, tq);
     if (err < 0)
         return amqp_queue_unavailable(ch, name, err);
     q = amqp_queue_enter(s, partition_queues(g.p), tq->id, &err);
@@ -415,10 +479,7 @@ int amqp_on_queue_purge(struct amqp_channel *ch, const struct amqp_queue_purge *
     (void)partition_leave(&g);
     if (q == NULL)
         return amqp_queue_unavailable(ch, name, err);
-    if (!m->nowait)
-        amqp_put_queue_purge_ok(conn_out(s->conn), ch->number,
-                                &(struct amqp_queue_purge_ok){(uint32_t)MIN_OF(count, UINT32_MAX)});
-    return 0;
+    return purge_ok(ch, m, count);
 }
 
 static int delete_ok(struct amqp_channel *ch, const struct amqp_queue_delete *m, uint64_t count)
@@ -440,6 +501,7 @@ int amqp_on_queue_delete(struct amqp_channel *ch, const struct amqp_queue_delete
     uint64_t ready = 0;
     uint32_t consumers = 0;
     char text[AMQP_RS_MAX];
+    bool remote;
     int err;
 
     if (w != NULL && w->answered) {
@@ -461,10 +523,17 @@ int amqp_on_queue_delete(struct amqp_channel *ch, const struct amqp_queue_delete
         locked(ch, name);
         return 0;
     }
-    err = amqp_session_enter(s, tq->partition, &g);
+    remote = (w != NULL && w->asked) || amqp_queue_is_remote(s->aw, tq);
+    err = remote ? ERR_NOT_LEADER : amqp_session_enter_queue(s, tq, &g);
     if (err == ERR_PARKED)
         return AMQP_AGAIN;
-    if (err == 0) { /* a failed partition's queue can still be deleted */
+    if ((remote || amqp_is_role_error(s->aw, err)) && (m->if_unused || m->if_empty || !m->nowait)) {
+        bool ok;
+        int r = ask_remote(ch, tq, FORWARD_COUNTS, &ready, &consumers, &ok);
+
+        if (!ok)
+            return r;
+    } else if (err == 0) { /* a failed partition's queue can still be deleted */
         q = amqp_queue_enter(s, partition_queues(g.p), tq->id, &err);
         if (q != NULL) {
             ready = queue_ready(q);

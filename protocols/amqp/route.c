@@ -25,7 +25,7 @@ static void add_target(struct routing *r, const struct topo_queue *q)
         r->cap = r->cap == 0 ? 8 : r->cap * 2;
         r->targets = mem_realloc(r->targets, r->cap * sizeof(*r->targets));
     }
-    r->targets[r->count++] = (struct amqp_target){q->id, q->partition, q->durable && !q->exclusive};
+    r->targets[r->count++] = (struct amqp_target){q->id, q->partition, q->exclusive ? q->owner_node : 0, q->durable && !q->exclusive};
 }
 
 static void add_exchange(struct routing *r, uint64_t id)

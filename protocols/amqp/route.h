@@ -12,6 +12,7 @@
 struct amqp_target {
     uint64_t queue_id;
     uint32_t partition;
+    uint32_t home; /* the node of an exclusive queue; 0: none */
     bool durable;
 };
 

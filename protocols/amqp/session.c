@@ -7,6 +7,7 @@
 #include "base/mem.h"
 #include "protocols/amqp/batch.h"
 #include "protocols/amqp/content.h"
+#include "protocols/amqp/remote.h"
 
 #define CLOSE_WAIT_US 5000000 /* for close-ok */
 
@@ -57,6 +58,9 @@ static void session_free(struct amqp_session *s)
  */
 static void session_teardown(struct amqp_session *s)
 {
+    list_remove(&s->remote_full);
+    if (s->wait != NULL && s->wait->asking)
+        amqp_remote_forget(s);
     if (s->park_waiting || s->ending != 0 ||
         (s->wait != NULL && ((s->wait->proposed && !s->wait->answered) || s->wait->warming)))
         return;
@@ -100,6 +104,7 @@ void amqp_session_continue(struct amqp_session *s)
         return;
     if (s->parked) {
         s->parked = false;
+        list_remove(&s->remote_full);
         conn_resume_input(s->conn);
     }
 }
@@ -113,20 +118,37 @@ static void park_retry(struct worker *w, struct partition_park *park)
     amqp_session_continue(s);
 }
 
-int amqp_session_enter(struct amqp_session *s, uint32_t partition, struct partition_guard *g)
+static inline int enter(struct amqp_session *s, uint32_t partition, bool upkeep, struct partition_guard *g)
 {
+    struct partition *p = partitions_get(s->front->o.partitions, partition);
     int err;
 
     if (s->park_waiting)
         return ERR_PARKED;
     s->park.worker = s->aw->worker;
     s->park.retry = park_retry;
-    err = partition_enter(partitions_get(s->front->o.partitions, partition), 0, &s->park, g);
+    err = GM_UNLIKELY(upkeep) ? partition_enter_upkeep(p, &s->park, g) : partition_enter(p, 0, &s->park, g);
     if (err == ERR_PARKED) {
         s->park_waiting = true;
         amqp_session_park(s);
     }
     return err;
+}
+
+int amqp_session_enter(struct amqp_session *s, uint32_t partition, struct partition_guard *g)
+{
+    return enter(s, partition, false, g);
+}
+
+/* On a node alone this is how everybody enters: effects of a failed partition's neighbour need no other rule. */
+int amqp_session_enter_upkeep(struct amqp_session *s, uint32_t partition, struct partition_guard *g)
+{
+    return enter(s, partition, s->front->o.bus != NULL, g);
+}
+
+int amqp_session_enter_queue(struct amqp_session *s, const struct topo_queue *q, struct partition_guard *g)
+{
+    return enter(s, q->partition, q->exclusive && s->front->o.bus != NULL, g);
 }
 
 struct amqp_wait *amqp_session_wait(struct amqp_session *s)
@@ -147,6 +169,8 @@ void amqp_session_wait_drop(struct amqp_session *s)
     CHECK(!(w->proposed && !w->answered) && !w->warming);
     if (w->committing)
         log_commit_cancel(&w->commit);
+    CHECK(!w->asking);
+    buf_fini(&w->ask_answer);
     buf_fini(&w->proposal.command);
     mem_free(w);
     s->wait = NULL;
@@ -407,6 +431,10 @@ ssize_t amqp_session_input(struct conn *c, const uint8_t *data, size_t len)
     if (s->broken || s->state == AMQP_CLOSED)
         at = len;
     amqp_batch_flush(s);
+    if (GM_UNLIKELY(amqp_remote_is_full(s->aw)) && !s->parked && s->conn != NULL) {
+        list_push_back(amqp_remote_full_list(s->aw), &s->remote_full);
+        amqp_session_park(s);
+    }
     amqp_stats_flush(&s->aw->tally, began, s->aw->count.published);
     if (s->borrowing != NULL)
         amqp_content_own(s->borrowing);
@@ -417,7 +445,8 @@ ssize_t amqp_session_input(struct conn *c, const uint8_t *data, size_t len)
 
 static void blocked_check(struct amqp_session *s)
 {
-    bool full = !log_store_may_grow(s->front->o.store);
+    bool cut_off = s->front->o.bus != NULL && !partitions_lease_ok(s->front->o.partitions);
+    bool full = cut_off || !log_store_may_grow(s->front->o.store);
 
     if (s->state != AMQP_RUNNING || !(s->capabilities & AMQP_CAP_BLOCKED) || full == s->blocked ||
         !(s->published || s->blocked))
@@ -425,7 +454,7 @@ static void blocked_check(struct amqp_session *s)
     s->blocked = full;
     if (full)
         amqp_put_connection_blocked(conn_out(s->conn), 0,
-                                    &(struct amqp_connection_blocked){SLICE_LIT("low on disk")});
+                                    &(struct amqp_connection_blocked){cut_off ? SLICE_LIT("cut off from the cluster") : SLICE_LIT("low on disk")});
     else
         amqp_put_connection_unblocked(conn_out(s->conn), 0, &(struct amqp_connection_unblocked){});
 }

@@ -63,10 +63,13 @@ struct amqp_worker {
     struct worker_hook hook;  /* deliveries at the turn's end */
     struct list ready;        /* consumers to be served: amqp_consumer.ready */
     struct list parks;        /* delivery parks waiting for a partition */
+    struct list later;        /* consumers whose partition this node may not serve at the moment */
+    struct io_timer later_timer;
     struct amqp_batch *spare; /* an empty batch */
     struct buf scratch;       /* valid until the next use */
     struct regex_cache *regexes;
     uint64_t serial; /* of channels */
+    struct amqp_remotes *remotes; /* queues that other nodes lead; NULL until there is one */
     struct amqp_counters count;
     struct amqp_tally tally; /* of this read event */
 };
@@ -80,6 +83,7 @@ struct amqp_front {
     struct buf server_properties; /* encoded once */
     struct amqp_ids exclusive;    /* queue id -> the connection that owns it */
     struct amqp_ids replies;      /* direct reply-to */
+    struct amqp_serve *serve;     /* for the gateways of other nodes; NULL: a node alone */
 };
 
 bool amqp_exclusive_claim(struct amqp_session *s, uint64_t queue_id); /* false: somebody else's */
@@ -115,6 +119,10 @@ struct amqp_wait {
     char name[64];  /* a generated queue name */
     uint64_t count; /* messages of a queue that is being deleted */
     uint64_t queue_id;
+    bool asking, asked; /* a question to another node is under way; it was answered (remote.h) */
+    int ask_err;
+    struct buf ask_answer;
+    struct amqp_consumer *consumer; /* being attached there */
 };
 
 struct amqp_session {
@@ -148,6 +156,7 @@ struct amqp_session {
     uint64_t content_bytes; /* held in assemblies */
     uint64_t last_sent_bytes, last_sent_us; /* for heartbeats */
     uint64_t closing_since_us;
+    struct list remote_full; /* among those of the worker that wait because much waits for other nodes */
 };
 
 /* ---- channels ------------------------------------------------------------------------------------------ */
@@ -168,6 +177,9 @@ struct amqp_source {
     bool get;     /* of basic.get; kept for the next one */
     bool durable; /* the queue's log is on disk */
     bool dirty;   /* settled something since the last synchronous reply (rule 8) */
+    bool home;    /* an exclusive queue: entered whoever leads its partition (rule 18) */
+    int32_t epoch; /* of the leadership its deliveries are from: those of a former one are claimed anew */
+    struct amqp_attachment *attachment; /* its queue is led elsewhere; NULL: here */
 };
 
 /* Unsettled deliveries: a ring by tag - base; a tag that is settled before older ones leaves a hole. What
@@ -239,6 +251,8 @@ struct amqp_consumer {
     uint32_t pins;   /* jobs under way that refer to it */
     uint32_t partition;
     uint16_t source;
+    bool home;                      /* of an exclusive queue */
+    struct amqp_attachment *remote; /* of a queue led elsewhere: the engine's part is not used */
     struct slice tag;  /* owned */
     struct buf prefix; /* the deliver frame up to the delivery tag */
 };
@@ -259,6 +273,10 @@ struct amqp_wait *amqp_session_wait(struct amqp_session *s); /* made on demand *
 void amqp_session_wait_drop(struct amqp_session *s);
 /* Enters a partition with the session's park. ERR_PARKED: the session was parked. */
 int amqp_session_enter(struct amqp_session *s, uint32_t partition, struct partition_guard *g);
+/* The same whoever leads it: for an exclusive queue of this node, and to take out what this session left there. */
+int amqp_session_enter_upkeep(struct amqp_session *s, uint32_t partition, struct partition_guard *g);
+/* For this queue. */
+int amqp_session_enter_queue(struct amqp_session *s, const struct topo_queue *q, struct partition_guard *g);
 const struct topology *amqp_session_view(const struct amqp_session *s);
 
 /* Sends connection.close and ignores everything but its answer. Returns 0. */
@@ -325,6 +343,8 @@ void amqp_consumer_detach(struct amqp_consumer *c, int64_t now_ms);
  * refers to it, as long as the process lives. */
 void amqp_consumer_abandon(struct amqp_consumer *c);
 void amqp_consumer_unpin(struct amqp_consumer *c);
+void amqp_consumer_release(struct amqp_consumer *c); /* it has no channel any more: freed, or left to what is under way */
+void amqp_consumer_deliver(struct amqp_consumer *c, const struct queue_delivery *d); /* of a remote queue */
 /* Opens the queue if it is not; NULL with the error. Under the partition's lock. */
 struct queue *amqp_queue_enter(struct amqp_session *s, struct queue_table *t, uint64_t queue_id,
                                int *ret_err);

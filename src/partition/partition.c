@@ -369,6 +369,7 @@ static int leave_reader(struct partition_guard *g)
     struct partition *p = g->p;
 
     g->end = log_end(p->main);
+    queue_table_flush(p->queues.table, NULL); /* exclusive queues live here whoever leads (rule 18) */
     if (!batch_is_empty(&p->builder)) {
         diag_error("effects without leadership are dropped", "partition=%u role=%u", p->index, ALOADX(&p->role));
         batch_builder_fini(&p->builder);

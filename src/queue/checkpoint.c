@@ -9,7 +9,7 @@
  *
  *   4   "GMQC"
  *   4   CRC32C of everything behind it
- *   1   version = 1
+ *   1   version = 2
  *   8   queue id
  *       uvarint S: the offset the next record gets
  *       uvarint M: the last reservation (rule 8)
@@ -19,6 +19,7 @@
  *           form 0: everything in [chunk start or origin, chunk end or S) is live
  *           form 1: 256 bytes, bit i of byte i/8 set: live
  *           form 2: uvarint k, k x (uvarint gap, uvarint count) of live offsets, from the chunk's start
+ *       uvarint n, n x producer: 8 id; 2 incarnation; 4 number of its last batch (rule 16). Version 1 ends before this
  *
  * Deleting goes by what was live at S, never by what was settled since: those acknowledgements may yet be
  * lost. */
@@ -31,7 +32,8 @@
 #include "base/fileio.h"
 #include "queue/internal.h"
 
-#define CHECKPOINT_VERSION 1
+#define CHECKPOINT_VERSION 2
+#define PRODUCERS_MAX 65536
 #define CHECKPOINT_MAX (1u << 30)
 #define SEGMENTS_MAX 4096 /* dropped by one checkpoint */
 /* Chunks from the first live offset to the last: memory follows it, 16 bytes each. */
@@ -139,6 +141,12 @@ void queue_checkpoint_encode(struct queue *q, struct buf *out)
         else
             encode_chunk(m, c, number, out);
     }
+    buf_put_uvarint(out, q->producer_count);
+    for (uint32_t i = 0; i < q->producer_count; i++) {
+        buf_put_be64(out, (uint64_t)q->producers[i].id);
+        buf_put_be16(out, (uint16_t)q->producers[i].epoch);
+        buf_put_be32(out, (uint32_t)q->producers[i].sequence);
+    }
     be32_put(out->data + start + 4, crc32c(0, out->data + start + 8, out->len - start - 8));
 }
 
@@ -180,6 +188,24 @@ static int decode_chunk(struct ackmap *m, int64_t number, struct reader *r, int6
     }
 }
 
+static int decode_producers(struct queue *q, struct reader *r)
+{
+    uint64_t n = reader_uvarint(r);
+
+    if (r->bad || n > PRODUCERS_MAX || n > reader_left(r) / 14)
+        return ERR_CORRUPT;
+    while (n-- > 0) {
+        int64_t id = (int64_t)reader_be64(r);
+        int16_t epoch = (int16_t)reader_be16(r);
+        int32_t sequence = (int32_t)reader_be32(r);
+
+        if (id < 0 || epoch < 0 || sequence < 0 || queue_producer_find(q, id) != NULL)
+            return ERR_CORRUPT;
+        queue_producer_note(q, id, epoch, sequence);
+    }
+    return 0;
+}
+
 int queue_checkpoint_decode(struct queue *q, struct slice in)
 {
     struct reader r = reader_of(in);
@@ -187,11 +213,13 @@ int queue_checkpoint_decode(struct queue *q, struct slice in)
     uint64_t end, reserve, bytes, live, chunks, first = 0, last = 0;
     const uint8_t *magic = reader_take(&r, 4);
     uint32_t crc = reader_be32(&r);
+    uint8_t version;
     int err = 0;
 
     if (r.bad || memcmp(magic, "GMQC", 4) != 0 || crc32c(0, r.p, reader_left(&r)) != crc)
         return ERR_CORRUPT;
-    if (reader_u8(&r) != CHECKPOINT_VERSION)
+    version = reader_u8(&r);
+    if (version < 1 || version > CHECKPOINT_VERSION)
         return ERR_LEVEL;
     if (reader_be64(&r) != q->spec.id)
         return ERR_FOREIGN;
@@ -218,6 +246,9 @@ int queue_checkpoint_decode(struct queue *q, struct slice in)
         }
         err = decode_chunk(&m, (int64_t)last, &r, (int64_t)end);
     }
+    q->producer_count = 0;
+    if (err == 0 && version >= 2)
+        err = decode_producers(q, &r);
     if (err == 0 && (r.bad || reader_left(&r) != 0 || m.live != live))
         err = ERR_CORRUPT;
     if (err != 0) {

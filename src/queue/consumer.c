@@ -134,7 +134,7 @@ int queue_consumer_add(struct queue *q, struct queue_consumer *c, int64_t now_ms
     }
     c->node = c->turn = (struct list){NULL, NULL};
     c->unsettled = c->granted = 0;
-    c->told = c->paused = c->cancelled = false;
+    c->told = c->paused = c->cancelled = c->lost = false;
     c->queue = q;
     c->queue_id = q->spec.id;
     list_push_back(&q->consumers, &c->node);

@@ -73,6 +73,7 @@ struct queue {
     bool bytes_inexact; /* ready_bytes cannot be trusted */
     bool wrote;         /* appended since the last queue_table_flush */
     bool wait_cold;     /* waiter waits for a cold read, not for a reservation */
+    bool forwarding;    /* between queue_forward_begin and _end: one batch, whatever its size */
     int failed;
     struct queue_table *table;
     struct queue *hash_next;
@@ -118,7 +119,17 @@ struct queue {
     struct queue_job *warm;                  /* a warming for the expiry tick is under way */
     bool tick_cold;                          /* what the tick wants was warmed */
 
+    struct queue_producer *producers; /* owned; those who forward to it, rule 16 */
+    uint32_t producer_count, producer_cap;
+
     uint64_t published, delivered, redelivered, acked, expired, dropped;
+};
+
+/* The last batch of a producer of another node's front end. */
+struct queue_producer {
+    int64_t id;
+    int32_t sequence;
+    int16_t epoch; /* its incarnation */
 };
 
 struct queue_table {
@@ -182,6 +193,13 @@ int64_t queue_expiry_of(const struct queue *q, const struct record *r,
 void queue_expire_head(struct queue *q, int64_t now_ms);
 /* Rebuilds what is ready from the live offsets, all of which are ready: after recovery. */
 int queue_rebuild_ready(struct queue *q);
+
+/* forward.c */
+struct queue_producer *queue_producer_find(const struct queue *q, int64_t id);
+void queue_producer_note(struct queue *q, int64_t id, int16_t epoch, int32_t sequence);
+
+/* publish.c */
+void queue_bound_length(struct queue *q); /* drops what is over x-max-length */
 
 /* consumer.c */
 void queue_grant(struct queue *q);

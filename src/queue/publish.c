@@ -20,6 +20,12 @@ static bool is_over(const struct queue *q)
            (s->max_length_bytes >= 0 && q->ready_bytes > (uint64_t)s->max_length_bytes);
 }
 
+void queue_bound_length(struct queue *q)
+{
+    while (is_over(q) && q->ready > 0)
+        queue_drop_head(q);
+}
+
 static void note_expiry(struct queue *q, const struct queue_message *m, int64_t offset)
 {
     int64_t at = INT64_MAX;
@@ -53,7 +59,7 @@ int queue_publish(struct queue *q, const struct queue_message *m, int64_t now_ms
         return ERR_NOSPACE;
     if (q->spec.overflow == QUEUE_REJECT_PUBLISH && is_full(q))
         return ERR_LIMIT;
-    if (q->pending != NULL && q->pending->batch.bytes.len > PENDING_BYTES_MAX) {
+    if (q->pending != NULL && !q->forwarding && q->pending->batch.bytes.len > PENDING_BYTES_MAX) {
         int err = queue_flush(q);
 
         if (err != 0)
@@ -88,8 +94,8 @@ int queue_publish(struct queue *q, const struct queue_message *m, int64_t now_ms
     }
     if (q->consumer_count > 0)
         queue_reserve(q);
-    while (is_over(q) && q->ready > 0)
-        queue_drop_head(q);
+    if (!q->forwarding)
+        queue_bound_length(q);
     if (ret_offset != NULL)
         *ret_offset = offset;
     return 0;

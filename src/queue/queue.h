@@ -149,6 +149,16 @@ void queue_each(struct queue_table *t, bool (*fn)(struct queue *q, void *arg), v
  * added. *ret_offset (may be NULL) is its offset; it is committed with the next queue_table_flush. */
 int queue_publish(struct queue *q, const struct queue_message *m, int64_t now_ms, int64_t *ret_offset);
 
+/* Batches that another node's front end numbers (rule 16): begin, queue_publish each message, end; nothing else of this table in between. Begin: 0; ERR_DUPLICATE: it came already (answer it when the log's end is
+ * committed); ERR_OUT_OF_ORDER: *ret_expected is the number it must send next; ERR_FENCED: a later incarnation of the producer wrote already; or what queue_publish fails with as a whole. End: 0, or the error with which the
+ * whole batch came to nothing and its number is free. */
+int queue_forward_begin(struct queue *q, int64_t producer, int16_t epoch, int32_t sequence, int32_t *ret_expected);
+int queue_forward_end(struct queue *q, int64_t producer, int16_t epoch, int32_t sequence);
+/* Drops the entries of producers that are no more. */
+void queue_producers_forget(struct queue *q, bool (*ended)(void *arg, int64_t id), void *arg);
+uint32_t queue_producers(const struct queue *q);
+bool queue_refuses_when_full(const struct queue *q); /* x-overflow: reject-publish */
+
 /* ---- consumers ------------------------------------------------------------------------------- */
 /* Embedded in what the front end keeps for a consumer. Messages are granted in turn among those with credit,
  * the higher priority first; a consumer with grants gets news, its worker enters the partition and takes.
@@ -173,6 +183,7 @@ struct queue_consumer {
     bool told;          /* news is on its way */
     bool paused;        /* a deliver callback refused; see queue_consumer_resume */
     bool cancelled;     /* the queue was deleted under it: say basic.cancel */
+    bool lost;          /* this node no longer leads the queue's partition: attach to who does */
 };
 #define QUEUE_TAKE_MAX 64
 
@@ -241,6 +252,9 @@ int queue_take(struct queue_consumer *c, struct queue_take *take, int64_t now_ms
 int queue_get(struct queue *q, bool no_ack, struct queue_take *take, int64_t now_ms);
 /* Reads through a cold span. Any thread, no lock. */
 int queue_warm(const struct log_span *span);
+
+/* A delivery of a former leader that a client still holds: it is unacked again, as if c (NULL: nobody) had taken it here. False: it is settled, or somebody else has it. */
+bool queue_claim(struct queue *q, struct queue_consumer *c, const struct queue_handle *h);
 
 /* ---- settling -------------------------------------------------------------------------------- */
 enum queue_settle { QUEUE_ACK, QUEUE_REQUEUE, QUEUE_DISCARD /* reject, nack without requeue */ };

@@ -71,6 +71,8 @@ static int replay(struct queue *q, int64_t from)
         struct record record;
 
         q->bytes_since += bytes.len;
+        if (h.producer_id >= 0 && h.base_offset >= from)
+            queue_producer_note(q, h.producer_id, h.producer_epoch, h.base_sequence);
         record_iter_init(&it, &h, slice_of(bytes.data + BATCH_HEADER_SIZE, bytes.len - BATCH_HEADER_SIZE));
         while ((err = record_iter_next(&it, &record)) == 1) {
             if (record.offset < q->acks.end) /* the checkpoint lies within this batch */

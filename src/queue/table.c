@@ -130,6 +130,7 @@ void queue_free(struct queue *q)
         for (unsigned p = 0; p <= q->spec.max_priority; p++)
             queue_ring_fini(&q->rings[p]);
     mem_free(q->rings);
+    mem_free(q->producers);
     mem_free(q);
 }
 
