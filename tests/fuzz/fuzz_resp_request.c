@@ -22,8 +22,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         struct request_scan whole = {0}, stepwise = {0};
         uint32_t n = request_parse_fast(fast_parser, data + at, size - at, fast);
         size_t end = at;
+        struct slice key = SLICE_NONE;
+        bool peeked = request_peek_key(data + at, size - at, &key);
         int got;
 
+        /* Whatever it guesses lies within the input, and of what the fast path takes it guesses right. */
+        CHECK(!peeked || (key.data >= data + at && key.data + key.len <= data + size));
+        if (n > 0)
+            CHECK(peeked == (fast[0].argc >= 2) && (!peeked || (key.data == fast[0].argv[1].data && key.len == fast[0].argv[1].len)));
         for (uint32_t i = 0; i < n; i++) {
             struct request_scan scan = {0};
 

@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -128,6 +129,113 @@ Test(conn, paused_input_waits_and_comes_back_in_order)
     on_conn(resume, NULL);
     client_expect(fd, "5\n");
     close(fd);
+    server_stop();
+}
+
+/* ---- reading ahead ---- */
+
+enum { AHEAD_CLIENTS = 24 };
+static struct {
+    const uint8_t *data;
+    size_t len;
+    int calls;
+} foreseen[64]; /* by connection; the one worker's */
+static _Atomic int foreseen_given;
+static ssize_t (*line_protocol)(struct conn *c, const uint8_t *data, size_t len);
+static _Atomic bool worker_goes_on;
+
+static void foresee(struct conn *c, const uint8_t *data, size_t len, enum conn_foresight which)
+{
+    size_t i = c->id % ARRAY_LEN(foreseen);
+
+    if (which == FORESEE_FIRST) {
+        cr_assert_eq(foreseen[i].calls, 0);
+        foreseen[i].data = data;
+        foreseen[i].len = len;
+    } else {
+        cr_assert(foreseen[i].data == data && foreseen[i].len == len);
+    }
+    foreseen[i].calls++;
+}
+
+static ssize_t foreseen_input(struct conn *c, const uint8_t *data, size_t len)
+{
+    size_t i = c->id % ARRAY_LEN(foreseen);
+
+    if (foreseen[i].calls != 0) {
+        cr_assert(foreseen[i].calls == 2 && foreseen[i].data == data && foreseen[i].len == len);
+        foreseen[i].calls = 0;
+        foreseen_given++;
+    }
+    return line_protocol(c, data, len);
+}
+
+static void stand_still(struct worker *w, void *arg)
+{
+    (void)w;
+    (void)arg;
+    for (int i = 0; i < 10000 && !worker_goes_on; i++)
+        usleep(1000);
+}
+
+static void *hold_the_worker(void *arg)
+{
+    workers_run_each(server.ws, stand_still, arg);
+    return NULL;
+}
+
+/* Many connections are ready in one turn, among them some that end, pause, or say more or less than one small message. */
+Test(conn, who_is_read_ahead_of_others_gets_the_same_bytes_in_the_same_order)
+{
+    static char line[9001], back[9000];
+    int fd[AHEAD_CLIENTS];
+    pthread_t holder;
+
+    server.ops.foresee = foresee;
+    server_start(1, 0);
+    line_protocol = server.ops.input;
+    server.ops.input = foreseen_input;
+    memset(line, 'z', 8999);
+    line[8999] = '\n';
+    for (int i = 0; i < AHEAD_CLIENTS; i++) {
+        fd[i] = client_connect();
+        client_say(fd[i], "in\n");
+        client_expect(fd[i], "in\n");
+    }
+    for (int round = 0; round < 3; round++) {
+        worker_goes_on = false;
+        cr_assert_eq(pthread_create(&holder, NULL, hold_the_worker, NULL), 0);
+        usleep(20000);
+        for (int i = 0; i < AHEAD_CLIENTS; i++) {
+            if (i == 5)
+                client_send(fd[i], line, 9000); /* more than is read ahead */
+            else if (i == 9)
+                client_say(fd[i], "hal");
+            else if (i == 11)
+                client_say(fd[i], round == 0 ? "die\nnever\n" : "");
+            else
+                client_say(fd[i], "one\ntwo\n");
+        }
+        worker_goes_on = true;
+        pthread_join(holder, NULL);
+        client_say(fd[9], "f\n");
+        for (int i = 0; i < AHEAD_CLIENTS; i++) {
+            if (i == 5) {
+                cr_assert_eq(client_read(fd[i], back, 9000), 9000);
+                cr_assert_eq(memcmp(line, back, 9000), 0);
+            } else if (i == 9) {
+                client_expect(fd[i], "half\n");
+            } else if (i == 11) {
+                cr_assert(client_at_end(fd[i]));
+            } else {
+                client_expect(fd[i], "one\ntwo\n");
+            }
+        }
+    }
+    cr_assert_gt(foreseen_given, AHEAD_CLIENTS, "most of them were read ahead");
+    for (int i = 0; i < AHEAD_CLIENTS; i++)
+        close(fd[i]);
+    wait_for(&server.closed, AHEAD_CLIENTS);
     server_stop();
 }
 

@@ -32,6 +32,20 @@ Test(request, fast_path_reads_a_pipeline_in_place)
     request_parser_free(p);
 }
 
+Test(request, the_key_of_a_first_command_is_peeked_at_when_it_is_whole)
+{
+    const char *text = "*3\r\n$3\r\nSET\r\n$3\r\nkey\r\n$5\r\nva";
+    size_t whole = (size_t)(strchr(text, 'k') + 5 - text);
+    struct slice key;
+
+    for (size_t n = 0; n <= strlen(text); n++)
+        cr_assert_eq(request_peek_key((const uint8_t *)text, n, &key), n >= whole, "%zu bytes", n);
+    cr_assert_eq((const char *)key.data, strchr(text, 'k'));
+    cr_assert_eq(key.len, 3);
+    cr_assert_not(request_peek_key((const uint8_t *)"*1\r\n$4\r\nPING\r\n", 14, &key));
+    cr_assert_not(request_peek_key((const uint8_t *)"GET key\r\n", 9, &key));
+}
+
 Test(request, slow_path_resumes_wherever_the_bytes_were_cut)
 {
     char text[3000];
