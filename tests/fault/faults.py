@@ -61,7 +61,7 @@ class Round:
 
     def leader(self):
         """A node that leads something the load writes."""
-        tag = self.rng.choice(list(self.load.parts[0].tags.values()))
+        tag = self.rng.choice(list(self.load.part("resp").tags.values()))
         node = eventually(lambda: self.cluster.leader_of_slot(slot_of("{%s}" % tag)), 10)
         return node
 
@@ -171,13 +171,13 @@ class Late(threading.Thread):
     def __init__(self, r, node):
         super().__init__(daemon=True)
         self.r, self.node = r, node
-        self.tags = [t for t in r.load.parts[0].tags.values() if r.cluster.leader_of_slot(slot_of("{%s}" % t)) is node]
+        self.tags = [t for t in r.load.part("resp").tags.values() if r.cluster.leader_of_slot(slot_of("{%s}" % t)) is node]
         self.resp = Resp(node.ports["resp"], host=node.host, timeout=25)
         self.kafka = Kafka(node.ports["kafka"], host=node.host, timeout=25)
         self.answers, self.sent = [], []
 
     def run(self):
-        part = self.r.load.parts[0]
+        part = self.r.load.part("resp")
         lanes = {tag: lane for lane, tag in part.tags.items()}
         try:
             commands = []
@@ -227,7 +227,7 @@ def stale_leader(r):
 # ---- 6, 7, 8, 9: networks that break ------------------------------------------------------------------------------------------------
 def minority_refuses(r, node):
     """A node that cannot reach the majority acknowledges no write and shows no value to who did not ask for stale ones; right error codes (I4)."""
-    tag = next(iter(r.load.parts[0].tags.values()))
+    tag = next(iter(r.load.part("resp").tags.values()))
     key = "{%s}%s:minority" % (tag, r.load.name)
     try:
         c = Resp(node.ports["resp"], host=node.host, timeout=2)
@@ -240,18 +240,27 @@ def minority_refuses(r, node):
         pass  # closed: an unknown outcome, allowed
     except OSError as e:
         r.wrong("I4 the minority's %s does not answer RESP: %s" % (node.name, e))
-    topic = r.load.parts[1].topic
+    if r.load.part("kafka"):
+        minority_refuses_produce(r, node)
+    if r.load.part("amqp"):
+        minority_confirms_nothing(r, node)
+
+
+def minority_refuses_produce(r, node):
+    kafka = r.load.part("kafka")
     try:
         k = Kafka(node.ports["kafka"], host=node.host, timeout=4)
         for partition in range(r.load.lanes):
-            error, _ = k.produce(topic, partition, batch([b"minority.0"]))
+            kafka.streams[str(partition)].sent.add(b"minority.0")  # should it turn up after all, it is known
+            error, _ = k.produce(kafka.topic, partition, batch([b"minority.0"]))
             if error not in (3, 5, 6, 19, 20, 7):
-                r.wrong("I4 the minority's %s answers Produce to %s-%d with error %d" % (node.name, topic, partition, error))
+                r.wrong("I4 the minority's %s answers Produce to %s-%d with error %d" % (node.name, kafka.topic, partition, error))
     except BROKEN as e:
         r.wrong("I4 the minority's %s does not answer Produce: %r" % (node.name, e))
-    for partition in range(r.load.lanes):  # should it turn up after all, it is known
-        r.load.parts[1].streams[str(partition)].sent.add(b"minority.0")
-    queue = next(iter(r.load.parts[2].queues.values()))
+
+
+def minority_confirms_nothing(r, node):
+    queue = next(iter(r.load.part("amqp").queues.values()))
     try:
         a = Amqp(node.ports["amqp"], host=node.host, timeout=2, **USER)
         a.confirm_select()
@@ -506,7 +515,7 @@ def twin(r):
         if spare.alive():
             try:
                 c = spare.resp()
-                c.send(c.encode("SET", "{%s}twin" % next(iter(r.load.parts[0].tags.values())), "x"))
+                c.send(c.encode("SET", "{%s}twin" % next(iter(r.load.part("resp").tags.values())), "x"))
                 reply = c.reply()
                 if not isinstance(reply, RespError):
                     r.wrong("26: the twin of %s acknowledged a write: %r" % (node.name, reply))

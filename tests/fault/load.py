@@ -61,6 +61,10 @@ class Load:
         self.parts = [kinds[p](self) for p in protocols]
         self.clients = []
 
+    def part(self, protocol):
+        """The load's part of a protocol, or None when it is left out."""
+        return next((p for p in self.parts if p.protocol == protocol), None)
+
     def rng_for(self, name):
         import random
 

@@ -78,7 +78,7 @@ class Judge:
             if self.cluster is None or self.nodes < want:
                 self.fresh(want)
             endpoints = {p: [(n.host, n.ports[p]) for n in self.cluster.nodes.values()] for p in ("resp", "kafka", "amqp")}
-            load = Load(endpoints, history, seed=seed, lanes=self.options.lanes, name="f%d" % self.count,
+            load = Load(endpoints, history, seed=seed, lanes=self.options.lanes, name="f%d" % self.count, protocols=self.options.protocols.split(","),
                         wait=self.cluster.config["kv.ack"] != "quorum")
             load.setup()
             load.start()
@@ -204,6 +204,7 @@ def main(argv=None):
     p.add_argument("--long", action="store_true", help="all faults (the default)")
     p.add_argument("--shuffle", action="store_true", help="in random order")
     p.add_argument("--nodes", type=int, default=3)
+    p.add_argument("--protocols", default="resp,kafka,amqp", help="of the load; resp must be among them")
     p.add_argument("--lanes", type=int, default=4, help="keys' partitions, topic partitions and queues under load")
     p.add_argument("--limit", type=float, default=5.0, help="seconds until every lane must write again (C7)")
     p.add_argument("--warm", type=float, default=1.0, help="seconds of load before the fault")
