@@ -14,6 +14,7 @@ from history import FAIL, INFINITE, OK, UNKNOWN, Op
 from load_amqp import USER
 from load_kafka import BROKEN
 from load_resp import slot_of
+from logs import read_segment
 from rig import PATIENCE, Node, eventually
 from wire import Amqp, Kafka, Resp, RespError, batch
 
@@ -434,34 +435,50 @@ def tear(path, rng):
     with open(path, "r+b") as f:
         data = f.read()
         end = len(data.rstrip(b"\0"))
-        if end < 200:
+        if end < 2000:
             return None
-        k = rng.choice((1, 17, 100, min(4096, end // 2)))
+        k = rng.choice((1, 17, 100, 500))
         if rng.random() < 0.5:
             f.truncate(end - k)
-            return "%d bytes cut off" % k
+            return "last %d bytes cut off" % k
         f.seek(end - k)
         f.write(b"\0" * k)
         return "last %d bytes zero" % k
 
 
-@fault("14", "torn tails of the newest segments")
-def torn_tail(r):
-    node = r.leader()
+def kill_tear_restart(r, node, may_tear):
+    """may_tear(path): whether it is one of the files to be damaged."""
     t = r.mark("kill -9 %s" % node.name)
     node.kill()
     r.recovered("leader killed", t)
-    newest = segments(node)[:40]
+    paths = [p for p in segments(node) if may_tear(p)]
     torn = {}
-    for path in r.rng.sample(newest, min(6, len(newest))):
+    for path in r.rng.sample(paths, min(6, len(paths))):
         what = tear(path, r.rng)
         if what:
             torn[os.path.relpath(path, node.data)] = what
     if not torn:
-        r.wrong("14: no segment to tear was found in %s" % node.data)
+        r.wrong("no segment to tear was found in %s" % node.data)
     r.wait_recovered(t)
     r.mark("restart %s after tearing %s" % (node.name, torn))
     node.start()
+
+
+@fault("14", "torn tails: writes that were not synced")
+def torn_tail(r):
+    """Nothing is synced for a while, so that the ends of all logs that are written lie above their sync marks (rule 4)."""
+    node = r.leader()
+    node.ctl("config", "set", "log.fsync", "never")
+    r.sleep(0.3)
+    ends = {p: len(read_segment(p)) for p in segments(node)}
+    r.sleep(1.5)
+    # at least 20 batches more than then: tearing off a few hundred bytes touches nothing older
+    kill_tear_restart(r, node, lambda p: len(read_segment(p)) > ends.get(p, 0) + 20)
+
+
+@fault("15", "damage of what was synced, in one replica", short=False)
+def damaged_tail(r):
+    kill_tear_restart(r, r.leader(), lambda p: True)
 
 
 @fault("24", "a node comes back with an empty disk")
@@ -484,6 +501,8 @@ def old_disk(r):
     copy = node.copy_disk("old")
     node.resume()
     r.mark("copied the disk of %s" % node.name)
+    # The topology goes on too: what the copy knows of it is old.
+    eventually(lambda: r.cluster.living()[0].kafka(10).create_topic("after-%s" % r.load.name, 3) in (0, 36), 10)
     r.sleep(3)
     t = r.mark("kill -9 %s, its old disk in place of the new" % node.name)
     node.kill()
@@ -521,9 +540,10 @@ def twin(r):
                     r.wrong("26: the twin of %s acknowledged a write: %r" % (node.name, reply))
             except (OSError, EOFError):
                 pass
-        else:
-            spare.deaths = []  # refused and gone, as it should be
-            r.mark("the twin ended: %s" % spare.tail(2)[-300:].replace("\n", " | "))
+        said = [x for x in spare.log().splitlines() if "level=warn" in x or "level=error" in x]
+        r.mark("the twin %s and says: %s" % ("lives" if spare.process else "ended", " | ".join(x.split(" ", 1)[1] for x in said[-2:])))
+        if not said:
+            r.wrong("26: the twin of %s does not say what is wrong: %s" % (node.name, spare.tail(3)))
         if not node.alive():
             r.wrong("26: the true %s ended because of its twin" % node.name)
     finally:
