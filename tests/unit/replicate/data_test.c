@@ -260,3 +260,49 @@ Test(data, a_deleted_topics_log_goes_from_its_replicas)
     log_close(l);
     sim_end(&s);
 }
+
+/* Rule 19: nobody may lead by what the sets say, and a word of the controller makes it one that lacks records of a data log. */
+Test(data, who_is_elected_after_a_power_cut_pulls_what_others_have_more_of)
+{
+    struct topo_partition_change c;
+    uint32_t leader, third, chosen;
+    struct buf b = {0};
+    struct log *l;
+
+    sim_init(&s, 3, 1);
+    sim_begin(&s, 3);
+    create_topic("t", 1, NULL);
+    leader = sim_leader(&s, 0);
+    chosen = leader % 3 + 1;
+    third = chosen % 3 + 1;
+    l = open_topic(leader, "t", 0);
+    append(l, 5, 10);
+    cr_assert(SIM_WAIT(same_ends("t", 0, leader, 5)));
+    sim_isolate(&s, chosen, true);
+    append(l, 5, 10);
+    cr_assert(SIM_WAIT(log_hw(l) == 10));
+    log_close(l);
+    cr_assert(SIM_WAIT(!sim_is_insync(&s, 0, chosen)));
+    sim_fence(&s, leader, false);
+    sim_fence(&s, third, false);
+    cr_assert_eq(sim_leader(&s, 0), 0);
+    sim_isolate(&s, chosen, false);
+    pthread_mutex_lock(&s.mutex);
+    topo_change_of(&c, topo_partition_at(&s.state.v, 0));
+    pthread_mutex_unlock(&s.mutex);
+    c.unclean = true;
+    c.leader = chosen;
+    c.insync = c.eligible = (struct topo_replica_set){0};
+    topo_set_add(&c.insync, chosen);
+    c.last_known = c.replicas;
+    topo_cmd_partition_change(&b, 0, &c, 1);
+    cr_assert_eq(sim_apply(&s, &b), 0);
+    cr_assert(SIM_WAIT(partition_role(sim_partition(&s, chosen, 0)) == PARTITION_LEADER));
+    l = open_topic(chosen, "t", 0);
+    cr_assert_eq(log_end(l), 10);
+    log_close(l);
+    sim_activate(&s, leader);
+    sim_activate(&s, third);
+    cr_assert(SIM_WAIT(sim_insync(&s, 0) == 3));
+    sim_end(&s);
+}
