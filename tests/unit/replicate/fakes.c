@@ -102,6 +102,8 @@ struct bus_request {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct list under_way = {&under_way, &under_way};
 static struct rand chance;
+static uint64_t seeded_for;
+static struct bus *current[SIM_NODES + 1]; /* by node */
 
 struct bus *fake_bus_new(struct sim *s, uint32_t id, struct worker *data)
 {
@@ -110,8 +112,12 @@ struct bus *fake_bus_new(struct sim *s, uint32_t id, struct worker *data)
     b->sim = s;
     b->id = id;
     b->data = data;
-    if (id == 1)
+    pthread_mutex_lock(&lock);
+    if (seeded_for != s->seed || s->seed == 0)
         rand_seed(&chance, s->seed);
+    seeded_for = s->seed;
+    current[id] = b;
+    pthread_mutex_unlock(&lock);
     return b;
 }
 
@@ -214,6 +220,8 @@ void fake_bus_free(struct bus *b)
             post_reply(q);
         }
     }
+    if (current[b->id] == b)
+        current[b->id] = NULL;
     b->next = old;
     old = b;
     pthread_mutex_unlock(&lock);
@@ -241,18 +249,18 @@ void bus_reply(struct bus *b, struct bus_request *q, int err, struct slice paylo
 void bus_call(struct bus *b, uint32_t node_id, enum bus_type type, struct slice payload, uint32_t timeout_ms, struct bus_call *c)
 {
     struct bus_request *q = mem_zalloc(sizeof(*q));
-    struct bus *to = b->sim->node[node_id].bus;
+    struct bus *to;
 
     (void)timeout_ms;
     q->from = b;
-    q->to = to;
     q->call = c;
     q->worker = c->worker;
     q->type = type;
     buf_put_slice(&q->payload, payload);
     pthread_mutex_lock(&lock);
+    q->to = to = current[node_id];
     list_push_back(&under_way, &q->node);
-    if (to == NULL || !b->sim->node[node_id].up || broken(b, to)) {
+    if (to == NULL || broken(b, to)) {
         q->err = ERR_NOT_FOUND;
         buf_clear(&q->payload);
         post_reply(q);
@@ -266,10 +274,11 @@ void bus_call(struct bus *b, uint32_t node_id, enum bus_type type, struct slice 
 bool bus_send(struct bus *b, uint32_t node_id, enum bus_type type, struct slice payload)
 {
     struct bus_request *q;
-    struct bus *to = b->sim->node[node_id].bus;
+    struct bus *to;
 
     pthread_mutex_lock(&lock);
-    if (to == NULL || !b->sim->node[node_id].up || broken(b, to)) {
+    to = current[node_id];
+    if (to == NULL || broken(b, to)) {
         pthread_mutex_unlock(&lock);
         return false;
     }
