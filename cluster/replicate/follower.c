@@ -279,7 +279,6 @@ static void append(struct rlog *l, struct slice data)
     }
     err = l->key.kind == LOG_MAIN ? partition_append_replica(p, data.data, data.len, &end) : log_append_replica(l->log, data.data, data.len, &end);
     if (err == 0) {
-        l->part->r->bytes_fetched += data.len;
         metrics_add(METRIC_REPLICA_FETCHED_BYTES, data.len);
         fetcher_report(l, true);
         return;

@@ -114,12 +114,13 @@ static uint64_t lag_max_us(const struct replication *r)
 /* The time since a follower had everything, over all logs. */
 static uint64_t lag_us(struct rpart *part, struct follower *f, uint64_t now)
 {
-    uint64_t oldest = now;
+    uint64_t oldest = now, records = 0;
 
     if (!f->subscribed) /* R21: with nothing to fetch it is in sync */
         return f->behind != 0 || f->caught_us == 0 ? now - f->caught_us : 0;
     if (f->behind == 0) {
-        f->caught_us = now;
+        ASTOREX(&f->caught_us, now);
+        ASTOREX(&f->lag_records, 0);
         return 0;
     }
     LIST_FOREACH(node, &part->logs)
@@ -127,10 +128,13 @@ static uint64_t lag_us(struct rpart *part, struct follower *f, uint64_t now)
         struct rlog *l = LIST_ENTRY(node, struct rlog, node);
         struct rpos *pos = l->pos == NULL ? NULL : &l->pos[f - part->followers];
 
-        if (pos != NULL && pos->behind)
-            oldest = MIN_OF(oldest, pos->caught_us);
+        if (pos == NULL || !pos->behind || l->log == NULL)
+            continue;
+        oldest = MIN_OF(oldest, pos->caught_us);
+        records += (uint64_t)(log_end(l->log) - (pos->known ? MIN_OF(pos->end, log_end(l->log)) : log_start(l->log)));
     }
-    f->caught_us = oldest;
+    ASTOREX(&f->caught_us, oldest);
+    ASTOREX(&f->lag_records, records);
     return now - oldest;
 }
 

@@ -244,7 +244,6 @@ struct replication {
     const struct topo_topic **topics; /* owned */
     size_t topic_count, topic_cap;
     uint64_t topics_index;
-    uint64_t bytes_fetched, bytes_served; /* atomic, statistics */
     struct ships *ships;
     struct list installs; /* of struct install */
     struct list pulls;    /* of struct pull */

@@ -195,7 +195,6 @@ int replication_new(const struct replication_options *options, struct replicatio
         list_init(&part->waiters);
         work_init(part);
     }
-    ASTORE(&r->pass_us, replication_now_us());
     bus_handle(options->bus, BUS_FETCH, session_handle_fetch, r);
     bus_handle(options->bus, BUS_LOG_ENDS, ends_handle, r);
     bus_handle(options->bus, BUS_LOG_READ, pull_handle_read, r);
@@ -211,6 +210,7 @@ static void deliver_start(struct worker *w, struct mail *m)
     r->node_id = topology_node_id(r->o.topology);
     rlogs_start(r);
     r->started = true;
+    ASTORE(&r->pass_us, replication_now_us());
     io_timer_start(w, &r->tick, TICK_MS, TICK_MS);
     if (r->node_id != 0)
         plan_all(r);
@@ -279,5 +279,5 @@ uint32_t replication_age_ms(const struct replication *r)
 {
     uint64_t now = replication_now_us(), pass = ALOAD(&r->pass_us);
 
-    return now <= pass ? 0 : (uint32_t)MIN_OF((now - pass) / 1000, (uint64_t)UINT32_MAX);
+    return pass == 0 || now <= pass ? 0 : (uint32_t)MIN_OF((now - pass) / 1000, (uint64_t)UINT32_MAX);
 }

@@ -71,5 +71,12 @@ struct replica_info {
 };
 /* Of a partition led here; returns how many. */
 unsigned replication_replicas(struct replication *r, uint32_t partition, struct replica_info *ret, unsigned max);
+struct replication_totals {
+    uint32_t led, followed;    /* partitions */
+    uint32_t below_min_insync; /* of those led */
+    uint32_t out_of_sync;      /* followers of partitions led */
+    uint64_t lag_records_max, lag_ms_max;
+};
+void replication_totals(struct replication *r, struct replication_totals *ret);
 
 #endif

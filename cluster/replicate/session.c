@@ -343,7 +343,7 @@ static bool put_data(struct session *s, struct rpos *pos, struct fetch_log *a, s
     }
     fetch_log_put(out, a);
     buf_put_lslice(out, buf_slice(&bytes));
-    __atomic_fetch_add(&s->r->bytes_served, bytes.len, __ATOMIC_RELAXED);
+    metrics_add(METRIC_REPLICA_SERVED_BYTES, bytes.len);
     buf_fini(&bytes);
     return true;
 }

@@ -199,15 +199,11 @@ static int open_leader(struct rpart *part)
     err = partition_apply(p, INT64_MAX);
     if (err != 0 || partition_state(p) != PARTITION_OPEN)
         return err != 0 ? err : ERR_AGAIN;
+    stream_table_close_partition(part->r->o.streams, part->index); /* what was read of them as a follower's is read anew */
     each_log(part, set_epoch);
     ASTORE(&part->replicated, part->target.count > 1);
     partition_set_role(p, PARTITION_LEADER, part->target.epoch);
     return 0;
-}
-
-static void close_engines(struct rpart *part)
-{
-    (void)part;
 }
 
 void step_run(struct rpart *part)
@@ -222,8 +218,9 @@ void step_run(struct rpart *part)
     }
     partition_set_role(p, want, MAX_OF(part->target.epoch, partition_epoch(p)));
     if (rpart_leads(part)) {
+        /* Nothing is appended any more, and then: who waits for what was may be undone. */
+        stream_table_close_partition(part->r->o.streams, part->index);
         each_log(part, fail_commits);
-        close_engines(part);
     }
     each_log(part, recover);
     if (want == PARTITION_FOLLOWER)

@@ -94,3 +94,31 @@ unsigned replication_replicas(struct replication *r, uint32_t partition, struct 
     mutex_unlock(&r->wait_mutex);
     return n;
 }
+
+void replication_totals(struct replication *r, struct replication_totals *ret)
+{
+    uint64_t now = replication_now_us();
+
+    *ret = (struct replication_totals){0};
+    for (uint32_t i = 0; i < r->count; i++) {
+        struct rpart *part = &r->parts[i];
+        enum partition_role role = partition_role(part->p);
+
+        ret->led += role >= PARTITION_LEADER;
+        ret->followed += role == PARTITION_FOLLOWER;
+        if (role < PARTITION_LEADER)
+            continue;
+        ret->below_min_insync += !partition_quorum_ok(part->p);
+        mutex_lock(&r->wait_mutex);
+        for (unsigned k = 0; k < part->follower_count; k++) {
+            const struct follower *f = &part->followers[k];
+            uint64_t caught = ALOADX(&f->caught_us);
+
+            ret->out_of_sync += !(ALOADX(&part->insync_seen) >> f->member & 1);
+            ret->lag_records_max = MAX_OF(ret->lag_records_max, ALOADX(&f->lag_records));
+            if (ALOADX(&f->behind) != 0 && caught != 0 && caught < now)
+                ret->lag_ms_max = MAX_OF(ret->lag_ms_max, (now - caught) / 1000);
+        }
+        mutex_unlock(&r->wait_mutex);
+    }
+}

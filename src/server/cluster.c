@@ -169,6 +169,7 @@ int server_start_cluster(struct server *s)
         .partitions = s->partitions,
         .streams = s->streams,
         .logs = s->logs,
+        .data_dir = s->config->node_data_dir,
         .replica_lag_max_ms = (uint32_t)s->config->cluster_replica_lag_max_ms,
         .lease_ms = (uint32_t)s->config->cluster_lease_ms,
         .min_insync = (uint32_t)s->config->cluster_min_insync,

@@ -1,6 +1,7 @@
 /* Gauges of the whole node, read at each scrape on the HTTP thread. */
 #include "base/mem.h"
 #include "base/clock.h"
+#include "cluster/replicate/replicate.h"
 #include "metrics/metrics.h"
 #include "protocols/amqp/amqp.h"
 #include "server/internal.h"
@@ -199,6 +200,23 @@ static double kafka_connections(void *arg)
     return server_connections(arg, "kafka");
 }
 
+#define REPLICATION(name, member, unit)                   \
+    static double name(void *arg)                         \
+    {                                                     \
+        struct server *s = arg;                           \
+        struct replication_totals t = {0};                \
+                                                          \
+        if (s->replication != NULL)                       \
+            replication_totals(s->replication, &t);       \
+        return (double)t.member / (unit);                 \
+    }
+REPLICATION(partitions_led, led, 1)
+REPLICATION(partitions_followed, followed, 1)
+REPLICATION(partitions_below, below_min_insync, 1)
+REPLICATION(replicas_out, out_of_sync, 1)
+REPLICATION(replica_lag_records, lag_records_max, 1)
+REPLICATION(replica_lag, lag_ms_max, 1e3)
+
 static double amqp_connections(void *arg)
 {
     return server_connections(arg, "amqp");
@@ -252,6 +270,12 @@ void server_register_gauges(struct server *s)
         {"gomsg_amqp_messages_got_total", "Messages fetched by basic.get", 1, amqp_got},
         {"gomsg_amqp_messages_acknowledged_total", "Messages acknowledged", 1, amqp_acked},
         {"gomsg_amqp_messages_redelivered_total", "Deliveries that were not a message's first", 1, amqp_redelivered},
+        {"gomsg_partitions_led", "Partitions this node leads in a cluster", 0, partitions_led},
+        {"gomsg_partitions_followed", "Partitions this node follows", 0, partitions_followed},
+        {"gomsg_partitions_below_min_insync", "Partitions led here that cannot serve level quorum", 0, partitions_below},
+        {"gomsg_replicas_out_of_sync", "Followers of partitions led here that are not in sync", 0, replicas_out},
+        {"gomsg_replica_lag_records", "Records the slowest follower of a partition led here has not got, over its logs", 0, replica_lag_records},
+        {"gomsg_replica_lag_seconds", "Time since the slowest follower of a partition led here had everything", 0, replica_lag},
         {"gomsg_disk_free_bytes", "Free space where the data directory lies", 0, log_disk_free},
     };
 

@@ -337,7 +337,7 @@ static int open_engines(struct server *s)
         .workers = s->workers,
         .data_dir = s->config->node_data_dir,
         .snapshot_log_bytes = (uint64_t)CONFIG_GET(s->config, kv_snapshot_log_bytes),
-        .snapshot_keep_bytes = server_is_clustered(s) ? 0 : 1, /* nobody lags behind a node that is alone (rule 3) */
+        .snapshot_keep_bytes = server_is_clustered(s) ? (uint64_t)s->config->kv_snapshot_keep_bytes : 1, /* nobody lags behind a node that is alone (rule 3) */
         .never_synced = logs.fsync == LOG_FSYNC_NEVER,
         .clustered = server_is_clustered(s),
         .queue_ended = server_queue_ended,
@@ -584,8 +584,8 @@ static void stop(struct server *s)
     if (s->workers != NULL)
         workers_stop(s->workers);
     admin_free(s->admin);
-    replication_free(s->replication);
     topology_close(s->topology);
+    replication_free(s->replication); /* what it proposed was answered, or never will be */
     amqp_front_free(s->amqp);
     if (s->kafka != NULL)
         kafka_front_free(s->kafka);
