@@ -417,6 +417,9 @@ static int dispatch(struct raft *r, const struct raft_event *ev)
         return change_transfer(r, ev->target);
     case RAFT_READ:
         return read_begin(r, ev->ctx);
+    case RAFT_LEADER_GONE:
+        election_leader_gone(r, ev->target);
+        return 0;
     default:
         UNREACHABLE();
     }

@@ -165,6 +165,17 @@ void election_tick(struct raft *r)
     election_campaign(r, false);
 }
 
+/* A hint for liveness alone: being wrong costs a pre-vote that whoever hears the leader refuses. A little chance keeps the followers from standing against each other. */
+void election_leader_gone(struct raft *r, uint32_t id)
+{
+    if (r->role != RAFT_FOLLOWER || r->leader != id || id == 0)
+        return;
+    forget_leader(r);
+    uint64_t soon = r->now + rand_below(&r->rand, 2 * r->o.heartbeat_us);
+
+    r->election_at = MIN_OF(r->election_at, soon);
+}
+
 static bool own_vote_durable(const struct raft *r)
 {
     return r->persisted_term == r->term && node_eq(&r->persisted_vote, &r->vote);

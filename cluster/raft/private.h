@@ -190,6 +190,7 @@ uint64_t raft_majority_of(struct raft *r, uint64_t (*value)(const struct raft *,
 void election_reset_timer(struct raft *r);
 void election_tick(struct raft *r);
 void election_follow(struct raft *r, uint64_t term, const struct raft_node *leader); /* leader NULL: unknown */
+void election_leader_gone(struct raft *r, uint32_t id);
 void election_campaign(struct raft *r, bool transfer);
 void election_persisted(struct raft *r);
 void election_recv_request(struct raft *r, const struct raft_message *m, bool pre);

@@ -159,6 +159,7 @@ enum raft_event_type {
     RAFT_CHANGE,
     RAFT_TRANSFER,
     RAFT_READ,
+    RAFT_LEADER_GONE, /* the host has seen that this leader's process is no more ("connection refused", never a timeout alone): an election without waiting */
 };
 
 enum raft_change_type {
@@ -189,7 +190,7 @@ struct raft_event {
             uint8_t change; /* enum raft_change_type */
             struct raft_member member; /* PROMOTE, DEMOTE, REMOVE: node.id only, or uuid too: then it must be that one */
         };
-        uint32_t target; /* TRANSFER: a voter's id; 0: the one that is furthest */
+        uint32_t target; /* TRANSFER: a voter's id; 0: the one that is furthest. LEADER_GONE: who; not the present leader: nothing happens */
         uint64_t ctx;    /* READ: the host's, comes back in up.reads */
     };
 };

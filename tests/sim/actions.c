@@ -183,6 +183,24 @@ static void crash_leader(struct world *w)
     n->restart_at = w->now + below(w, 600000) + 1;
 }
 
+/* Somebody believes, rightly or not, that the leader's process is gone; or everybody does, and they stand against each other. */
+static void leader_gone(struct world *w)
+{
+    bool all = below(w, 2) == 0;
+    struct node *one = random_node(w);
+
+    for (unsigned i = 0; i < w->node_n; i++) {
+        struct node *n = &w->nodes[i];
+        struct raft_event ev = {.type = RAFT_LEADER_GONE};
+
+        if (!n->up || n->paused_until > w->now || (!all && n != one))
+            continue;
+        ev.target = raft_leader(n->r);
+        TRACE(w, "n%u gives n%u up", n->id, ev.target);
+        host_step(w, n, &ev);
+    }
+}
+
 /* kill -9 and at once back: what was in memory only is gone, the others have noticed nothing. */
 static void bounce(struct world *w)
 {
@@ -284,6 +302,7 @@ static const struct action actions[] = {
     {"change", 120, change},       {"crash", 60, crash},        {"crash leader", 60, crash_leader}, {"bounce", 80, bounce},
     {"crash all", 15, crash_all},  {"restart", 120, restart},   {"cut link", 60, cut_link},  {"isolate", 60, isolate},
     {"split", 40, split},          {"heal", 120, heal},         {"pause", 60, pause_node},   {"wipe", 30, wipe},
+    {"leader gone", 40, leader_gone},
 };
 
 void actions_profile(struct world *w)
@@ -301,6 +320,10 @@ void actions_profile(struct world *w)
     p->slow_disk = below(w, 3) == 0 ? (unsigned)below(w, 100) : 0;
     p->big_snapshots = below(w, 2) == 0;
     p->stingy = below(w, 3) == 0;
+    /* A fifth of all worlds is Figure 8's: leaders whose entries stay with them, and come back to lead, an entry a message. */
+    p->figure_8 = below(w, 5) == 0;
+    p->strand = p->figure_8 ? 512 : below(w, 2) == 0 ? (unsigned)below(w, 600) : 0;
+    p->sharp = p->figure_8 ? 256 : below(w, 2) == 0 ? (unsigned)below(w, 600) : 0;
     for (size_t i = 0; i < ARRAY_LEN(actions); i++) {
         /* Proposals and heals are in every mixture, of the rest a third is left out. */
         bool always = actions[i].run == propose || actions[i].run == restart || actions[i].run == heal;

@@ -34,8 +34,8 @@ void host_start(struct world *w, struct node *n)
                              .now_us = local(w, n),
                              .election_timeout_us = ELECTION_US,
                              .heartbeat_us = HEARTBEAT_US,
-                             .window = 1 + (uint32_t)below(w, w->p.stingy ? 2 : 8),
-                             .append_bytes_max = w->p.stingy ? 1 + (uint32_t)below(w, 64) : 64 + (uint32_t)below(w, 1000),
+                             .window = 1 + (uint32_t)below(w, w->p.figure_8 ? 1 : w->p.stingy ? 2 : 8),
+                             .append_bytes_max = w->p.figure_8 ? 1 : w->p.stingy ? 1 + (uint32_t)below(w, below(w, 2) == 0 ? 64 : 1) : 64 + (uint32_t)below(w, 1000),
                              .chunk_bytes = 16 + (uint32_t)below(w, 64)};
 
     CHECK(n->exists && !n->up);
@@ -151,6 +151,24 @@ static void watch_role(struct world *w, struct node *n, const struct raft_update
     n->was_leader = up->role == RAFT_LEADER;
 }
 
+static void strand(struct world *w, struct node *n, const struct raft_update *up)
+{
+    unsigned confidant = (unsigned)below(w, NODES_MAX);
+
+    if (w->calm || !up->role_changed || up->role != RAFT_LEADER || !chance(w, w->p.strand))
+        return;
+    TRACE(w, "n%u is stranded with n%u", n->id, confidant + 1);
+    for (unsigned i = 0; i < w->node_n; i++)
+        w->cut[n->id - 1][i] = i != confidant;
+    world_push(w, w->now + below(w, 20000), EV_BOUNCE, n, NULL);
+}
+
+static void sharpen(struct world *w, struct node *n, const struct raft_update *up)
+{
+    if (!w->calm && (up->vote_changed || up->role_changed || up->truncate_from != 0) && chance(w, w->p.sharp))
+        world_push(w, w->now + below(w, below(w, 3) != 0 ? 6000 : 50000), EV_BOUNCE, n, NULL);
+}
+
 int host_step(struct world *w, struct node *n, struct raft_event *ev)
 {
     struct raft_update up;
@@ -161,6 +179,7 @@ int host_step(struct world *w, struct node *n, struct raft_event *ev)
     if (err == ERR_CORRUPT)
         violation(w, n, "the core found a contradiction to what is committed");
     persist(w, n, &up);
+    strand(w, n, &up);
     if (up.chunk != NULL)
         take_chunk(n, up.chunk);
     for (size_t i = 0; i < up.message_count; i++) {
@@ -172,6 +191,7 @@ int host_step(struct world *w, struct node *n, struct raft_event *ev)
     for (size_t i = 0; i < up.read_count; i++)
         check_read_end(w, n, &up.reads[i]);
     watch_role(w, n, &up);
+    sharpen(w, n, &up);
     apply(w, n, up.commit);
     disk_kick(w, n);
     set_tick(n);

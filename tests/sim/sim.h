@@ -110,7 +110,7 @@ struct msg {
     uint8_t bytes[];
 };
 
-enum { EV_DELIVER, EV_DISK };
+enum { EV_DELIVER, EV_DISK, EV_BOUNCE };
 
 struct qev {
     uint64_t at, order;
@@ -145,6 +145,9 @@ struct profile { /* what this seed's world is like */
     unsigned weight[24];           /* of each action, actions.c */
     unsigned weight_sum;
     bool big_snapshots;
+    unsigned sharp; /* of 1024: a node dies shortly after a vote, a change of role or a truncation, where it hurts most */
+    unsigned strand; /* of 1024: a new leader's first entry reaches one other node at most, then it dies: what Figure 8 is made of */
+    bool figure_8;
     bool stingy; /* few entries a message, few messages under way: what takes one step elsewhere takes many */
 };
 

@@ -101,11 +101,22 @@ static void run_queued(struct world *w)
     struct node *n = &w->nodes[e.node];
 
     w->now = MAX_OF(w->now, e.at);
-    if (e.life != n->life && e.type == EV_DISK)
+    if (e.life != n->life && e.type != EV_DELIVER)
         return;
     if (!n->up) {
         if (e.msg != NULL)
             net_drop(w, e.msg);
+        return;
+    }
+    if (e.type == EV_BOUNCE) {
+        if (w->calm)
+            return;
+        host_crash(w, n);
+        memset(w->cut[n->id - 1], 0, sizeof(w->cut[0]));
+        if (below(w, 3) == 0)
+            host_start(w, n);
+        else
+            n->restart_at = w->now + 1 + below(w, 900000);
         return;
     }
     if (n->paused_until > w->now) {

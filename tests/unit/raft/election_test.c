@@ -217,6 +217,28 @@ CORE(a_transfer_to_the_dead_is_given_up)
     propose(&g, 1, 2);
 }
 
+CORE(a_leader_known_to_be_dead_is_replaced_without_waiting)
+{
+    uint64_t died;
+
+    elect(&g, 1);
+    heartbeat(&g, 1);
+    isolate(&g, 1, true);
+    died = g.now;
+    step(&g, 2, (struct raft_event){.type = RAFT_LEADER_GONE, .target = 3});
+    cr_assert_eq(raft_leader(g.s[2].r), 1, "3 is not the leader");
+    step(&g, 2, (struct raft_event){.type = RAFT_LEADER_GONE, .target = 1});
+    cr_assert_leq(raft_deadline(g.s[2].r), died + 2 * HEARTBEAT);
+    tick(&g, 2, 2 * HEARTBEAT);
+    deliver(&g);
+    cr_assert_eq(raft_role(g.s[2].r), RAFT_PRE_CANDIDATE, "3 does not believe it");
+    step(&g, 3, (struct raft_event){.type = RAFT_LEADER_GONE, .target = 1});
+    tick(&g, 3, 2 * HEARTBEAT);
+    deliver(&g);
+    cr_assert_eq(raft_role(g.s[3].r), RAFT_LEADER);
+    cr_assert_lt(g.now, died + ELECTION);
+}
+
 CORE(an_empty_disk_with_the_old_id_has_no_vote)
 {
     elect(&g, 1);
