@@ -179,9 +179,9 @@ struct raft_event {
             struct raft_snapshot snapshot;
             uint64_t log_first;             /* SAVED */
             int err;                        /* INSTALLED */
-            struct slice snapshot_payload;  /* INSTALLED: for the host's state machine; the core does not look at it */
+            struct slice snapshot_payload;  /* INSTALLED: for the host's state machine; the core does not look at it. RAFT_APPLIED follows when the host is through with it */
         };
-        uint64_t applied;
+        uint64_t applied; /* what the leader is told (rule 17); it may lag behind what the state machine has */
         struct {
             const struct slice *payloads; /* commands; copied */
             size_t payload_count;

@@ -69,7 +69,7 @@ void snapshot_saved(struct raft *r, const struct raft_snapshot *s, uint64_t log_
 {
     if (s->index <= r->snap.s.index)
         return;
-    CHECK(s->index <= r->applied && log_first > r->log.base && log_first <= s->index + 1);
+    CHECK(s->index <= r->commit && log_first > r->log.base && log_first <= s->index + 1);
     buf_fini(&r->former.config);
     r->former = r->snap;
     r->former.s.config = buf_slice(&r->former.config);
@@ -147,7 +147,7 @@ void snapshot_installed(struct raft *r, const struct raft_snapshot *s, int err)
         return;
     }
     raft_peers_rebuild(r);
-    r->commit = r->applied = r->persisted = r->snap.s.index;
+    r->commit = r->persisted = r->snap.s.index; /* applied is what the host says */
     r->verified = MAX_OF(r->verified, r->snap.s.index);
     for (size_t i = 0; i < r->out_n; i++)
         r->out[r->out_head + i].last = r->persisted;

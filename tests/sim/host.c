@@ -247,6 +247,10 @@ static void tell(struct world *w, struct node *n, const struct op *op)
     }
     ev.snapshot = op->snapshot.s;
     host_step(w, n, &ev);
+    if (ev.type == RAFT_SNAPSHOT_INSTALLED && ev.err == 0) {
+        ev = (struct raft_event){.type = RAFT_APPLIED, .applied = n->applied};
+        host_step(w, n, &ev);
+    }
 }
 
 void host_disk_done(struct world *w, struct node *n)

@@ -110,6 +110,8 @@ static void take_chunk(struct group *g, struct server *s, const struct raft_chun
         s->applied = c->snapshot.index;
     }
     step(g, s->id, ev);
+    if (ev.err == 0)
+        step(g, s->id, (struct raft_event){.type = RAFT_APPLIED, .applied = s->applied});
     buf_fini(&config);
 }
 

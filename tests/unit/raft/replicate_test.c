@@ -211,6 +211,31 @@ CORE(the_commit_index_of_a_follower_stops_at_what_it_has_seen_of_this_leader)
     cr_assert_eq(raft_commit(g.s[2].r), last);
 }
 
+/* The host's state machine may be further than what it tells (engines follow later); it may snapshot there. */
+Test(raft_replicate, a_snapshot_may_be_ahead_of_what_was_told_as_applied, .fini = fini)
+{
+    struct raft_update up;
+    struct raft_event ev = {.type = RAFT_SNAPSHOT_SAVED, .now_us = 2, .log_first = 3};
+    struct raft_message m;
+    struct raft_entry e;
+
+    memset(&g, 0, sizeof(g));
+    g.now = 1;
+    group_server(&g, 1, 3, 1, (const uint64_t[]){1, 1, 1}, 3);
+    m = message(&g, RAFT_MSG_APPEND, 2, 1, 1);
+    m.index = 3;
+    m.index_term = 1;
+    m.commit = 3;
+    m.entries = entry(1, &e);
+    raft_step(g.s[1].r, &(struct raft_event){.type = RAFT_MSG, .now_us = 2, .message = &m}, &up);
+    cr_assert_eq(up.commit, 3);
+    ev.snapshot = (struct raft_snapshot){.index = 3, .term = 1, .config = raft_config(g.s[1].r)};
+    cr_assert_eq(raft_step(g.s[1].r, &ev, &up), 0);
+    cr_assert_eq(raft_first_index(g.s[1].r), 3);
+    cr_assert_eq(raft_step(g.s[1].r, &(struct raft_event){.type = RAFT_APPLIED, .now_us = 2, .applied = 2}, &up), 0);
+    cr_assert_eq(raft_step(g.s[1].r, &(struct raft_event){.type = RAFT_APPLIED, .now_us = 2, .applied = 1}, &up), 0, "an old one changes nothing");
+}
+
 /* ---- Figure 8 -------------------------------------------------------------------------------------------------------------- */
 
 /* (c) of the figure: S1 leads term 4 and has copied the entry of term 2 to a majority, its own entry is on its disk only. */
