@@ -65,18 +65,4 @@ uint64_t raft_log_last_term(const struct raft_log *l);
 uint64_t raft_log_file_bytes(const struct raft_log *l);
 const char *raft_log_dir(const struct raft_log *l);
 
-/* ---- for a group of one that is not driven by the core: raft_log_alone.c ------------------------------------------------- */
-
-struct raft_log_handlers {
-    /* The newest snapshot, if there is one; before any entry. <0 stops the opening with that error. */
-    int (*snapshot)(void *arg, uint64_t index, uint64_t term, struct slice payload);
-    int (*entry)(void *arg, uint64_t index, uint64_t term, struct slice payload); /* commands behind the snapshot */
-    void *arg;
-};
-int raft_log_open(const char *dir, const struct raft_log_handlers *handlers, struct raft_log **ret);
-void raft_log_append(struct raft_log *l, uint64_t term, struct slice payload);
-/* ERR_NOSPACE: nothing of what was appended counts and a later try may succeed. */
-int raft_log_sync(struct raft_log *l);
-int raft_log_compact(struct raft_log *l, struct slice snapshot);
-
 #endif

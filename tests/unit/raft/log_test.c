@@ -12,30 +12,6 @@
 #include "cluster/raft/raft_log.h"
 
 static char dir[64];
-static uint64_t entries, snapshots;
-
-static int on_snapshot(void *arg, uint64_t index, uint64_t term, struct slice payload)
-{
-    (void)arg;
-    (void)index;
-    (void)term;
-    (void)payload;
-    snapshots++;
-    return 0;
-}
-
-static int on_entry(void *arg, uint64_t index, uint64_t term, struct slice payload)
-{
-    (void)arg;
-    (void)index;
-    (void)term;
-    cr_assert_eq(payload.len, 100);
-    entries++;
-    return 0;
-}
-
-static const struct raft_log_handlers handlers = {on_snapshot, on_entry, NULL};
-
 static void setup(void)
 {
     strcpy(dir, "/tmp/gomsg-unit-XXXXXX");
@@ -47,46 +23,10 @@ static void teardown(void)
     file_remove_tree(dir);
 }
 
-static int reopen(struct raft_log **l)
-{
-    raft_log_close(*l);
-    *l = NULL;
-    entries = snapshots = 0;
-    return raft_log_open(dir, &handlers, l);
-}
-
-static void append(struct raft_log *l, int n)
-{
-    uint8_t payload[100] = {7};
-
-    for (int i = 0; i < n; i++)
-        raft_log_append(l, 1, slice_of(payload, sizeof(payload)));
-    cr_assert_eq(raft_log_sync(l), 0);
-}
-
 static char *log_path(uint64_t base)
 {
     return mem_printf("%s/log-%llu", dir, (unsigned long long)base);
 }
-
-Test(raft_log, entries_and_snapshots_come_back, .init = setup, .fini = teardown)
-{
-    struct raft_log *l = NULL;
-
-    cr_assert_eq(reopen(&l), 0);
-    append(l, 10);
-    cr_assert_eq(reopen(&l), 0);
-    cr_assert_eq(entries, 10);
-    cr_assert_eq(raft_log_compact(l, slice_str("state")), 0);
-    append(l, 3);
-    cr_assert_eq(reopen(&l), 0);
-    cr_assert_eq(snapshots, 1);
-    cr_assert_eq(entries, 3);
-    cr_assert_eq(raft_log_last(l), 13);
-    raft_log_close(l);
-}
-
-/* ---- driven by the core's store --------------------------------------------------------------------------------------- */
 
 static void load(struct raft_log **l, struct raft_log_loaded *in)
 {
