@@ -230,6 +230,8 @@ void member_peer_down(struct member *m, const struct bus_peer *peer, enum bus_do
     if (why == BUS_DOWN_CLOSED)
         return; /* the attempt that follows at once tells more */
     controller_peer_refused(m, peer->node_id, refused);
+    if (refused && peer->node_id != 0)
+        topology_node_gone(m->o.topology, peer->node_id);
     if (set_refused(m, peer->node_id, refused) && refused)
         send_beat(m); /* the controller waits for what a successor saw */
 }

@@ -414,12 +414,21 @@ static void give_up(struct topology_store *t)
         __atomic_store_n(&t->give_up, false, __ATOMIC_RELEASE); /* nobody could */
 }
 
+static void leader_gone(struct topology_store *t)
+{
+    struct raft_event ev = {.type = RAFT_LEADER_GONE, .target = __atomic_exchange_n(&t->gone, 0, __ATOMIC_ACQ_REL)};
+
+    if (ev.target != 0)
+        host_step(t, &ev, NULL);
+}
+
 void host_turn(struct topology_store *t)
 {
     if (t->raft == NULL || t->failed < 0)
         return;
     if (take_disk_events(t) < 0)
         return;
+    leader_gone(t);
     if (clock_mono_us() >= raft_deadline(t->raft)) {
         struct raft_event ev = {.type = RAFT_TICK};
 

@@ -77,6 +77,7 @@ struct topology_store {
     uint64_t term;     /* atomic */
     bool leading;      /* atomic */
     bool give_up;      /* atomic: hand leadership away */
+    uint32_t gone;     /* atomic: a node whose process is no more, 0: none */
     bool transferring;
     uint32_t node_id;    /* atomic */
     uint64_t node_epoch; /* atomic */

@@ -459,6 +459,14 @@ void topology_give_up_leading(struct topology_store *t, uint32_t timeout_ms)
         nanosleep(&pause, NULL);
 }
 
+void topology_node_gone(struct topology_store *t, uint32_t node_id)
+{
+    if (t == NULL || !__atomic_load_n(&t->started, __ATOMIC_ACQUIRE) || __atomic_load_n(&t->leader, __ATOMIC_ACQUIRE) != node_id)
+        return;
+    __atomic_store_n(&t->gone, node_id, __ATOMIC_RELEASE);
+    store_wake(t);
+}
+
 void topology_close(struct topology_store *t)
 {
     if (t == NULL)

@@ -289,6 +289,9 @@ int topology_open(const struct topology_options *options, char *why, size_t why_
 int topology_start(struct topology_store *t);
 /* Gives leadership away and waits, bounded by timeout_ms, until another node leads; at once when there is none that could. Not on a worker. Before topology_close, while workers and bus run. */
 void topology_give_up_leading(struct topology_store *t, uint32_t timeout_ms);
+/* Any thread: this node's process is known to be gone ("connection refused", never a timeout alone). If it is the controller, this node stands for election without waiting for the
+ * election timeout; those who still hear it refuse. */
+void topology_node_gone(struct topology_store *t, uint32_t node_id);
 /* Answers what waits with ERR_CLOSED; after workers_stop (or with a control worker of its own). */
 void topology_close(struct topology_store *t);
 uint32_t topology_node_id(const struct topology_store *t);       /* any thread; 0: none yet */
