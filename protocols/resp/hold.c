@@ -69,7 +69,7 @@ void hold_note(struct resp_worker *w, struct log *log, int64_t end, bool wrote)
 
     if (!wrote && CONFIG_GET(w->front->o.config, kv_ack) != CONFIG_ACK_QUORUM)
         return;
-    if (end <= log_durable(log) && !log_replicated(log))
+    if (log_committed(log, end))
         return;
     log_commit_add(&h->commit, log, end);
     h->noted = true;

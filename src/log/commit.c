@@ -279,6 +279,15 @@ void log_commit_add(struct log_commit *c, struct log *l, int64_t end)
     c->round = MAX_OF(c->round, __atomic_load_n(&l->store->round_open, __ATOMIC_SEQ_CST));
 }
 
+bool log_committed(const struct log *l, int64_t end)
+{
+    enum log_fsync fsync = l->memory ? LOG_FSYNC_NEVER : l->store->opt.fsync;
+
+    if (!ALOAD(&l->replicated))
+        return fsync == LOG_FSYNC_NEVER || end <= ALOAD(&l->durable);
+    return end <= ALOAD(&l->hw) && (fsync != LOG_FSYNC_ALWAYS || end <= ALOAD(&l->durable));
+}
+
 /* 1: it waits there now; 0: satisfied, but perhaps for *ret_round; ERR_NOT_LEADER. */
 static int join(struct log_wait *wt, uint64_t *ret_round)
 {

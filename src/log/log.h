@@ -228,6 +228,8 @@ void log_commit_begin(struct log_commit *c);
 void log_commit_since(struct log_commit *c, uint64_t mark);
 /* Waits for [.., end) of this log. Several logs may be added before arming; whoever added must arm or cancel. */
 void log_commit_add(struct log_commit *c, struct log *l, int64_t end);
+/* Whether a commit of [.., end) would have nothing to wait for; any thread. */
+bool log_committed(const struct log *l, int64_t end);
 /* True: already satisfied, `done` will not be called. False: `done` is called later on the worker. */
 bool log_commit_arm(struct log_commit *c);
 /* Forgets a commit, armed or not (its connection is going away); after this `done` does not run. On its worker. */

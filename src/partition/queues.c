@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include "base/err.h"
 #include "base/mem.h"
 #include "partition/partition.h"
 
@@ -47,6 +48,48 @@ static void ended(void *arg, uint64_t queue_id, enum queue_end reason)
         pq->ended(pq->ended_arg, queue_id, partition_index(pq->partition));
 }
 
+/* ---- high watermarks ----------------------------------------------------------------------------- */
+
+/* On one of the workers, which enters as a command does. */
+static void hw_enter(struct partition_queues *pq)
+{
+    struct partition_guard g;
+    int err = partition_enter(pq->partition, 0, &pq->hw_park, &g);
+
+    if (err == ERR_PARKED)
+        return;
+    if (err != 0) {
+        atomic_store(&pq->hw_missed, true); /* no lease, say: the tick looks again */
+        return;
+    }
+    queue_table_hw_advanced(pq->table);
+    (void)partition_leave(&g);
+}
+
+static void hw_retry(struct worker *w, struct partition_park *park)
+{
+    (void)w;
+    hw_enter(CONTAINER_OF(park, struct partition_queues, hw_park));
+}
+
+static void hw_news(struct worker *w, struct mail *m)
+{
+    struct partition_queues *pq = CONTAINER_OF(m, struct partition_queues, hw_mail);
+
+    (void)w;
+    atomic_store(&pq->hw_posted, false);
+    if (!partition_is_parked(&pq->hw_park))
+        hw_enter(pq);
+}
+
+static void hw_moved(void *arg)
+{
+    struct partition_queues *pq = arg;
+
+    if (!atomic_exchange(&pq->hw_posted, true))
+        worker_post(pq->hw_park.worker, &pq->hw_mail);
+}
+
 void partition_queues_init(struct partition_queues *pq, struct partition *p,
                            const struct partitions_options *options)
 {
@@ -58,8 +101,12 @@ void partition_queues_init(struct partition_queues *pq, struct partition *p,
         .arg = pq,
         .ended = ended,
         .background = background,
+        .hw_moved = options->workers == NULL ? NULL : hw_moved,
     };
 
+    pq->hw_mail.deliver = hw_news;
+    pq->hw_park.retry = hw_retry;
+    pq->hw_park.worker = options->workers == NULL ? NULL : workers_get(options->workers, partition_index(p) % workers_client_count(options->workers));
     pq->partition = p;
     pq->workers = options->workers;
     pq->ended = options->queue_ended;
@@ -72,9 +119,13 @@ bool partition_queues_tick(struct partition_queues *pq, int64_t now_ms)
 {
     struct partition_guard g;
 
-    if (pq->table == NULL || queue_table_next_tick(pq->table) > now_ms)
+    bool missed = pq->table != NULL && atomic_exchange(&pq->hw_missed, false);
+
+    if (pq->table == NULL || (!missed && queue_table_next_tick(pq->table) > now_ms))
         return false;
     partition_enter_background(pq->partition, 0, &g);
+    if (missed)
+        queue_table_hw_advanced(pq->table);
     queue_table_tick(pq->table, now_ms);
     (void)partition_leave(&g);
     return true;
@@ -82,7 +133,8 @@ bool partition_queues_tick(struct partition_queues *pq, int64_t now_ms)
 
 void partition_queues_close(struct partition_queues *pq)
 {
-    (void)pq;
+    if (pq->table != NULL)
+        queue_table_close(pq->table);
 }
 
 void partition_queues_fini(struct partition_queues *pq)

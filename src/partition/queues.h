@@ -11,10 +11,8 @@
 
 #include <stdatomic.h>
 
+#include "partition/partition.h"
 #include "queue/queue.h"
-
-struct partition;
-struct partitions_options;
 
 struct partition_queues {
     struct queue_table *table; /* owned; NULL before init */
@@ -22,6 +20,9 @@ struct partition_queues {
     struct workers *workers;
     void (*ended)(void *arg, uint64_t queue_id, uint32_t partition);
     void *ended_arg;
+    struct mail hw_mail; /* high watermarks moved that consumers wait for */
+    struct partition_park hw_park;
+    _Atomic bool hw_posted, hw_missed;
     _Atomic uint32_t busy; /* background jobs that have not ended */
 };
 

@@ -313,13 +313,28 @@ int queue_checkpoint_load(struct queue *q, bool *ret_found)
     return err;
 }
 
+int64_t queue_checkpoint_covers(const char *data_dir, uint32_t partition, uint64_t queue_id)
+{
+    char *path = mem_printf("%s/p-%04u/queue/%016llx/checkpoint", data_dir, partition, (unsigned long long)queue_id);
+    struct buf bytes = {0};
+    int64_t end = -1;
+
+    if (access(path, F_OK) == 0 && file_read(path, CHECKPOINT_MAX, &bytes) == 0 && bytes.len > 8 && memcmp(bytes.data, "GMQC", 4) == 0 &&
+        crc32c(0, bytes.data + 8, bytes.len - 8) == be32_get(bytes.data + 4))
+        end = end_of(buf_slice(&bytes));
+    buf_fini(&bytes);
+    mem_free(path);
+    return end;
+}
+
 int queue_checkpoint_write_clean(struct queue *q)
 {
     struct buf out = {0};
     char *path;
     int fd, err;
 
-    if (log_end(q->log) == 0 || q->checkpoint_end == log_end(q->log))
+    /* What is not committed may be cut off and written differently, and nobody would notice that the checkpoint is of another log. */
+    if (log_end(q->log) == 0 || q->checkpoint_end == log_end(q->log) || log_hw(q->log) < log_end(q->log))
         return 0;
     /* Nobody holds a delivery any more: what was passed may have been delivered, in this run or before; what
      * lies ahead surely not. */
@@ -446,7 +461,7 @@ void queue_checkpoint_tick(struct queue *q)
     }
     j = q->checkpoint;
     if (j != NULL && !j->submitted &&
-        (t->options.commit_at_end || log_durable(q->log) >= j->end)) { /* rule 7: S <= HW */
+        (t->options.commit_at_end || log_durable(q->log) >= j->end) && log_hw(q->log) >= j->end) { /* rule 7: S <= HW */
         j->submitted = true;
         queue_submit(t, &j->job);
     }

@@ -47,7 +47,7 @@ static void refresh_reservation(struct queue *q)
 {
     if (q->reserve_end == 0 || (q->pending != NULL && q->pending->reserved))
         return;
-    if (q->table->options.commit_at_end || log_durable(q->log) >= q->reserve_end) {
+    if (log_committed(q->log, q->reserve_end)) {
         q->reserve_committed = q->reserve_logged;
         q->reserve_end = 0;
     }
@@ -59,11 +59,23 @@ bool queue_reserve_stalls(struct queue *q)
 
     if (!q->on_disk)
         return false;
-    n = queue_next_ready(q);
+    n = queue_next_ready(q, queue_visible_end(q));
     if (n.source == QUEUE_FROM_NOWHERE || queue_entry_offset(&n.entry) < q->reserve_committed)
         return false;
     refresh_reservation(q);
     return queue_entry_offset(&n.entry) >= q->reserve_committed;
+}
+
+/* What is ready and may be delivered; when that is not all, the high watermark's next move is news. */
+static uint64_t grantable(struct queue *q)
+{
+    uint64_t visible = queue_visible_ready(q);
+
+    if (visible < q->ready) {
+        atomic_store(&q->hw_wanted, true);
+        visible = queue_visible_ready(q); /* it may have moved just before */
+    }
+    return visible;
 }
 
 void queue_grant(struct queue *q)
@@ -72,6 +84,10 @@ void queue_grant(struct queue *q)
 
     if (list_empty(&q->turn) || q->ready <= q->granted || q->failed != 0)
         return;
+    left = grantable(q);
+    if (left <= q->granted)
+        return;
+    left -= q->granted;
     if (q->waiter != NULL && q->wait_cold)
         return;
     if (queue_reserve_stalls(q)) {
@@ -82,7 +98,6 @@ void queue_grant(struct queue *q)
         }
         return;
     }
-    left = q->ready - q->granted;
     while (left > 0 && !list_empty(&q->turn)) {
         struct queue_consumer *c = LIST_ENTRY(q->turn.next, struct queue_consumer, turn);
         uint32_t n = 1;
@@ -189,13 +204,14 @@ bool queue_consumer_remove(struct queue_consumer *c, int64_t now_ms)
     return c->told;
 }
 
-void queue_detach_all(struct queue *q)
+void queue_detach_all(struct queue *q, bool lost)
 {
     while (!list_empty(&q->consumers)) {
         struct queue_consumer *c = LIST_ENTRY(q->consumers.next, struct queue_consumer, node);
 
         detach(c);
-        c->cancelled = true;
+        c->cancelled = !lost;
+        c->lost = lost;
         tell(c);
     }
     q->active = NULL;

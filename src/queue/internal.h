@@ -15,6 +15,7 @@
 #include "base/check.h"
 #include "base/err.h"
 #include "base/mem.h"
+#include "base/mutex.h"
 #include "log/batch.h"
 #include "log/effect.h"
 #include "queue/ackmap.h"
@@ -78,6 +79,9 @@ struct queue {
     struct queue_table *table;
     struct queue *hash_next;
     struct list dirty_node, timed_node;
+    struct log_watch hw_watch;   /* of its log: the high watermark moved */
+    struct list hw_node;         /* in table->hw_news, under its mutex */
+    _Atomic bool hw_wanted;      /* somebody waits for what lies above it */
     struct queue_spec spec;
     struct log *log;
     struct ackmap acks;
@@ -148,6 +152,9 @@ struct queue_table {
     uint32_t jobs;      /* under way */
     int flush_error;    /* messages were lost since the last queue_table_flush */
     _Atomic int64_t next_tick;
+    struct mutex hw_mutex; /* behind a log's own locks; a leaf */
+    struct list hw_news;   /* queues whose high watermark moved */
+    bool hw_told;          /* the host knows */
 };
 
 /* table.c */
@@ -181,7 +188,10 @@ struct queue_next {
     enum { QUEUE_FROM_NOWHERE, QUEUE_FROM_HEAP, QUEUE_FROM_RING, QUEUE_FROM_LOG } source;
     struct queue_entry entry;
 };
-struct queue_next queue_next_ready(struct queue *q);
+struct queue_next queue_next_ready(struct queue *q, int64_t below); /* of those with offsets below */
+/* What may be delivered lies below: the high watermark of a replicated log. INT64_MAX: anything. */
+int64_t queue_visible_end(const struct queue *q);
+uint64_t queue_visible_ready(const struct queue *q);
 void queue_next_take(struct queue *q, const struct queue_next *n); /* it is no longer ready: passed */
 void queue_settle_one(struct queue *q, int64_t offset);            /* live -> settled, noted for the log */
 void queue_drop_head(struct queue *q);
@@ -204,7 +214,7 @@ void queue_bound_length(struct queue *q); /* drops what is over x-max-length */
 /* consumer.c */
 void queue_grant(struct queue *q);
 void queue_turn_update(struct queue_consumer *c);
-void queue_detach_all(struct queue *q);     /* the queue is going */
+void queue_detach_all(struct queue *q, bool lost); /* the queue is going, or its leadership is */
 bool queue_reserve_stalls(struct queue *q); /* the next message may not be delivered yet */
 
 /* checkpoint.c */

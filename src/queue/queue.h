@@ -8,6 +8,11 @@
  *
  * Life of a queue: declared in the topology -> opened on first use (queue_open: checkpoint, then replay of
  * what follows it) -> used -> closed with its table (checkpoint written), or deleted with its log.
+ * When this node stops leading the partition, all its queues are closed at once (queue_table_close); the new leader opens them from
+ * its own copy of log and checkpoint.
+ *
+ * The log of a durable queue in a partition with several replicas: what lies above its high watermark is not delivered yet. A consumer
+ * gets news when it moves; basic.get waits with a commit (stalled) when only such messages are there.
  *
  * Life of a delivery: ready -> granted to a consumer in turn (a count only; news goes to it) -> taken under
  * the lock by the consumer's worker (queue_take) -> settled: acknowledged, discarded, or requeued, which
@@ -64,6 +69,9 @@ struct queue_table_options {
      * job->done(job); both exactly once. Called under the lock. NULL: run and done are called at once (tests,
      * small tools). */
     void (*background)(void *arg, struct queue_job *job);
+    /* The high watermark of a queue passed what somebody waits for: have queue_table_hw_advanced called. Any thread, under locks of
+     * the log; may only post. Once until it is called. */
+    void (*hw_moved)(void *arg);
 };
 
 struct queue_job {
@@ -76,6 +84,17 @@ struct queue_job {
 struct queue_table *queue_table_new(const struct queue_table_options *options);
 /* Writes checkpoints of what changed and closes the logs. No consumers, no jobs under way. NULL is fine. */
 void queue_table_free(struct queue_table *t);
+
+/* Leadership is lost: consumers are detached and told (c->lost), every queue's memory is dropped, nothing more is appended or
+ * written; logs and checkpoints stay. Messages of queues in memory are gone. Jobs under way may end later. */
+void queue_table_close(struct queue_table *t);
+/* Under the lock, before a flush: grants what high watermarks that moved made visible. The partition calls it by mail whenever
+ * hw_moved was called. */
+void queue_table_hw_advanced(struct queue_table *t);
+/* The S of a queue's durable checkpoint file on this node, -1 when there is none or it cannot be read. For followers: a hole in the
+ * leader's log that ends at or below it is explained by it (what was there is settled); above it, the leader's checkpoint has to be
+ * fetched first, since acknowledgements of what was dropped may be gone too (rules 3, 7). Any thread, reads the disk. */
+int64_t queue_checkpoint_covers(const char *data_dir, uint32_t partition, uint64_t queue_id);
 
 /* Appends what each queue gathered since the last flush as one batch (all acks of a queue are one effect of
  * ranges), then sends the news. Called by partition_leave with NULL; before that by a front end with its

@@ -3,7 +3,21 @@
 
 #define LOOK_MS 100
 
-struct queue_next queue_next_ready(struct queue *q)
+int64_t queue_visible_end(const struct queue *q)
+{
+    return q->on_disk && log_replicated(q->log) ? log_hw(q->log) : INT64_MAX;
+}
+
+/* All that is live from the high watermark on is ready: nothing there was ever delivered. */
+uint64_t queue_visible_ready(const struct queue *q)
+{
+    int64_t end = queue_visible_end(q);
+    uint64_t hidden = end >= q->acks.end ? 0 : ackmap_count_live(&q->acks, end, q->acks.end);
+
+    return q->ready - MIN_OF(q->ready, hidden);
+}
+
+struct queue_next queue_next_ready(struct queue *q, int64_t below)
 {
     struct queue_next n = {.source = QUEUE_FROM_NOWHERE};
     int64_t offset;
@@ -23,6 +37,8 @@ struct queue_next queue_next_ready(struct queue *q)
             if (q->rings[p].count == 0)
                 continue;
             e = *queue_ring_at(&q->rings[p], 0);
+            if (queue_entry_offset(&e) >= below)
+                continue;
             if (n.source == QUEUE_FROM_NOWHERE || queue_entry_priority(&n.entry) < p ||
                 e.offset_flags < n.entry.offset_flags) {
                 n.source = QUEUE_FROM_RING;
@@ -30,7 +46,7 @@ struct queue_next queue_next_ready(struct queue *q)
             }
             break;
         }
-        CHECK(n.source != QUEUE_FROM_NOWHERE);
+        CHECK(n.source != QUEUE_FROM_NOWHERE || below != INT64_MAX);
         return n;
     }
     if (n.source == QUEUE_FROM_HEAP)
@@ -38,6 +54,8 @@ struct queue_next queue_next_ready(struct queue *q)
     offset = ackmap_next_live(&q->acks, q->head);
     CHECK(offset < q->acks.end);
     q->head = offset;
+    if (offset >= below)
+        return n;
     n.source = QUEUE_FROM_LOG;
     n.entry = (struct queue_entry){.offset_flags = (uint64_t)offset << 16};
     return n;
@@ -93,7 +111,7 @@ void queue_drop_head(struct queue *q)
                 queue_settle_one(q, queue_entry_offset(&e));
                 return;
             }
-    n = queue_next_ready(q);
+    n = queue_next_ready(q, INT64_MAX);
     if (n.source == QUEUE_FROM_NOWHERE)
         return;
     if (n.source == QUEUE_FROM_LOG) {
@@ -188,7 +206,7 @@ void queue_expire_head(struct queue *q, int64_t now_ms)
         return;
     queue_reader_init(&r);
     while (q->ready > 0 && budget-- > 0) {
-        struct queue_next n = queue_next_ready(q);
+        struct queue_next n = queue_next_ready(q, INT64_MAX);
         struct record record;
         struct effect e;
         struct queue_message_view m;

@@ -108,6 +108,10 @@ int queue_recover(struct queue *q)
         q->checkpoint_end = q->acks.end;
     else
         q->bytes_inexact = true;
+    /* The start of a follower's log follows its leader's, perhaps beyond what this checkpoint still says to be live. */
+    (void)ackmap_settle_range(&q->acks, q->acks.origin, MIN_OF(log_start(q->log), q->acks.end));
+    if (q->acks.end < log_start(q->log))
+        ackmap_add_hole(&q->acks, log_start(q->log));
     if (q->acks.end > end) {
         diag_warn("a queue's log ends before its checkpoint: the tail was lost",
                   "dir=%s end=%lld checkpoint=%lld", log_dir(q->log), (long long)end, (long long)q->acks.end);

@@ -25,7 +25,58 @@ struct queue_table *queue_table_new(const struct queue_table_options *options)
     list_init(&t->dirty);
     list_init(&t->timed);
     atomic_init(&t->next_tick, INT64_MAX);
+    mutex_init(&t->hw_mutex);
+    list_init(&t->hw_news);
     return t;
+}
+
+/* ---- news of high watermarks ----------------------------------------------------------------- */
+
+static void hw_moved(struct log_watch *w, struct log *l)
+{
+    struct queue *q = CONTAINER_OF(w, struct queue, hw_watch);
+    struct queue_table *t = q->table;
+    bool tell = false;
+
+    (void)l;
+    if (!atomic_load(&q->hw_wanted))
+        return;
+    mutex_lock(&t->hw_mutex);
+    if (!list_linked(&q->hw_node))
+        list_push_back(&t->hw_news, &q->hw_node);
+    if (!t->hw_told)
+        t->hw_told = tell = true;
+    mutex_unlock(&t->hw_mutex);
+    if (tell && t->options.hw_moved != NULL)
+        t->options.hw_moved(t->options.arg);
+}
+
+void queue_table_hw_advanced(struct queue_table *t)
+{
+    struct list *n;
+
+    mutex_lock(&t->hw_mutex);
+    t->hw_told = false;
+    while ((n = list_pop_front(&t->hw_news)) != NULL) {
+        struct queue *q = LIST_ENTRY(n, struct queue, hw_node);
+
+        atomic_store(&q->hw_wanted, false); /* granting says so again when more is hidden */
+        queue_mark_dirty(q);
+    }
+    mutex_unlock(&t->hw_mutex);
+}
+
+/* Closes its log, or deletes it. */
+static void forget_log(struct queue *q, bool delete)
+{
+    log_unset_hw_watch(q->log, &q->hw_watch);
+    mutex_lock(&q->table->hw_mutex);
+    list_remove(&q->hw_node);
+    mutex_unlock(&q->table->hw_mutex);
+    if (delete)
+        log_delete(q->log);
+    else
+        log_close(q->log);
 }
 
 static inline uint32_t bucket_of(const struct queue_table *t, uint64_t id)
@@ -147,10 +198,11 @@ void queue_table_free(struct queue_table *t)
             queue_checkpoint_forget(q);
             if (q->on_disk && q->failed == 0)
                 queue_checkpoint_write_clean(q);
-            log_close(q->log);
+            forget_log(q, false);
             queue_free(q);
         }
     CHECK(t->jobs == 0);
+    mutex_fini(&t->hw_mutex);
     for (struct queue_pending *p = t->pool, *next; p != NULL; p = next) {
         next = p->next;
         queue_pending_free(p);
@@ -160,6 +212,24 @@ void queue_table_free(struct queue_table *t)
     mem_free(t->buckets);
     mem_free((char *)t->options.data_dir);
     mem_free(t);
+}
+
+void queue_table_close(struct queue_table *t)
+{
+    for (uint32_t i = 0; i < t->bucket_count; i++)
+        while (t->buckets[i] != NULL) {
+            struct queue *q = t->buckets[i];
+
+            queue_detach_all(q, true);
+            queue_checkpoint_forget(q);
+            unlink_queue(t, q);
+            forget_log(q, false);
+            queue_free(q);
+        }
+    t->flush_error = 0;
+    mutex_lock(&t->hw_mutex);
+    t->hw_told = false;
+    mutex_unlock(&t->hw_mutex);
 }
 
 int queue_table_flush(struct queue_table *t, struct log_commit *commit)
@@ -324,6 +394,8 @@ int queue_open(struct queue_table *t, const struct queue_spec *spec, int64_t now
     }
     if (!q->on_disk)
         q->reserve_committed = INT64_MAX;
+    q->hw_watch.changed = hw_moved;
+    log_set_hw_watch(q->log, &q->hw_watch);
     insert(t, q);
     if (spec->expires_ms >= 0)
         queue_mark_timed(q, q->unused_since + spec->expires_ms);
@@ -362,10 +434,10 @@ bool queue_delete(struct queue_table *t, uint64_t id)
         delete_unopened(t, id);
         return false;
     }
-    queue_detach_all(q);
+    queue_detach_all(q, false);
     queue_checkpoint_forget(q);
     unlink_queue(t, q);
-    log_delete(q->log);
+    forget_log(q, true);
     queue_free(q);
     return true;
 }

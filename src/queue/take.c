@@ -14,6 +14,17 @@ static void want_commit(struct queue *q, struct queue_take *take)
     take->commit_added = true;
 }
 
+/* basic.get finds what was published before it: it waits until that is committed. */
+static void want_visible(struct queue *q, struct queue_take *take)
+{
+    take->stalled = true;
+    if (take->commit == NULL)
+        return;
+    log_commit_begin(take->commit);
+    log_commit_add(take->commit, q->log, log_end(q->log));
+    take->commit_added = true;
+}
+
 static void deliver_to(struct queue *q, struct queue_consumer *c, bool no_ack, int64_t offset, uint32_t size)
 {
     q->delivered++;
@@ -43,7 +54,7 @@ static int take_some(struct queue *q, struct queue_consumer *c, bool no_ack, uin
     want = MIN_OF(MAX_OF(want, READ_MIN), READ_MAX);
     queue_reader_init(&r);
     while (take->count < max && q->ready > 0) {
-        struct queue_next n = queue_next_ready(q);
+        struct queue_next n = queue_next_ready(q, queue_visible_end(q));
         int64_t offset = queue_entry_offset(&n.entry);
         struct record record;
         struct effect e;
@@ -51,6 +62,11 @@ static int take_some(struct queue *q, struct queue_consumer *c, bool no_ack, uin
         struct queue_delivery d;
         uint32_t before = (uint32_t)(n.entry.offset_flags & QUEUE_HANDLE_COUNT) >> 8;
 
+        if (n.source == QUEUE_FROM_NOWHERE) { /* all that is left lies above the high watermark */
+            if (c == NULL && take->count == 0)
+                want_visible(q, take);
+            break;
+        }
         if (offset >= q->reserve_committed && queue_reserve_stalls(q)) {
             if (q->reserve_end != 0 && q->reserve_ahead < QUEUE_RESERVE_AHEAD_MAX && take->count > 0)
                 q->reserve_ahead *= 2;
