@@ -1,5 +1,5 @@
-/* How clients find their way: ApiVersions 0-4, Metadata 0-13, FindCoordinator 0-6, DescribeCluster 0-2. On a
- * node alone every answer names it. */
+/* How clients find their way: ApiVersions 0-4, Metadata 0-13, FindCoordinator 0-6, DescribeCluster 0-2. Who serves what is
+ * cluster.c's; on a node alone every answer names it. */
 #include "protocols/kafka/session.h"
 
 #include "base/check.h"
@@ -138,32 +138,64 @@ struct metadata {
     bool operations; /* asked for */
 };
 
+static void put_broker(const struct kafka_broker *b, void *arg)
+{
+    struct kout *o = arg;
+
+    kout_item(o);
+    kout_i32(o, "NodeId", b->id);
+    kout_str(o, "Host", b->at.host);
+    kout_i32(o, "Port", b->at.port);
+    kout_string(o, "Rack", b->rack);
+}
+
 static void put_brokers(struct metadata *m)
 {
-    struct kafka_endpoint e;
-
-    kafka_endpoint_of(m->s, &e);
     kout_array(m->o, "Brokers");
-    kout_item(m->o);
-    kout_i32(m->o, "NodeId", kafka_node_id(m->s));
-    kout_str(m->o, "Host", e.host);
-    kout_i32(m->o, "Port", e.port);
-    kout_str(m->o, "Rack", NULL);
+    kafka_each_broker(m->s, false, put_broker, m->o);
     kout_array_end(m->o);
 }
 
-static void put_one_node(struct kout *o, const char *name, int32_t id)
+static void put_nodes(struct kout *o, const char *name, const struct topo_replica_set *set)
 {
     kout_list(o, name);
-    kout_elem_i32(o, id);
+    for (unsigned i = 0; i < set->count; i++)
+        kout_elem_i32(o, (int32_t)set->nodes[i]);
     kout_list_end(o);
+}
+
+/* Leader, epoch and sets of the partition that owns it. */
+static void put_partition(struct metadata *m, const struct topo_topic *t, uint32_t index)
+{
+    uint32_t partition = placement_of_topic(t->name, index, m->s->front->partition_count);
+    struct kafka_leadership l = kafka_leadership_of(m->s, partition);
+    struct topo_replica_set replicas = {0}, insync = {0}, offline = {0};
+    struct kout *o = m->o;
+
+    if (l.record != NULL) {
+        replicas = topo_replicas(l.record);
+        insync = topo_insync(l.record);
+    } else {
+        (void)topo_set_add(&replicas, (uint32_t)l.leader);
+        insync = replicas;
+    }
+    for (unsigned i = 0; i < replicas.count; i++)
+        if (!kafka_node_is_up(m->s, replicas.nodes[i]))
+            (void)topo_set_add(&offline, replicas.nodes[i]);
+    kout_item(o);
+    kout_i16(o, "ErrorCode", l.leader < 0 ? KAFKA_ERR_LEADER_NOT_AVAILABLE : 0);
+    kout_i32(o, "PartitionIndex", (int32_t)index);
+    kout_i32(o, "LeaderId", l.leader);
+    kout_i32(o, "LeaderEpoch", l.epoch);
+    put_nodes(o, "ReplicaNodes", &replicas);
+    put_nodes(o, "IsrNodes", &insync);
+    put_nodes(o, "OfflineReplicas", &offline);
 }
 
 static bool put_topic(const struct topo_topic *t, void *arg)
 {
     struct metadata *m = arg;
     struct kout *o = m->o;
-    int32_t me = kafka_node_id(m->s);
 
     kout_item(o);
     kout_i16(o, "ErrorCode", 0);
@@ -171,17 +203,8 @@ static bool put_topic(const struct topo_topic *t, void *arg)
     kout_uuid(o, "TopicId", t->uuid);
     kout_bool(o, "IsInternal", false);
     kout_array(o, "Partitions");
-    for (uint32_t i = 0; i < t->partitions; i++) {
-        kout_item(o);
-        kout_i16(o, "ErrorCode", 0);
-        kout_i32(o, "PartitionIndex", (int32_t)i);
-        kout_i32(o, "LeaderId", me);
-        kout_i32(o, "LeaderEpoch", 0);
-        put_one_node(o, "ReplicaNodes", me);
-        put_one_node(o, "IsrNodes", me);
-        kout_list(o, "OfflineReplicas");
-        kout_list_end(o);
-    }
+    for (uint32_t i = 0; i < t->partitions; i++)
+        put_partition(m, t, i);
     kout_array_end(o);
     kout_i32(o, "TopicAuthorizedOperations", m->operations ? TOPIC_OPERATIONS : NOT_ASKED);
     return true;
@@ -277,41 +300,62 @@ static int16_t coordinator_code(int8_t type, struct slice key, const char **ret_
     return type == COORDINATOR_TRANSACTION ? KAFKA_ERR_UNSUPPORTED_VERSION : KAFKA_ERR_INVALID_REQUEST;
 }
 
+struct coordinator {
+    int32_t node; /* -1: see code */
+    struct kafka_endpoint at;
+    int16_t code;
+    const char *why;
+};
+
+static void find_coordinator(const struct kafka_session *s, int8_t type, struct slice key, struct coordinator *ret)
+{
+    *ret = (struct coordinator){.node = -1, .at.port = 0};
+    ret->code = coordinator_code(type, key, &ret->why);
+    if (ret->code != 0)
+        return;
+    ret->node = kafka_leadership_of(s, kafka_group_partition(s, key)).leader;
+    if (ret->node >= 0 && kafka_endpoint_of_node(s, ret->node, &ret->at))
+        return;
+    ret->node = -1;
+    ret->code = KAFKA_ERR_COORDINATOR_NOT_AVAILABLE;
+    ret->why = "the group's partition has no leader at the moment";
+}
+
+static void put_coordinator(struct kout *o, const struct coordinator *c)
+{
+    kout_i32(o, "NodeId", c->node);
+    kout_str(o, "Host", c->code == 0 ? c->at.host : "");
+    kout_i32(o, "Port", c->code == 0 ? c->at.port : -1);
+}
+
 int kafka_handle_find_coordinator(struct kafka_session *s, struct kafka_request *rq)
 {
-    struct kafka_endpoint e;
+    struct coordinator c;
     struct kafka_reply r;
     struct kin in;
     struct slice key;
-    const char *why;
     struct kout *o;
-    int16_t code;
     int8_t type;
     int64_t n;
 
-    kafka_endpoint_of(s, &e);
     kin_init(&in, rq->api->request, rq->version, rq->body);
     key = kin_string(&in, "Key");
     type = kin_i8(&in, "KeyType", COORDINATOR_GROUP);
-    code = coordinator_code(type, key, &why);
+    find_coordinator(s, type, key, &c);
     o = kafka_reply_begin(s, rq, &r);
     kout_i32(o, "ThrottleTimeMs", 0);
-    kout_i16(o, "ErrorCode", code);
-    kout_str(o, "ErrorMessage", why);
-    kout_i32(o, "NodeId", code == 0 ? kafka_node_id(s) : -1);
-    kout_str(o, "Host", code == 0 ? e.host : "");
-    kout_i32(o, "Port", code == 0 ? e.port : -1);
+    kout_i16(o, "ErrorCode", c.code);
+    kout_str(o, "ErrorMessage", c.why);
+    put_coordinator(o, &c);
     kout_array(o, "Coordinators");
     for (n = kin_list(&in, "CoordinatorKeys"); n > 0; n--) {
         key = kin_elem_string(&in);
-        code = coordinator_code(type, key, &why);
+        find_coordinator(s, type, key, &c);
         kout_item(o);
         kout_string(o, "Key", key);
-        kout_i32(o, "NodeId", code == 0 ? kafka_node_id(s) : -1);
-        kout_str(o, "Host", code == 0 ? e.host : "");
-        kout_i32(o, "Port", code == 0 ? e.port : -1);
-        kout_i16(o, "ErrorCode", code);
-        kout_str(o, "ErrorMessage", why);
+        put_coordinator(o, &c);
+        kout_i16(o, "ErrorCode", c.code);
+        kout_str(o, "ErrorMessage", c.why);
     }
     kout_array_end(o);
     kafka_reply_end(s, &r);
@@ -320,22 +364,33 @@ int kafka_handle_find_coordinator(struct kafka_session *s, struct kafka_request 
 
 /* ---- DescribeCluster ---------------------------------------------------------------------------------- */
 
+static void put_described_broker(const struct kafka_broker *b, void *arg)
+{
+    struct kout *o = arg;
+
+    kout_item(o);
+    kout_i32(o, "BrokerId", b->id);
+    kout_str(o, "Host", b->at.host);
+    kout_i32(o, "Port", b->at.port);
+    kout_string(o, "Rack", b->rack);
+    kout_bool(o, "IsFenced", b->fenced);
+}
+
 int kafka_handle_describe_cluster(struct kafka_session *s, struct kafka_request *rq)
 {
-    struct kafka_endpoint e;
     struct kafka_reply r;
     struct kin in;
     struct kout *o;
     char cluster_id[23];
-    bool operations;
+    bool operations, fenced;
     int8_t type;
     bool ok;
 
     kin_init(&in, rq->api->request, rq->version, rq->body);
     operations = kin_bool(&in, "IncludeClusterAuthorizedOperations", false);
     type = kin_i8(&in, "EndpointType", 1);
+    fenced = kin_bool(&in, "IncludeFencedBrokers", false);
     ok = type == 1; /* 2 asks for controllers, which have no listener of their own */
-    kafka_endpoint_of(s, &e);
     kafka_cluster_id_text(s, cluster_id);
     o = kafka_reply_begin(s, rq, &r);
     kout_i32(o, "ThrottleTimeMs", 0);
@@ -345,14 +400,8 @@ int kafka_handle_describe_cluster(struct kafka_session *s, struct kafka_request 
     kout_str(o, "ClusterId", cluster_id);
     kout_i32(o, "ControllerId", kafka_node_id(s));
     kout_array(o, "Brokers");
-    if (ok) {
-        kout_item(o);
-        kout_i32(o, "BrokerId", kafka_node_id(s));
-        kout_str(o, "Host", e.host);
-        kout_i32(o, "Port", e.port);
-        kout_str(o, "Rack", NULL);
-        kout_bool(o, "IsFenced", false);
-    }
+    if (ok)
+        kafka_each_broker(s, fenced, put_described_broker, o);
     kout_array_end(o);
     kout_i32(o, "ClusterAuthorizedOperations", operations ? CLUSTER_OPERATIONS : NOT_ASKED);
     kafka_reply_end(s, &r);

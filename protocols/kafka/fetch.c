@@ -111,6 +111,7 @@ void fetch_release_spans(struct fetch *f)
 static void fetch_destroy(struct fetch *f)
 {
     mutex_fini(&f->mu);
+    mem_free(f->rack);
     if (f->session != NULL) {
         mem_free(f->session->buckets);
         mem_free(f->session);
@@ -158,19 +159,31 @@ static void fetch_gone(struct kafka_async *a)
 
 /* ---- evaluation --------------------------------------------------------------------------------------- */
 
-static int16_t check_epoch(const struct fetch_part *p)
+/* R10: whether what the client has ends in an epoch that ended later here, or not at all. */
+static void part_compare(struct fetch_part *p, struct log *l)
 {
-    int32_t mine = stream_epoch(p->stream);
+    int32_t epoch;
+    int64_t end;
 
-    if (p->leader_epoch < 0 || p->leader_epoch == mine)
-        return 0;
-    return p->leader_epoch < mine ? KAFKA_ERR_FENCED_LEADER_EPOCH : KAFKA_ERR_UNKNOWN_LEADER_EPOCH;
+    if (p->last_epoch < 0)
+        return;
+    if (log_epoch_end(l, p->last_epoch, &epoch, &end) != 0) {
+        p->code = KAFKA_ERR_OFFSET_OUT_OF_RANGE;
+    } else if (epoch < p->last_epoch || end < p->offset) {
+        p->diverges = true;
+        p->diverge_epoch = epoch;
+        p->diverge_end = end;
+    }
 }
 
 /* Code and watermarks. True when records wait behind the offset. */
-static bool part_look(struct fetch_part *p)
+static bool part_look(struct kafka_session *s, struct fetch *f, struct fetch_part *p)
 {
+    uint32_t partition;
     struct log *l;
+
+    p->preferred = -1;
+    p->diverges = false;
 
     if (p->stream == NULL)
         return false; /* its code says why */
@@ -179,13 +192,30 @@ static bool part_look(struct fetch_part *p)
         p->code = p->topic != NULL ? KAFKA_ERR_UNKNOWN_TOPIC_OR_PARTITION : KAFKA_ERR_UNKNOWN_TOPIC_ID;
         return false;
     }
+    partition = stream_partition(p->stream);
+    if (stream_is_closed(p->stream)) { /* the role changed: opened anew by the next request, if this node may serve it */
+        part_drop_stream(p);
+        p->code = KAFKA_ERR_NOT_LEADER_OR_FOLLOWER;
+        return false;
+    }
+    p->code = f->may_follow ? kafka_reader_code(s, partition) : kafka_leader_code(s, partition);
+    if (p->code == 0)
+        p->code = kafka_epoch_code(s, partition, p->leader_epoch);
     l = stream_log(p->stream);
     p->start = log_start(l);
     p->high_watermark = stream_high_watermark(p->stream);
-    p->code = check_epoch(p);
-    if (p->code == 0 && (p->offset < p->start || p->offset > p->high_watermark))
+    if (p->code != 0)
+        return false;
+    /* Between high watermark and end it waits: a new leader's watermark may still be behind what its predecessor told. */
+    if (p->offset < p->start || p->offset > log_end(l))
         p->code = KAFKA_ERR_OFFSET_OUT_OF_RANGE;
-    return p->code == 0 && p->offset < p->high_watermark;
+    else
+        part_compare(p, l);
+    if (p->code != 0 || p->diverges)
+        return false;
+    if (f->rack != NULL && kafka_leader_code(s, partition) == 0)
+        p->preferred = kafka_preferred_reader(s, partition, slice_str(f->rack));
+    return p->preferred < 0 && p->offset < p->high_watermark;
 }
 
 /* A span within what is left of the answer; the first one may be larger (KIP-74). */
@@ -216,7 +246,6 @@ size_t fetch_evaluate(struct kafka_session *s, struct fetch *f, bool *ret_urgent
     size_t bytes = 0, budget = MIN_OF((size_t)MAX_OF(f->max_bytes, 0), (size_t)FETCH_MAX_BYTES);
     struct list now, *n;
 
-    (void)s;
     list_init(&now);
     mutex_lock(&f->mu);
     list_splice(&now, &f->ready);
@@ -237,12 +266,12 @@ size_t fetch_evaluate(struct kafka_session *s, struct fetch *f, bool *ret_urgent
         part_release_span(p);
         if (!list_linked(&p->answer))
             list_push_back(&f->answer, &p->answer);
-        more = part_look(p);
+        more = part_look(s, f, p);
         if (more)
             bytes += part_read(p, budget > bytes ? budget - bytes : 0, bytes == 0);
-        if (p->code != 0)
+        if (p->code != 0 || p->diverges || p->preferred >= 0)
             *ret_urgent = true;
-        if (more || p->code != 0)
+        if (more || p->code != 0 || p->diverges || p->preferred >= 0)
             fetch_mark_ready(p);
     }
     return bytes;
@@ -336,7 +365,7 @@ static bool register_parts(struct fetch *f)
         if (p->stream == NULL || p->waiter.stream != NULL)
             continue;
         stream_wait(p->stream, &p->waiter);
-        if (stream_high_watermark(p->stream) != p->high_watermark || stream_is_deleted(p->stream)) {
+        if (stream_high_watermark(p->stream) != p->high_watermark || stream_is_deleted(p->stream) || stream_is_closed(p->stream)) {
             fetch_mark_ready(p);
             moved = true;
         }
@@ -411,11 +440,12 @@ struct fetch_request {
     int8_t isolation;
     int32_t session_id, session_epoch;
     struct reader topics, forgotten; /* positioned at their counts */
+    struct slice rack;
 };
 
 struct wanted {
     struct kafka_topic_ref topic;
-    int32_t index, leader_epoch, max_bytes;
+    int32_t index, leader_epoch, last_epoch, max_bytes;
     int64_t offset;
 };
 
@@ -456,8 +486,7 @@ static void each_wanted(const struct kafka_request *rq, struct reader *r,
             w.index = (int32_t)reader_be32(r);
             w.leader_epoch = rq->version >= 9 ? (int32_t)reader_be32(r) : -1;
             w.offset = (int64_t)reader_be64(r);
-            if (rq->version >= 12)
-                (void)reader_be32(r); /* last fetched epoch: for replicas */
+            w.last_epoch = rq->version >= 12 ? (int32_t)reader_be32(r) : -1;
             if (rq->version >= 5)
                 (void)reader_be64(r); /* log start: for replicas */
             w.max_bytes = (int32_t)reader_be32(r);
@@ -517,7 +546,7 @@ static int parse(const struct kafka_request *rq, struct fetch_request *q)
         each_forgotten(rq, &r, NULL, NULL);
     }
     if (rq->version >= 11)
-        (void)read_name(&r, rq->flexible); /* rack */
+        q->rack = read_name(&r, rq->flexible);
     if (rq->flexible)
         kafka_skip_tags(&r);
     return r.bad || reader_left(&r) != 0 ? ERR_MALFORMED : 0;
@@ -542,7 +571,7 @@ static void look_up(const struct wanted *w, void *arg)
     const struct topo_topic *t = kafka_topic_resolve(kafka_view(l->s), &w->topic);
     int16_t code;
 
-    stream_unref(kafka_stream_of(l->s, t, w->index, &l->open, &code));
+    stream_unref(kafka_stream_to_read(l->s, t, w->index, &l->open, &code));
 }
 
 /* The stream of a part that has none yet. */
@@ -553,7 +582,10 @@ static void part_resolve(struct kafka_session *s, struct fetch_part *p)
     const struct topo_topic *t = kafka_topic_resolve(kafka_view(s), &ref);
     struct kafka_open *none = NULL;
 
-    p->stream = kafka_stream_of(s, t, p->index, &none, &p->code);
+    p->partition_known = t != NULL && p->index >= 0;
+    if (p->partition_known)
+        p->partition = placement_of_topic(t->name, (uint32_t)p->index, s->front->partition_count);
+    p->stream = kafka_stream_to_read(s, t, p->index, &none, &p->code);
     if (p->stream == NULL && p->code == 0)
         p->code = KAFKA_ERR_NOT_LEADER_OR_FOLLOWER;
     if (t == NULL && p->topic == NULL)
@@ -585,6 +617,7 @@ static void take_wanted(const struct wanted *w, void *arg)
     }
     p->offset = w->offset;
     p->leader_epoch = w->leader_epoch;
+    p->last_epoch = w->last_epoch;
     p->max_bytes = w->max_bytes;
     p->code = 0;
     if (p->stream == NULL)
@@ -680,6 +713,9 @@ int kafka_handle_fetch(struct kafka_session *s, struct kafka_request *rq)
     u.f->min_bytes = q.min_bytes;
     u.f->max_bytes = q.max_bytes;
     u.f->isolation = q.isolation;
+    u.f->may_follow = rq->version >= 11;
+    mem_free(u.f->rack);
+    u.f->rack = q.rack.len == 0 ? NULL : mem_strdup_slice(q.rack);
     if (u.fs != NULL && rq->version >= 7) {
         r = q.forgotten;
         each_forgotten(rq, &r, take_forgotten, &u);

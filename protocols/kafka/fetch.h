@@ -25,13 +25,20 @@ struct fetch_part {
     char *topic;           /* owned; NULL: by id */
     uint8_t uuid[16];
     uint64_t topic_id; /* 0: unknown topic */
+    uint32_t partition; /* that owns it, when the topic is known */
+    bool partition_known;
     int32_t index;
     int32_t leader_epoch; /* -1: not checked */
+    int32_t last_epoch;   /* of what the client fetched last; -1: not told */
     int64_t offset;
     int32_t max_bytes;
     /* what was found now */
     int16_t code;
     int64_t high_watermark, start;
+    int32_t preferred;     /* KIP-392: read there instead; -1: here */
+    bool diverges;         /* KIP-320: the client's log is not a part of this one ... */
+    int32_t diverge_epoch; /* ... whose newest epoch that it can share is this ... */
+    int64_t diverge_end;   /* ... and ends here */
     struct log_span span; /* len 0: nothing */
     bool has_span;
     /* what the session's client was told last; -1: nothing */
@@ -54,6 +61,8 @@ struct fetch {
     bool waits, warming; /* what the request being served is at, as its worker knows it */
     bool dead;           /* freed when the mail or job under way has come */
     bool by_id;          /* topics are named by id: version 13 and newer */
+    bool may_follow;     /* followers serve it: version 11 and newer */
+    char *rack;          /* owned; the client's, NULL: not told */
     /* of the request being served */
     int32_t max_wait_ms, min_bytes, max_bytes;
     int8_t isolation;

@@ -21,6 +21,8 @@ struct answer {
     const struct kafka_request *rq;
     struct fetch *f;
     const struct kafka_front *front;
+    struct kafka_session *s;
+    struct kafka_hints hints; /* KIP-951 */
 };
 
 static void add_piece(struct answer *a, size_t at, struct fetch_part *p)
@@ -48,7 +50,25 @@ static void put_part_head(struct answer *a, const struct fetch_part *p)
         buf_put_be64(text, (uint64_t)(told ? p->start : -1));
     kafka_put_len(text, a->f->isolation == 1 && told ? 0 : -1, rq->flexible); /* aborted transactions */
     if (rq->version >= 11)
-        buf_put_be32(text, UINT32_MAX); /* preferred read replica */
+        buf_put_be32(text, (uint32_t)p->preferred); /* KIP-392 */
+}
+
+/* DivergingEpoch (KIP-320) and CurrentLeader (KIP-951). */
+static void put_part_tags(struct answer *a, const struct fetch_part *p)
+{
+    struct buf *text = a->text;
+    bool leader = a->rq->version >= 16 && p->partition_known && (p->code == KAFKA_ERR_NOT_LEADER_OR_FOLLOWER || p->code == KAFKA_ERR_FENCED_LEADER_EPOCH);
+
+    buf_put_u8(text, (uint8_t)(p->diverges + leader));
+    if (p->diverges) {
+        buf_put_u8(text, 0);
+        buf_put_u8(text, 4 + 8 + 1);
+        buf_put_be32(text, (uint32_t)p->diverge_epoch);
+        buf_put_be64(text, (uint64_t)p->diverge_end);
+        buf_put_u8(text, 0);
+    }
+    if (leader)
+        kafka_put_current_leader(a->s, text, 1, p->partition, &a->hints);
 }
 
 static void put_part(struct answer *a, struct fetch_part *p)
@@ -70,7 +90,7 @@ static void put_part(struct answer *a, struct fetch_part *p)
         len = 0;
     }
     if (rq->flexible)
-        buf_put_u8(text, 0);
+        put_part_tags(a, p);
     metrics_add(METRIC_STREAM_BYTES_OUT, len);
 }
 
@@ -95,7 +115,7 @@ static void choose_parts(struct answer *a)
     LIST_FOREACH (n, &f->answer) {
         struct fetch_part *p = LIST_ENTRY(n, struct fetch_part, answer);
 
-        if (p->code != 0 || p->has_span || p->high_watermark != p->told_high_watermark ||
+        if (p->code != 0 || p->has_span || p->diverges || p->preferred >= 0 || p->high_watermark != p->told_high_watermark ||
             p->start != p->told_start)
             choose(a, p);
     }
@@ -200,7 +220,7 @@ static struct answer begin_answer(struct kafka_session *s, const struct kafka_re
 {
     struct kafka_scratch *scratch = kafka_scratch_of(s);
 
-    return (struct answer){&scratch->text, &scratch->pieces, &scratch->chosen, rq, f, s->front};
+    return (struct answer){&scratch->text, &scratch->pieces, &scratch->chosen, rq, f, s->front, s, {{0}, 0}};
 }
 
 void fetch_answer(struct kafka_session *s, const struct kafka_request *rq, struct fetch *f)
@@ -210,7 +230,7 @@ void fetch_answer(struct kafka_session *s, const struct kafka_request *rq, struc
     put_head(&a, 0, f->session_id);
     put_topics(&a);
     if (rq->flexible)
-        buf_put_u8(a.text, 0);
+        kafka_put_node_endpoints(s, a.text, &a.hints);
     send_pieces(s, &a);
     fetch_release_spans(f);
 }

@@ -73,14 +73,14 @@ int kafka_handle_describe_groups(struct kafka_session *s, struct kafka_request *
         struct slice id = kin_elem_string(&in);
         uint32_t partition = kafka_group_partition(s, id);
         struct partition_guard g;
-        int entered = kafka_enter(s, partition, &g);
+        int entered = kafka_enter_coordinator(s, partition, &g);
 
         if (entered == KAFKA_RETRY) {
             kafka_reply_drop(&r);
             return KAFKA_RETRY;
         }
         if (entered != 0) {
-            put_described(o, rq, id, KAFKA_ERR_COORDINATOR_NOT_AVAILABLE, NULL, operations);
+            put_described(o, rq, id, kafka_coordinator_code(entered), NULL, operations);
             continue;
         }
         put_described(o, rq, id, 0, kafka_group_get(s, &g, partition, id), operations);
@@ -134,6 +134,7 @@ static void load_all(struct kafka_front *f, struct partition_guard *g, uint32_t 
 {
     struct kafka_group_part *part = &f->parts[partition];
 
+    kafka_groups_refresh(f, g, partition);
     if (!part->all_loaded)
         group_load_all(&g->kv, &part->groups, now_ms);
     part->all_loaded = true;
@@ -146,9 +147,12 @@ int kafka_handle_list_groups(struct kafka_session *s, struct kafka_request *rq)
     int16_t code = 0;
 
     l.o = kafka_reply_begin(s, rq, &r);
-    for (uint32_t i = 0; i < s->front->partition_count && code == 0; i++)
-        if (partition_state(partitions_get(s->front->options.partitions, i)) != PARTITION_OPEN)
-            code = KAFKA_ERR_COORDINATOR_NOT_AVAILABLE;
+    for (uint32_t i = 0; i < s->front->partition_count && code == 0; i++) {
+        struct partition *p = partitions_get(s->front->options.partitions, i);
+
+        if (partition_role(p) == PARTITION_LEADER && partition_state(p) != PARTITION_OPEN)
+            code = KAFKA_ERR_COORDINATOR_NOT_AVAILABLE; /* of those led elsewhere that node tells */
+    }
     kout_i32(l.o, "ThrottleTimeMs", 0);
     kout_i16(l.o, "ErrorCode", code);
     kout_array(l.o, "Groups");
@@ -204,7 +208,7 @@ int kafka_handle_delete_groups(struct kafka_session *s, struct kafka_request *rq
         uint32_t partition = kafka_group_partition(s, id);
         struct partition_guard g;
         /* Only the first may be parked: what was deleted before would not be there the second time. */
-        int entered = i == 0 ? kafka_enter(s, partition, &g)
+        int entered = i == 0 ? kafka_enter_coordinator(s, partition, &g)
                              : partition_enter(partitions_get(s->front->options.partitions, partition),
                                                KV_DB_INTERNAL, NULL, &g);
 
@@ -214,8 +218,7 @@ int kafka_handle_delete_groups(struct kafka_session *s, struct kafka_request *rq
             return KAFKA_RETRY;
         }
         if (entered != 0) {
-            codes[i] = entered == ERR_BUSY ? KAFKA_ERR_COORDINATOR_LOAD_IN_PROGRESS
-                                           : KAFKA_ERR_COORDINATOR_NOT_AVAILABLE;
+            codes[i] = kafka_coordinator_code(entered);
             continue;
         }
         codes[i] = delete_group(s, &g, partition, id);
@@ -224,7 +227,7 @@ int kafka_handle_delete_groups(struct kafka_session *s, struct kafka_request *rq
         else if (g.wrote)
             log_commit_add(&commit->c, g.main, g.end);
     }
-    kafka_commit_arm(commit);
+    (void)kafka_commit_arm(commit);
     o = kafka_reply_begin(s, rq, &r);
     kout_i32(o, "ThrottleTimeMs", 0);
     kout_array(o, "Results");
@@ -274,8 +277,10 @@ void kafka_front_each_group(struct kafka_front *f, void (*fn)(const struct kafka
         if (partition_state(partitions_get(f->options.partitions, i)) != PARTITION_OPEN)
             continue;
         partition_enter_background(partitions_get(f->options.partitions, i), KV_DB_INTERNAL, &g);
-        load_all(f, &g, i, clock_mono_us() / 1000);
-        groups_each(&f->parts[i].groups, tell_group, &e);
+        if (partition_role(g.p) == PARTITION_LEADER) {
+            load_all(f, &g, i, clock_mono_us() / 1000);
+            groups_each(&f->parts[i].groups, tell_group, &e);
+        }
         (void)partition_leave(&g);
     }
 }

@@ -115,11 +115,11 @@ int kafka_handle_offset_commit(struct kafka_session *s, struct kafka_request *rq
     member = kin_string(&in, "MemberId");
     instance = kin_string(&in, "GroupInstanceId");
     partition = kafka_group_partition(s, id);
-    entered = kafka_enter(s, partition, &g);
+    entered = kafka_enter_coordinator(s, partition, &g);
     if (entered == KAFKA_RETRY)
         return KAFKA_RETRY;
     if (entered != 0) {
-        put_committed(s, rq, KAFKA_ERR_COORDINATOR_NOT_AVAILABLE);
+        put_committed(s, rq, kafka_coordinator_code(entered));
         return KAFKA_DONE;
     }
     group = kafka_group_get(s, &g, partition, id);
@@ -297,7 +297,7 @@ int kafka_handle_offset_fetch(struct kafka_session *s, struct kafka_request *rq)
         kafka_reply_drop(&r);
         return KAFKA_RETRY;
     }
-    kout_i16(x.o, "ErrorCode", err == 0 ? 0 : KAFKA_ERR_COORDINATOR_NOT_AVAILABLE);
+    kout_i16(x.o, "ErrorCode", kafka_coordinator_code(err));
     (void)kin_array(&in, "Groups");
     kout_array(x.o, "Groups");
     while (kin_item(&in)) {
@@ -311,7 +311,7 @@ int kafka_handle_offset_fetch(struct kafka_session *s, struct kafka_request *rq)
         }
         if (err != 0)
             put_no_topics(&x, &in);
-        kout_i16(x.o, "ErrorCode", err == 0 ? 0 : KAFKA_ERR_COORDINATOR_NOT_AVAILABLE);
+        kout_i16(x.o, "ErrorCode", kafka_coordinator_code(err));
     }
     kout_array_end(x.o);
     kafka_reply_end(s, &r);
@@ -362,15 +362,16 @@ int kafka_handle_offset_delete(struct kafka_session *s, struct kafka_request *rq
     struct kin in;
     struct slice id;
     uint32_t partition;
-    int16_t code = KAFKA_ERR_COORDINATOR_NOT_AVAILABLE;
+    int16_t code;
     int entered;
 
     kin_init(&in, rq->api->request, rq->version, rq->body);
     id = kin_string(&in, "GroupId");
     partition = kafka_group_partition(s, id);
-    entered = kafka_enter(s, partition, &g);
+    entered = kafka_enter_coordinator(s, partition, &g);
     if (entered == KAFKA_RETRY)
         return KAFKA_RETRY;
+    code = kafka_coordinator_code(entered);
     if (entered == 0) {
         group = kafka_group_get(s, &g, partition, id);
         code = delete_code(group);

@@ -41,6 +41,7 @@ int16_t kafka_group_code(enum group_error err)
         [GROUP_ERR_FENCED_INSTANCE] = KAFKA_ERR_FENCED_INSTANCE_ID,
         [GROUP_ERR_MEMBER_ID_REQUIRED] = KAFKA_ERR_MEMBER_ID_REQUIRED,
         [GROUP_ERR_NOT_AVAILABLE] = KAFKA_ERR_COORDINATOR_NOT_AVAILABLE,
+        [GROUP_ERR_MOVED] = KAFKA_ERR_NOT_COORDINATOR,
     };
 
     return codes[err];
@@ -54,7 +55,22 @@ uint32_t kafka_group_partition(const struct kafka_session *s, struct slice group
 struct group *kafka_group_get(struct kafka_session *s, struct partition_guard *g, uint32_t partition,
                               struct slice id)
 {
+    kafka_groups_refresh(s->front, g, partition);
     return group_load(&g->kv, &s->front->parts[partition].groups, id, kafka_now_ms(s));
+}
+
+/* A leadership that ended took with it whatever was not stored, and another leader may have changed the rest since. */
+void kafka_groups_refresh(struct kafka_front *f, struct partition_guard *g, uint32_t partition)
+{
+    struct kafka_group_part *part = &f->parts[partition];
+    int32_t epoch = partition_epoch(g->p);
+
+    if (atomic_load(&part->epoch) != epoch) {
+        groups_clear(&part->groups);
+        part->all_loaded = false;
+        atomic_store(&part->epoch, epoch);
+    }
+    atomic_store(&part->used, true);
 }
 
 /* ---- answers that come later -------------------------------------------------------------------------- */
@@ -207,6 +223,55 @@ struct tick {
     uint64_t now_ms, next_ms;
 };
 
+/* ---- leadership that ended ---------------------------------------------------------------------------- */
+
+struct drop_job {
+    struct bg_job bg;
+    struct kafka_front *f;
+    uint32_t partition;
+};
+
+static void drop_run(struct bg_job *bg)
+{
+    struct drop_job *d = CONTAINER_OF(bg, struct drop_job, bg);
+    struct kafka_group_part *part = &d->f->parts[d->partition];
+    struct partition *p = partitions_get(d->f->options.partitions, d->partition);
+    struct partition_guard g;
+
+    partition_enter_background(p, KV_DB_INTERNAL, &g);
+    if (partition_role(p) != PARTITION_LEADER || partition_epoch(p) != atomic_load(&part->epoch)) {
+        groups_clear(&part->groups);
+        part->all_loaded = false;
+        atomic_store(&part->epoch, partition_epoch(p));
+        atomic_store(&part->deadline_ms, UINT64_MAX);
+        atomic_store(&part->used, false);
+    }
+    (void)leave_and_mail(part, &g);
+    atomic_store(&part->dropping, false);
+    mem_free(d);
+}
+
+/* Members that wait are told to look for their coordinator; without this they would wait for their connection to end. */
+static void drop_lost(struct kafka_front *f, uint32_t partition)
+{
+    struct kafka_group_part *part = &f->parts[partition];
+    struct partition *p = partitions_get(f->options.partitions, partition);
+    enum partition_role role = partition_role(p);
+    struct drop_job *d;
+
+    if (!atomic_load(&part->used) || atomic_load(&part->dropping) || role == PARTITION_PARKED ||
+        (role == PARTITION_LEADER && partition_epoch(p) == atomic_load(&part->epoch)))
+        return;
+    d = mem_zalloc(sizeof(*d));
+    d->f = f;
+    d->partition = partition;
+    d->bg.run = drop_run;
+    atomic_store(&part->dropping, true);
+    bg_submit(f->options.workers, BG_FREE, &d->bg);
+}
+
+/* ---- deadlines, continued ----------------------------------------------------------------------------- */
+
 static void tick_group(struct group *g, void *arg)
 {
     struct tick *t = arg;
@@ -225,10 +290,12 @@ void kafka_groups_tick(struct kafka_front *f, struct worker *w)
         struct partition_guard g;
         struct tick t = {.part = part, .kv = &g.kv, .now_ms = now_ms, .next_ms = UINT64_MAX};
 
+        drop_lost(f, i);
         if (atomic_load_explicit(&part->deadline_ms, memory_order_relaxed) > now_ms)
             continue;
         if (partition_enter(partitions_get(f->options.partitions, i), KV_DB_INTERNAL, NULL, &g) != 0)
             continue; /* busy: the next tick comes soon */
+        kafka_groups_refresh(f, &g, i);
         groups_each(&part->groups, tick_group, &t);
         atomic_store_explicit(&part->deadline_ms, t.next_ms, memory_order_relaxed);
         (void)leave_and_mail(part, &g);
@@ -351,11 +418,11 @@ static int join_group(struct kafka_session *s, struct kafka_request *rq, struct 
     enum group_error err;
     int entered;
 
-    entered = kafka_enter(s, partition, &g);
+    entered = kafka_enter_coordinator(s, partition, &g);
     if (entered == KAFKA_RETRY)
         return KAFKA_RETRY;
     if (entered != 0)
-        return refuse_join(s, rq, KAFKA_ERR_COORDINATOR_NOT_AVAILABLE, q->join.member_id);
+        return refuse_join(s, rq, kafka_coordinator_code(entered), q->join.member_id);
     group = kafka_group_get(s, &g, partition, q->group);
     if (group == NULL && q->join.member_id.len != 0) {
         (void)kafka_group_leave(s->front, &g, partition, NULL);
@@ -417,12 +484,12 @@ static int sync_group(struct kafka_session *s, struct kafka_request *rq, struct 
     struct partition_guard g;
     struct group *group;
     enum group_error err = GROUP_ERR_UNKNOWN_MEMBER;
-    int entered = kafka_enter(s, partition, &g);
+    int entered = kafka_enter_coordinator(s, partition, &g);
 
     if (entered == KAFKA_RETRY)
         return KAFKA_RETRY;
     if (entered != 0)
-        return refuse_sync(s, rq, KAFKA_ERR_COORDINATOR_NOT_AVAILABLE);
+        return refuse_sync(s, rq, kafka_coordinator_code(entered));
     group = kafka_group_get(s, &g, partition, id);
     if (group != NULL) {
         struct kafka_group_wait *wait = wait_new(s, rq, partition);
@@ -483,11 +550,11 @@ int kafka_handle_heartbeat(struct kafka_session *s, struct kafka_request *rq)
     if (id.len != 0) {
         uint32_t partition = kafka_group_partition(s, id);
         struct partition_guard g;
-        int entered = kafka_enter(s, partition, &g);
+        int entered = kafka_enter_coordinator(s, partition, &g);
 
         if (entered == KAFKA_RETRY)
             return KAFKA_RETRY;
-        code = KAFKA_ERR_COORDINATOR_NOT_AVAILABLE;
+        code = kafka_coordinator_code(entered == 0 ? ERR_IO : entered);
         if (entered == 0) {
             struct group *group = kafka_group_get(s, &g, partition, id);
             enum group_error err = group == NULL
@@ -572,12 +639,12 @@ int kafka_handle_leave_group(struct kafka_session *s, struct kafka_request *rq)
         int entered;
 
         partition = kafka_group_partition(s, id);
-        entered = kafka_enter(s, partition, &g);
+        entered = kafka_enter_coordinator(s, partition, &g);
         if (entered == KAFKA_RETRY) {
             mem_free(codes);
             return KAFKA_RETRY;
         }
-        code = KAFKA_ERR_COORDINATOR_NOT_AVAILABLE;
+        code = kafka_coordinator_code(entered == 0 ? ERR_IO : entered);
         if (entered == 0) {
             struct group *group = kafka_group_get(s, &g, partition, id);
 

@@ -121,13 +121,32 @@ static int run(struct kafka_session *s, struct kafka_request *rq, const char *to
     return KAFKA_WAIT;
 }
 
-static int16_t check_epoch(const struct stream *st, int32_t epoch)
+static struct partition *owner(const struct offsets_job *j, const struct stream *st)
 {
-    int32_t mine = stream_epoch(st);
+    return partitions_get(j->front->options.partitions, stream_partition(st));
+}
+
+/* R9. */
+static int16_t check_epoch(const struct offsets_job *j, const struct stream *st, int32_t epoch)
+{
+    int32_t mine = partition_epoch(owner(j, st));
 
     if (epoch < 0 || epoch == mine)
         return 0;
     return epoch < mine ? KAFKA_ERR_FENCED_LEADER_EPOCH : KAFKA_ERR_UNKNOWN_LEADER_EPOCH;
+}
+
+/* R19: a new leader does not know yet how far its predecessor committed, until its own high watermark reaches the epoch's first offset. */
+static bool watermark_is_known(const struct offsets_job *j, struct stream *st)
+{
+    int32_t epoch;
+    int64_t began;
+
+    if (!log_replicated(stream_log(st)))
+        return true;
+    if (log_epoch_end(stream_log(st), partition_epoch(owner(j, st)) - 1, &epoch, &began) != 0)
+        return true;
+    return stream_high_watermark(st) >= began;
 }
 
 /* ---- ListOffsets -------------------------------------------------------------------------------------- */
@@ -157,7 +176,7 @@ static int16_t find_offset(struct stream *st, int64_t at, int64_t *ret_offset, i
         err = stream_find_time(st, at, ret_offset, ret_timestamp);
         break;
     }
-    if (err == ERR_NOT_FOUND) {
+    if (err == ERR_NOT_FOUND || (err == 0 && *ret_offset >= stream_high_watermark(st))) {
         *ret_offset = *ret_timestamp = -1;
         return 0;
     }
@@ -182,18 +201,21 @@ static void write_list(struct offsets_job *j, struct kout *o)
         for (; kin_item(&in); i++) {
             struct stream *st = j->streams[i];
             int16_t code = j->codes[i];
-            int64_t offset = -1, timestamp = -1;
+            int64_t offset = -1, timestamp = -1, at;
 
             kout_item(o);
             kout_i32(o, "PartitionIndex", kin_i32(&in, "PartitionIndex", 0));
             if (code == 0)
-                code = check_epoch(st, kin_i32(&in, "CurrentLeaderEpoch", -1));
+                code = check_epoch(j, st, kin_i32(&in, "CurrentLeaderEpoch", -1));
+            at = kin_i64(&in, "Timestamp", AT_LATEST);
+            if (code == 0 && (at >= 0 || at == AT_LATEST || at == AT_MAX_TIMESTAMP) && !watermark_is_known(j, st))
+                code = rq->version >= 5 ? KAFKA_ERR_OFFSET_NOT_AVAILABLE : KAFKA_ERR_LEADER_NOT_AVAILABLE;
             if (code == 0)
-                code = find_offset(st, kin_i64(&in, "Timestamp", AT_LATEST), &offset, &timestamp);
+                code = find_offset(st, at, &offset, &timestamp);
             kout_i16(o, "ErrorCode", code);
             kout_i64(o, "Timestamp", timestamp);
             kout_i64(o, "Offset", offset);
-            kout_i32(o, "LeaderEpoch", code == 0 && offset >= 0 ? stream_epoch(st) : -1);
+            kout_i32(o, "LeaderEpoch", code == 0 && offset >= 0 ? partition_epoch(owner(j, st)) : -1);
         }
         kout_array_end(o);
     }
@@ -225,7 +247,7 @@ int kafka_handle_list_offsets(struct kafka_session *s, struct kafka_request *rq)
 
 /* ---- OffsetForLeaderEpoch (KIP-320) ------------------------------------------------------------------- */
 
-/* A node alone has had one epoch: it ends at the log's end; later ones are unknown. */
+/* R4, by the log's own list. */
 static void write_epochs(struct offsets_job *j, struct kout *o)
 {
     const struct kafka_request *rq = &j->async.rq;
@@ -246,17 +268,20 @@ static void write_epochs(struct offsets_job *j, struct kout *o)
             int16_t code = j->codes[i];
             int32_t index = kin_i32(&in, "Partition", 0), current = kin_i32(&in, "CurrentLeaderEpoch", -1),
                     epoch = kin_i32(&in, "LeaderEpoch", -1);
-            bool known = false;
+            int32_t found = -1;
+            int64_t end = -1;
 
             if (code == 0)
-                code = check_epoch(st, current);
-            if (code == 0)
-                known = epoch == stream_epoch(st);
+                code = check_epoch(j, st, current);
+            if (code == 0 && log_epoch_end(stream_log(st), epoch, &found, &end) != 0) {
+                found = -1;
+                end = -1;
+            }
             kout_item(o);
             kout_i16(o, "ErrorCode", code);
             kout_i32(o, "Partition", index);
-            kout_i32(o, "LeaderEpoch", known ? epoch : -1);
-            kout_i64(o, "EndOffset", known ? stream_high_watermark(st) : -1);
+            kout_i32(o, "LeaderEpoch", code == 0 ? found : -1);
+            kout_i64(o, "EndOffset", code == 0 ? end : -1);
         }
         kout_array_end(o);
     }

@@ -3,7 +3,8 @@
  * each batch where it lies in the input buffer, and the answer echoes the topics in their order.
  *
  * acks 0: no answer, an error closes the connection so that the client looks for a new leader; 1: answered
- * when appended, or with log.fsync: always when committed; -1: when committed, later answers waiting behind. Versions 0 to 2 carry message sets of
+ * when appended, or with log.fsync: always when committed; -1: when committed, later answers waiting behind. That answer is encoded at
+ * once and corrected while it is held back, should the leadership be lost, replicas be missing or the time run out (R31). Versions 0 to 2 carry message sets of
  * before KIP-98: the node keeps record batches only, so they are refused by name
  * (UNSUPPORTED_FOR_MESSAGE_FORMAT). */
 #include "protocols/kafka/session.h"
@@ -24,10 +25,12 @@ struct produce_part {
     int16_t code;
     const char *why; /* the error message of version 8 */
     struct stream_appended done;
+    size_t at; /* of its error code in the answer */
 };
 
 struct produce {
     int16_t acks;
+    int32_t timeout_ms;
     bool transactional;
     struct buf *store;          /* the worker's, reused */
     struct produce_part *parts; /* in it */
@@ -60,7 +63,7 @@ static int parse(const struct kafka_request *rq, struct produce *p)
         p->transactional = id.data != NULL;
     }
     p->acks = (int16_t)reader_be16(&r);
-    (void)reader_be32(&r); /* the timeout: a commit is one sync round, or the node is failing */
+    p->timeout_ms = (int32_t)reader_be32(&r);
     topics = kafka_read_len(&r, flexible);
     if (topics < 0)
         return ERR_MALFORMED;
@@ -197,6 +200,10 @@ static void append_part(struct kafka_session *s, const struct kafka_request *rq,
         refuse(part, KAFKA_ERR_KAFKA_STORAGE_ERROR, "the disk is full");
         return;
     }
+    if (p->acks == -1 && !kafka_enough_in_sync(s, part->t, stream_partition(part->stream))) {
+        refuse(part, KAFKA_ERR_NOT_ENOUGH_REPLICAS, kafka_error_text(KAFKA_ERR_NOT_ENOUGH_REPLICAS));
+        return;
+    }
     err = stream_append(part->stream, part->records, &h, now_ms, commit, &part->done);
     if (err == ERR_NOT_FOUND)
         part->code = KAFKA_ERR_UNKNOWN_TOPIC_OR_PARTITION;
@@ -208,11 +215,12 @@ static void append_part(struct kafka_session *s, const struct kafka_request *rq,
     }
 }
 
-static void put_part(struct buf *b, const struct kafka_request *rq, const struct produce_part *part)
+static void put_part(struct kafka_session *s, struct buf *b, const struct kafka_request *rq, struct produce_part *part, size_t reply, struct kafka_hints *hints)
 {
     bool ok = part->code == 0;
 
     buf_put_be32(b, (uint32_t)part->index);
+    part->at = b->len - reply;
     buf_put_be16(b, (uint16_t)part->code);
     buf_put_be64(b, (uint64_t)(ok ? part->done.base : -1));
     if (rq->version >= 2)
@@ -223,12 +231,17 @@ static void put_part(struct buf *b, const struct kafka_request *rq, const struct
         kafka_put_len(b, 0, rq->flexible); /* record errors: a batch stands or falls whole */
         kafka_put_string(b, part->why == NULL ? SLICE_NONE : slice_str(part->why), rq->flexible);
     }
-    if (rq->flexible)
+    if (rq->version >= 10 && part->code == KAFKA_ERR_NOT_LEADER_OR_FOLLOWER && part->t != NULL) { /* KIP-951 */
+        buf_put_u8(b, 1);
+        kafka_put_current_leader(s, b, 0, placement_of_topic(part->t->name, (uint32_t)part->index, s->front->partition_count), hints);
+    } else if (rq->flexible) {
         buf_put_u8(b, 0);
+    }
 }
 
 static void answer(struct kafka_session *s, const struct kafka_request *rq, const struct produce *p)
 {
+    struct kafka_hints hints = {{0}, 0};
     struct buf *b = conn_out(s->conn);
     size_t at = b->len;
 
@@ -246,13 +259,15 @@ static void answer(struct kafka_session *s, const struct kafka_request *rq, cons
         kafka_put_len(b, p->parts[i].empty ? 0 : n - i, rq->flexible);
         for (; i < n; i++)
             if (!p->parts[i].empty)
-                put_part(b, rq, &p->parts[i]);
+                put_part(s, b, rq, &p->parts[i], at, &hints);
         if (rq->flexible)
             buf_put_u8(b, 0);
     }
     if (rq->version >= 1)
         buf_put_be32(b, 0); /* throttle time */
-    if (rq->flexible)
+    if (rq->version >= 10)
+        kafka_put_node_endpoints(s, b, &hints);
+    else if (rq->flexible)
         buf_put_u8(b, 0);
     be32_put(b->data + at, (uint32_t)(b->len - at - 4));
 }
@@ -263,11 +278,96 @@ static void let_go(struct produce *p)
         stream_unref(p->parts[i].stream);
 }
 
+/* ---- acks=all: what a held answer is corrected to ------------------------------------------------------ */
+
+struct produce_wait_part {
+    struct stream *stream; /* counted */
+    int64_t end;
+    size_t at; /* of its error code in the answer */
+};
+
+struct produce_wait {
+    struct kafka_commit k;
+    bool all; /* acks=all */
+    unsigned count;
+    struct produce_wait_part parts[];
+};
+
+static void wait_free(struct kafka_commit *k)
+{
+    struct produce_wait *w = CONTAINER_OF(k, struct produce_wait, k);
+
+    for (unsigned i = 0; i < w->count; i++)
+        stream_unref(w->parts[i].stream);
+    mem_free(w);
+}
+
+/* One commit stands for all parts of the request; each is judged by itself. */
+static int16_t code_after(const struct kafka_session *s, const struct produce_wait *w, const struct produce_wait_part *part, int err)
+{
+    struct stream *st = part->stream;
+    const struct topo_topic *t;
+
+    if (err != 0 && (stream_is_closed(st) || !log_committed(stream_log(st), part->end)))
+        return kafka_error_of(stream_is_closed(st) ? ERR_NOT_LEADER : err);
+    if (!w->all || !log_replicated(stream_log(st)))
+        return 0;
+    t = topo_topic_find(kafka_view(s), stream_topic(st));
+    return kafka_enough_in_sync(s, t, stream_partition(st)) ? 0 : KAFKA_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND;
+}
+
+static void settle(struct kafka_commit *k, int err)
+{
+    struct produce_wait *w = CONTAINER_OF(k, struct produce_wait, k);
+    struct kafka_session *s = k->session;
+
+    for (unsigned i = 0; i < w->count; i++) {
+        int16_t code = code_after(s, w, &w->parts[i], err);
+        uint8_t told[2 + 8];
+
+        if (code == 0)
+            continue;
+        be16_put(told, (uint16_t)code);
+        be64_put(told + 2, (uint64_t)-1); /* the base offset */
+        conn_hold_patch(s->conn, k->hold, w->parts[i].at, told, sizeof(told));
+        kafka_count_error(s->front, code, 1);
+    }
+}
+
+static struct produce_wait *wait_new(struct kafka_session *s, const struct produce *p)
+{
+    struct produce_wait *w = mem_zalloc(sizeof(*w) + p->count * sizeof(w->parts[0]));
+
+    kafka_commit_init(&w->k, s);
+    w->k.settle = settle;
+    w->k.release = wait_free;
+    w->all = p->acks == -1;
+    if (p->timeout_ms > 0)
+        w->k.deadline_us = worker_now_us(s->conn->worker) + (uint64_t)p->timeout_ms * 1000;
+    return w;
+}
+
+/* Holds the answer back and encodes it; what was appended is remembered with its place in there. */
+static void answer_held(struct kafka_session *s, const struct kafka_request *rq, struct produce *p, struct produce_wait *w)
+{
+    bool held = kafka_commit_arm(&w->k);
+
+    answer(s, rq, p);
+    for (unsigned i = 0; held && i < p->count; i++) {
+        struct produce_part *part = &p->parts[i];
+
+        if (part->empty || part->code != 0)
+            continue;
+        w->parts[w->count++] = (struct produce_wait_part){part->stream, part->done.next, part->at};
+        stream_ref(part->stream);
+    }
+}
+
 int kafka_handle_produce(struct kafka_session *s, struct kafka_request *rq)
 {
     struct produce p = {.store = &kafka_scratch_of(s)->parts};
     struct kafka_open *open = NULL;
-    struct kafka_commit *commit = NULL;
+    struct produce_wait *wait = NULL;
     int16_t worst = 0;
 
     buf_clear(p.store);
@@ -285,24 +385,22 @@ int kafka_handle_produce(struct kafka_session *s, struct kafka_request *rq)
         return kafka_open_start(s, open);
     }
     if (p.acks == -1 || (p.acks == 1 && log_store_sync_always(s->front->options.logs)))
-        commit = kafka_commit_new(s);
+        wait = wait_new(s, &p);
     for (unsigned i = 0; i < p.count; i++) {
         struct produce_part *part = &p.parts[i];
 
         if (!part->empty && part->code == 0)
-            append_part(s, rq, &p, part, commit == NULL ? NULL : &commit->c);
+            append_part(s, rq, &p, part, wait == NULL ? NULL : &wait->k.c);
         if (part->code != 0)
             worst = part->code;
         kafka_count_error(s->front, part->code, 1);
     }
-    let_go(&p);
-    if (commit != NULL)
-        kafka_commit_arm(commit);
-    if (p.acks != 0) {
+    if (wait != NULL)
+        answer_held(s, rq, &p, wait);
+    else if (p.acks != 0)
         answer(s, rq, &p);
-        return KAFKA_DONE;
-    }
-    if (worst == 0)
+    let_go(&p);
+    if (p.acks != 0 || worst == 0)
         return KAFKA_DONE;
     DIAG_EVERY(DIAG_WARN, "a produce request with acks=0 failed, the client is disconnected", "error=%s",
                kafka_error_name(worst));

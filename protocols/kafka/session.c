@@ -56,39 +56,88 @@ void kafka_reply_drop(struct kafka_reply *r)
 
 /* ---- commits ------------------------------------------------------------------------------------------ */
 
-static void commit_done(struct log_commit *c, int err)
+static void commit_free(struct kafka_commit *k)
 {
-    struct kafka_commit *k = CONTAINER_OF(c, struct kafka_commit, c);
+    if (k->release != NULL)
+        k->release(k);
+    else
+        mem_free(k);
+}
+
+/* It is over: the reply leaves, as it was encoded or corrected, or the connection goes. */
+static void commit_end(struct kafka_commit *k, int err)
+{
     struct conn *conn = k->session->conn;
     uint64_t hold = k->hold;
+    bool abort = err != 0 && k->settle == NULL;
 
     list_remove(&k->node);
-    mem_free(k);
-    if (err != 0) { /* the reply that waits would promise what did not happen */
-        diag_warn("a commit failed, the client is disconnected", "err=%s", err_name(err));
+    if (k->settle != NULL)
+        k->settle(k, err);
+    commit_free(k);
+    if (abort) { /* the reply that waits would promise what did not happen */
+        DIAG_EVERY(DIAG_WARN, "a commit failed, the client is disconnected", "err=%s", err_name(err));
         conn_abort(conn, err);
         return;
     }
     conn_hold_release(conn, hold);
 }
 
+static void commit_done(struct log_commit *c, int err)
+{
+    commit_end(CONTAINER_OF(c, struct kafka_commit, c), err);
+}
+
+/* Started with the first deadline and left to run out, so that a busy connection does not start one a request. */
+static void commit_time(struct worker *w, struct io_timer *t)
+{
+    struct kafka_session *s = CONTAINER_OF(t, struct kafka_session, commit_timer);
+    uint64_t now = worker_now_us(w), next = UINT64_MAX;
+
+    LIST_FOREACH_SAFE (n, &s->commits) {
+        struct kafka_commit *k = LIST_ENTRY(n, struct kafka_commit, node);
+
+        if (k->deadline_us == 0)
+            continue;
+        if (k->deadline_us > now) {
+            next = MIN_OF(next, k->deadline_us);
+            continue;
+        }
+        log_commit_cancel(&k->c);
+        commit_end(k, ERR_TIMEOUT);
+    }
+    if (next != UINT64_MAX)
+        io_timer_start(w, t, (next - now) / 1000 + 1, 0);
+}
+
+void kafka_commit_init(struct kafka_commit *k, struct kafka_session *s)
+{
+    k->session = s;
+    log_commit_init(&k->c, s->conn->worker, commit_done);
+}
+
 struct kafka_commit *kafka_commit_new(struct kafka_session *s)
 {
     struct kafka_commit *k = mem_zalloc(sizeof(*k));
 
-    k->session = s;
-    log_commit_init(&k->c, s->conn->worker, commit_done);
+    kafka_commit_init(k, s);
     return k;
 }
 
-void kafka_commit_arm(struct kafka_commit *k)
+bool kafka_commit_arm(struct kafka_commit *k)
 {
+    struct kafka_session *s = k->session;
+    struct worker *w = s->conn->worker;
+
     if (log_commit_arm(&k->c)) {
-        mem_free(k);
-        return;
+        commit_free(k);
+        return false;
     }
-    k->hold = conn_hold(k->session->conn);
-    list_push_back(&k->session->commits, &k->node);
+    k->hold = conn_hold(s->conn);
+    list_push_back(&s->commits, &k->node);
+    if (k->deadline_us != 0 && !io_timer_active(&s->commit_timer))
+        io_timer_start(w, &s->commit_timer, k->deadline_us > worker_now_us(w) ? (k->deadline_us - worker_now_us(w)) / 1000 + 1 : 1, 0);
+    return true;
 }
 
 void kafka_commit_log(struct kafka_session *s, struct log *l, int64_t end, uint64_t mark)
@@ -97,7 +146,7 @@ void kafka_commit_log(struct kafka_session *s, struct log *l, int64_t end, uint6
 
     log_commit_since(&k->c, mark);
     log_commit_add(&k->c, l, end);
-    kafka_commit_arm(k);
+    (void)kafka_commit_arm(k);
 }
 
 /* ---- later and again ---------------------------------------------------------------------------------- */
@@ -450,6 +499,7 @@ static int session_open(struct conn *c)
     MAGIC_CHECK(s->front, KAFKA_FRONT_MAGIC);
     s->conn = c;
     list_init(&s->commits);
+    io_timer_init(&s->commit_timer, commit_time);
     c->session = s;
     return 0;
 }
@@ -467,8 +517,9 @@ static void session_closed(struct conn *c, int reason)
         struct kafka_commit *k = LIST_ENTRY(n, struct kafka_commit, node);
 
         log_commit_cancel(&k->c);
-        mem_free(k);
+        commit_free(k);
     }
+    io_timer_stop(c->worker, &s->commit_timer);
     if (s->async != NULL) {
         struct kafka_async *a = s->async;
 

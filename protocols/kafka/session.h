@@ -46,6 +46,7 @@ struct kafka_session {
     struct kafka_async *async;           /* what this connection waits for; NULL: nothing */
     struct fetch_session *fetch_session; /* KIP-227, owned; NULL: none */
     struct list commits;                 /* struct kafka_commit not done yet */
+    struct io_timer commit_timer;        /* runs while one of them has a deadline */
     struct partition_park park;
     bool parked;
     bool output_paused;
@@ -57,6 +58,9 @@ struct kafka_group_part { /* of one partition; under its lock unless atomic */
     struct groups groups;
     struct list ready; /* struct kafka_group_wait with an answer */
     bool all_loaded;
+    _Atomic bool used;      /* there may be groups in memory ... */
+    _Atomic int32_t epoch;  /* ... as led at this epoch; of any other they are not to be believed */
+    _Atomic bool dropping;  /* a job is under way that drops them */
     _Atomic uint64_t deadline_ms; /* when the tick has to look here; UINT64_MAX: never */
 };
 
@@ -117,11 +121,17 @@ struct kafka_commit {
     struct list node;
     struct kafka_session *session;
     uint64_t hold;
+    uint64_t deadline_us; /* 0: none */
+    /* What a reply that can still be corrected (conn_hold_patch) says instead; it then leaves. NULL: a commit that fails aborts the
+     * connection. ERR_TIMEOUT: the deadline passed. */
+    void (*settle)(struct kafka_commit *k, int err);
+    void (*release)(struct kafka_commit *k); /* frees it; NULL: mem_free */
 };
 struct kafka_commit *kafka_commit_new(struct kafka_session *s);
+void kafka_commit_init(struct kafka_commit *k, struct kafka_session *s); /* embedded: all else zero */
 /* Before the reply is begun: holds the connection's output back until all that was added is committed. Takes
- * `k`. A commit that fails aborts the connection. */
-void kafka_commit_arm(struct kafka_commit *k);
+ * `k`. False: it is committed, and gone. */
+bool kafka_commit_arm(struct kafka_commit *k);
 /* One log up to `end`; `mark` is that of its guard. */
 void kafka_commit_log(struct kafka_session *s, struct log *l, int64_t end, uint64_t mark);
 
@@ -171,6 +181,9 @@ void kafka_stream_place(const struct kafka_front *f, const struct topo_topic *t,
  * *open because it has to be opened first. */
 struct stream *kafka_stream_of(struct kafka_session *s, const struct topo_topic *t, int32_t index,
                                struct kafka_open **open, int16_t *ret_code);
+/* The same for reading: of a follower too. */
+struct stream *kafka_stream_to_read(struct kafka_session *s, const struct topo_topic *t, int32_t index,
+                                    struct kafka_open **open, int16_t *ret_code);
 
 /* ---- settings of topics: config_table.c --------------------------------------------------------------- */
 /* The effective value of a numeric topic setting (topic_configs.def): the topic's, else the node's, else the
@@ -185,6 +198,48 @@ struct kafka_endpoint {
 };
 void kafka_endpoint_of(const struct kafka_session *s, struct kafka_endpoint *ret);
 int32_t kafka_node_id(const struct kafka_session *s);
+
+/* ---- the cluster: cluster.c ----------------------------------------------------------------------------- */
+/* Where clients of this connection reach a node; false: it has no Kafka listener, or does not exist. */
+bool kafka_endpoint_of_node(const struct kafka_session *s, int32_t node, struct kafka_endpoint *ret);
+bool kafka_node_is_up(const struct kafka_session *s, uint32_t node);
+struct kafka_broker {
+    int32_t id;
+    struct kafka_endpoint at;
+    struct slice rack; /* data NULL: none */
+    bool fenced;
+};
+/* All nodes that clients can reach; `fenced`: those that are away, too. */
+void kafka_each_broker(const struct kafka_session *s, bool fenced, void (*fn)(const struct kafka_broker *b, void *arg), void *arg);
+struct kafka_leadership {
+    int32_t leader; /* -1: none now */
+    int32_t epoch;
+    const struct topo_partition *record; /* NULL: a node alone, nothing placed yet */
+};
+struct kafka_leadership kafka_leadership_of(const struct kafka_session *s, uint32_t partition);
+/* KIP-951: the tagged fields of a partition that say who leads it now, and of an answer that say where those nodes are. */
+struct kafka_hints {
+    int32_t nodes[8]; /* that were named; what does not fit is looked up by the client */
+    unsigned count;
+};
+/* The field CurrentLeader (of this tag) alone, without the count of fields. */
+void kafka_put_current_leader(const struct kafka_session *s, struct buf *b, uint32_t tag, uint32_t partition, struct kafka_hints *hints);
+/* The tagged fields of the whole answer, their count included: NodeEndpoints, or none. */
+void kafka_put_node_endpoints(const struct kafka_session *s, struct buf *b, const struct kafka_hints *hints);
+/* 0, or NOT_LEADER_OR_FOLLOWER: whether this node may answer as the leader, or as a replica that is read. */
+int16_t kafka_leader_code(const struct kafka_session *s, uint32_t partition);
+int16_t kafka_reader_code(const struct kafka_session *s, uint32_t partition);
+/* R9: 0, FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH; -1 is not checked. */
+int16_t kafka_epoch_code(const struct kafka_session *s, uint32_t partition, int32_t epoch);
+/* R31, rule 23: whether acks=all has its replicas. t may be NULL. */
+bool kafka_enough_in_sync(const struct kafka_session *s, const struct topo_topic *t, uint32_t partition);
+/* KIP-392: the replica a client in this rack should read from, -1: the leader. */
+int32_t kafka_preferred_reader(const struct kafka_session *s, uint32_t partition, struct slice rack);
+/* What entering a group's partition came to, in the protocol's words. */
+int16_t kafka_coordinator_code(int err);
+/* kafka_enter for a group: its state is always of level quorum (rule 14), ERR_NO_REPLICAS when that cannot be had. */
+int kafka_enter_coordinator(struct kafka_session *s, uint32_t partition, struct partition_guard *g);
+
 /* 22 characters of URL-safe base64, as Kafka writes its cluster ids. */
 void kafka_cluster_id_text(const struct kafka_session *s, char ret[23]);
 
@@ -200,7 +255,9 @@ int kafka_group_leave(struct kafka_front *f, struct partition_guard *g, uint32_t
                       struct group *group);
 uint64_t kafka_now_ms(const struct kafka_session *s);
 extern const struct group_ops kafka_group_ops;
-/* Runs due deadlines of groups; on worker 0. */
+/* Under the partition's lock: forgets groups that are in memory from a former leadership. */
+void kafka_groups_refresh(struct kafka_front *f, struct partition_guard *g, uint32_t partition);
+/* Runs due deadlines of groups and drops those this node no longer coordinates; on worker 0. */
 void kafka_groups_tick(struct kafka_front *f, struct worker *w);
 /* All groups, with the requests that still wait in them: their connections are gone. */
 void kafka_groups_fini(struct kafka_front *f);

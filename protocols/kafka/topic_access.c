@@ -53,20 +53,25 @@ void kafka_stream_place(const struct kafka_front *f, const struct topo_topic *t,
     };
 }
 
-struct stream *kafka_stream_of(struct kafka_session *s, const struct topo_topic *t, int32_t index,
-                               struct kafka_open **open, int16_t *ret_code)
+static struct stream *stream_for(struct kafka_session *s, const struct topo_topic *t, int32_t index, bool read,
+                                 struct kafka_open **open, int16_t *ret_code)
 {
     struct stream *st;
     struct stream_place place;
+    uint32_t partition;
 
     *ret_code = KAFKA_ERR_UNKNOWN_TOPIC_OR_PARTITION;
     if (t == NULL || index < 0 || (uint32_t)index >= t->partitions)
         return NULL;
     st = stream_find(s->front->options.streams, t->id, (uint32_t)index);
-    if (st != NULL) {
-        *ret_code = 0;
-        return st;
+    partition = st != NULL ? stream_partition(st) : placement_of_topic(t->name, (uint32_t)index, s->front->partition_count);
+    *ret_code = read ? kafka_reader_code(s, partition) : kafka_leader_code(s, partition);
+    if (*ret_code != 0) {
+        stream_unref(st);
+        return NULL;
     }
+    if (st != NULL)
+        return st;
     if (s->retried) { /* opening it did not help */
         *ret_code = s->retry_err == 0 || s->retry_err == ERR_BUSY ? KAFKA_ERR_NOT_LEADER_OR_FOLLOWER
                                                                   : kafka_error_of(s->retry_err);
@@ -74,8 +79,19 @@ struct stream *kafka_stream_of(struct kafka_session *s, const struct topo_topic 
     }
     kafka_stream_place(s->front, t, (uint32_t)index, &place);
     *open = kafka_open_add(*open, &place);
-    *ret_code = 0;
     return NULL;
+}
+
+struct stream *kafka_stream_of(struct kafka_session *s, const struct topo_topic *t, int32_t index,
+                               struct kafka_open **open, int16_t *ret_code)
+{
+    return stream_for(s, t, index, false, open, ret_code);
+}
+
+struct stream *kafka_stream_to_read(struct kafka_session *s, const struct topo_topic *t, int32_t index,
+                                    struct kafka_open **open, int16_t *ret_code)
+{
+    return stream_for(s, t, index, true, open, ret_code);
 }
 
 /* ---- this node ---------------------------------------------------------------------------------------- */

@@ -72,9 +72,12 @@ static void retain_topic(struct kafka_front *f, const struct kept_topic *k, int6
             .partition = placement_of_topic(slice_str(k->name), i, f->partition_count),
             .segment_bytes = k->segment_bytes,
         };
-        struct stream *st = stream_find(f->options.streams, k->id, i);
+        struct stream *st;
         unsigned gone;
 
+        if (partition_role(partitions_get(f->options.partitions, place.partition)) != PARTITION_LEADER)
+            continue; /* followers follow their leader's start */
+        st = stream_find(f->options.streams, k->id, i);
         if (st == NULL && stream_open(f->options.streams, &place, &st) != 0)
             continue;
         gone = stream_retain(st, &k->retention, now_ms);
@@ -145,6 +148,10 @@ static void forget_groups(struct kafka_front *f, int64_t now_ms)
         if (partition_state(p) != PARTITION_OPEN)
             continue;
         partition_enter_background(p, KV_DB_INTERNAL, &g);
+        if (partition_role(p) != PARTITION_LEADER || partition_epoch(p) != atomic_load(&x.part->epoch)) { /* their coordinator's to forget */
+            (void)partition_leave(&g);
+            continue;
+        }
         if (!x.part->all_loaded)
             group_load_all(&g.kv, &x.part->groups, clock_mono_us() / 1000);
         x.part->all_loaded = true;

@@ -100,6 +100,8 @@ bool conn_output_full(const struct conn *c);
 uint64_t conn_hold(struct conn *c);
 void conn_hold_release(struct conn *c, uint64_t hold);
 bool conn_held(const struct conn *c);
+/* Overwrites output that waits behind an open hold: `at` bytes behind it, memory only (not of conn_write_file or borrowed buffers). */
+void conn_hold_patch(struct conn *c, uint64_t hold, size_t at, const void *data, size_t len);
 
 /* ---- input
  * ---------------------------------------------------------------------------------------------------- */

@@ -283,6 +283,32 @@ void conn_hold_release(struct conn *conn, uint64_t hold)
     output_mark_dirty(c);
 }
 
+void conn_hold_patch(struct conn *conn, uint64_t hold, size_t at, const void *data, size_t len)
+{
+    struct conn_impl *c = conn_impl(conn);
+    const uint8_t *from = data;
+    uint64_t start = output_end(c), pos;
+
+    CHECK(hold >= c->hold_first && hold < c->hold_next && c->holds[hold & (c->hold_cap - 1)].open);
+    pos = c->holds[hold & (c->hold_cap - 1)].pos + at;
+    CHECK(pos + len <= start);
+    for (const struct seg *s = c->head; s != NULL; s = s->next)
+        start -= seg_len(s);
+    for (struct seg *s = c->head; s != NULL && len > 0; start += seg_len(s), s = s->next) {
+        size_t n = seg_len(s), k;
+
+        if (pos >= start + n)
+            continue;
+        CHECK(s->kind == SEG_MEM);
+        k = MIN_OF(len, (size_t)(start + n - pos));
+        memcpy(s->mem.data + (pos - start), from, k);
+        from += k;
+        pos += k;
+        len -= k;
+    }
+    CHECK(len == 0);
+}
+
 bool conn_held(const struct conn *conn)
 {
     const struct conn_impl *c = conn_impl(conn);

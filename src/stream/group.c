@@ -106,7 +106,7 @@ struct group *group_add(struct groups *gs, struct slice id)
     return g;
 }
 
-void group_remove(struct groups *gs, struct group *g)
+static void end_waits(struct groups *gs, struct group *g, enum group_error err)
 {
     g->state = GROUP_DEAD;
     LIST_FOREACH (n, &g->members) {
@@ -115,10 +115,25 @@ void group_remove(struct groups *gs, struct group *g)
 
         m->join_wait = m->sync_wait = NULL;
         if (join != NULL)
-            gs->ops->joined(join, g, NULL, GROUP_ERR_NOT_AVAILABLE);
+            gs->ops->joined(join, g, NULL, err);
         if (sync != NULL)
-            gs->ops->synced(sync, g, NULL, GROUP_ERR_NOT_AVAILABLE);
+            gs->ops->synced(sync, g, NULL, err);
     }
+}
+
+void groups_clear(struct groups *gs)
+{
+    for (uint32_t i = 0; i < gs->bucket_count; i++)
+        for (struct group *g = gs->buckets[i], *next; g != NULL; g = next) {
+            next = g->next;
+            end_waits(gs, g, GROUP_ERR_MOVED);
+        }
+    groups_fini(gs);
+}
+
+void group_remove(struct groups *gs, struct group *g)
+{
+    end_waits(gs, g, GROUP_ERR_NOT_AVAILABLE);
     for (struct group **at = slot_of(gs, slice_str(g->id)); *at != NULL; at = &(*at)->next)
         if (*at == g) {
             *at = g->next;

@@ -37,6 +37,7 @@ enum group_error {
     GROUP_ERR_FENCED_INSTANCE,
     GROUP_ERR_MEMBER_ID_REQUIRED,
     GROUP_ERR_NOT_AVAILABLE, /* Dead: ask for the coordinator again */
+    GROUP_ERR_MOVED,         /* another node coordinates it now */
 };
 
 struct group_protocol {
@@ -108,6 +109,8 @@ struct group *group_find(struct groups *gs, struct slice id);
 struct group *group_add(struct groups *gs, struct slice id); /* Empty, generation 0 */
 /* Answers all waits with NOT_AVAILABLE and frees it. */
 void group_remove(struct groups *gs, struct group *g);
+/* This node no longer coordinates them: answers all waits with MOVED and frees all groups; what is stored of them stays. */
+void groups_clear(struct groups *gs);
 void groups_each(struct groups *gs, void (*fn)(struct group *g, void *arg), void *arg);
 
 struct group_member *group_member_find(const struct group *g, struct slice id);

@@ -211,7 +211,9 @@ void group_save(struct kv_ctx *c, struct group *g, int64_t wall_ms)
     struct slice pair[2] = {SLICE_LIT("m")};
     uint64_t added;
 
-    if (!g->changed)
+    /* As Kafka has it: what a new coordinator goes on with is a generation that has its assignments, or none. Whoever joined a later one
+     * is told that the generation is not known, and joins again. */
+    if (!g->changed || g->state == GROUP_PREPARING || g->state == GROUP_COMPLETING)
         return;
     g->changed = false;
     if (g->member_count != 0)

@@ -27,7 +27,7 @@ struct group_offset {
 struct group *group_load(struct kv_ctx *c, struct groups *gs, struct slice id, uint64_t now_ms);
 /* Loads every group of this partition, for listings. */
 void group_load_all(struct kv_ctx *c, struct groups *gs, uint64_t now_ms);
-/* Stores the group when it changed. wall_ms: when a group became empty is kept. */
+/* Stores the group when it changed and is not amid a rebalance. wall_ms: when a group became empty is kept. */
 void group_save(struct kv_ctx *c, struct group *g, int64_t wall_ms);
 /* Everything of the group, offsets included. */
 void group_erase(struct kv_ctx *c, struct slice id);

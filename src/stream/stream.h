@@ -70,6 +70,7 @@ bool stream_is_closed(const struct stream *s);
 uint64_t stream_topic_id(const struct stream *s);
 struct slice stream_topic(const struct stream *s);
 uint32_t stream_index(const struct stream *s);
+uint32_t stream_partition(const struct stream *s); /* that owns it */
 struct log *stream_log(const struct stream *s); /* for reading; lives as long as the reference */
 bool stream_is_deleted(const struct stream *s);
 /* On a node alone whatever is appended can be read: start, high watermark and last stable offset. */

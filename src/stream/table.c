@@ -469,6 +469,10 @@ uint32_t stream_index(const struct stream *s)
 {
     return s->index;
 }
+uint32_t stream_partition(const struct stream *s)
+{
+    return s->partition;
+}
 struct log *stream_log(const struct stream *s)
 {
     return s->log;
