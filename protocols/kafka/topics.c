@@ -49,9 +49,27 @@ static bool named_twice(const struct slice *names, size_t n, struct slice name)
            ((at > names && slice_eq(at[-1], name)) || (at + 1 < names + n && slice_eq(at[1], name)));
 }
 
-/* A manual assignment: contiguous partitions from 0, each on this node. Returns their number, -1 for none, or
- * < -1 when it is not valid. */
-static int32_t read_assignments(struct kin *in, int32_t me)
+/* Placement is the owning partition's (rule 23): an assignment is valid when it says what is so. */
+static bool names_the_replicas(const struct kafka_session *s, struct slice topic, uint32_t index, struct kin *in, int64_t nodes)
+{
+    struct kafka_leadership l = kafka_leadership_of(s, placement_of_topic(topic, index, s->front->partition_count));
+    struct topo_replica_set are = {0}, told = {0};
+    bool ok = nodes > 0;
+
+    if (l.record != NULL)
+        are = topo_replicas(l.record);
+    else
+        (void)topo_set_add(&are, (uint32_t)l.leader);
+    for (; nodes > 0; nodes--) {
+        int32_t node = kin_elem_i32(in);
+
+        ok = node > 0 && !topo_set_has(&told, (uint32_t)node) && topo_set_add(&told, (uint32_t)node) && ok;
+    }
+    return ok && topo_set_equal(&are, &told);
+}
+
+/* A manual assignment: contiguous partitions from 0. Returns their number, -1 for none, or < -1 when it is not valid. */
+static int32_t read_assignments(const struct kafka_session *s, struct kin *in, struct slice topic)
 {
     int64_t n = kin_array(in, "Assignments");
     bool ok = true;
@@ -61,14 +79,35 @@ static int32_t read_assignments(struct kin *in, int32_t me)
         int32_t index = kin_i32(in, "PartitionIndex", 0);
         int64_t nodes = kin_list(in, "BrokerIds");
 
-        ok = ok && nodes == 1 && index >= 0 && index < n;
+        ok = names_the_replicas(s, topic, (uint32_t)index, in, nodes) && index >= 0 && index < n && ok;
         sum += index;
-        for (; nodes > 0; nodes--)
-            ok = kin_elem_i32(in) == me && ok;
     }
     if (n <= 0)
         return -1;
     return ok && sum == n * (n - 1) / 2 ? (int32_t)MIN_OF(n, (int64_t)INT32_MAX) : -2;
+}
+
+static bool count_node(const struct topo_node *n, void *arg)
+{
+    (void)n;
+    ++*(int *)arg;
+    return true;
+}
+
+static int node_count(const struct kafka_session *s)
+{
+    int n = 0;
+
+    topo_each_node(kafka_view(s), count_node, &n);
+    return MAX_OF(n, 1);
+}
+
+/* What a topic has in truth, whatever was asked for: the replicas of the partition that owns its first. */
+static int16_t real_factor(const struct kafka_session *s, struct slice topic)
+{
+    struct kafka_leadership l = kafka_leadership_of(s, placement_of_topic(topic, 0, s->front->partition_count));
+
+    return l.record == NULL ? 1 : (int16_t)topo_replicas(l.record).count;
 }
 
 static void read_configs(struct kin *in, struct kafka_admin_item *item, struct buf *pairs)
@@ -107,9 +146,9 @@ static void check_new_topic(struct kafka_session *s, bool twice, struct kafka_ad
     else if (assigned < 0 && (partitions == 0 || partitions < -1 || partitions > PARTITIONS_MAX))
         kafka_admin_fail(item, KAFKA_ERR_INVALID_PARTITIONS, "%s",
                          kafka_error_text(KAFKA_ERR_INVALID_PARTITIONS));
-    else if (assigned < 0 && (factor == 0 || factor < -1 || factor > 1))
+    else if (assigned < 0 && (factor == 0 || factor < -1 || factor > node_count(s)))
         kafka_admin_fail(item, KAFKA_ERR_INVALID_REPLICATION_FACTOR,
-                         "the replication factor is at most the number of nodes, which is 1");
+                         "the replication factor is at most the number of nodes, which is %d", node_count(s));
     else if (!log_store_may_grow(s->front->options.logs))
         kafka_admin_fail(item, KAFKA_ERR_KAFKA_STORAGE_ERROR, "the disk is full");
 }
@@ -148,14 +187,16 @@ static void create_finish(struct kafka_session *s, const struct kafka_request *r
         struct buf pairs = {0};
         struct kafka_admin_item ignored = {0};
         bool ok = item->code == 0;
+        struct slice name;
 
+        name = kin_string(&in, "Name");
         kout_item(o);
-        kout_string(o, "Name", kin_string(&in, "Name"));
+        kout_string(o, "Name", name);
         kout_uuid(o, "TopicId", ok ? item->uuid : NULL);
         kout_i16(o, "ErrorCode", item->code);
         kout_str(o, "ErrorMessage", text_or_null(item->why));
         kout_i32(o, "NumPartitions", ok ? item->partitions : -1);
-        kout_i16(o, "ReplicationFactor", ok ? 1 : -1);
+        kout_i16(o, "ReplicationFactor", ok ? real_factor(s, name) : -1);
         if (ok) {
             read_configs(&in, &ignored, &pairs);
             put_topic_configs(s, o, buf_slice(&pairs));
@@ -189,7 +230,7 @@ int kafka_handle_create_topics(struct kafka_session *s, struct kafka_request *rq
         struct slice name = kin_string(&in, "Name");
         int32_t partitions = kin_i32(&in, "NumPartitions", -1);
         int16_t factor = kin_i16(&in, "ReplicationFactor", -1);
-        int32_t assigned = read_assignments(&in, kafka_node_id(s));
+        int32_t assigned = read_assignments(s, &in, name);
         struct buf pairs = {0};
 
         check_new_topic(s, named_twice(names, (size_t)n, name), item, name, partitions, factor, assigned);
@@ -346,15 +387,11 @@ int kafka_handle_create_partitions(struct kafka_session *s, struct kafka_request
         int32_t count = kin_i32(&in, "Count", 0);
         int64_t assigned = kin_array(&in, "Assignments");
         const struct topo_topic *t = topo_topic_find(kafka_view(s), name);
+        uint32_t index = t == NULL ? 0 : t->partitions;
         bool mine = true;
 
-        while (kin_item(&in)) {
-            int64_t nodes = kin_list(&in, "BrokerIds");
-
-            mine = mine && nodes == 1;
-            for (; nodes > 0; nodes--)
-                mine = kin_elem_i32(&in) == kafka_node_id(s) && mine;
-        }
+        while (kin_item(&in))
+            mine = names_the_replicas(s, name, index++, &in, kin_list(&in, "BrokerIds")) && mine;
         if (t == NULL)
             kafka_admin_fail(item, KAFKA_ERR_UNKNOWN_TOPIC_OR_PARTITION, "%s",
                              kafka_error_text(KAFKA_ERR_UNKNOWN_TOPIC_OR_PARTITION));
