@@ -116,9 +116,14 @@ static void become_candidate(struct raft *r)
 }
 
 /* A voter of the configuration in force, or of one that may yet return: whoever was removed by an entry that is not committed may be the only one whose log is long enough to
- * lead the group that removes it (4.2.2). It does not count its own vote then. */
+ * lead the group that removes it (4.2.2). It does not count its own vote then.
+ *
+ * A learner may, as a last resort: it can hold the newest log of all whose disks are left, and no voter could win against it. Who leads matters nothing for safety, whose votes count does.
+ * It gives the leadership back with the first entry it commits. */
 static bool may_campaign(const struct raft *r)
 {
+    if (r->lonely >= LONELY && raft_peer_exact((struct raft *)r, &r->o.self) != NULL)
+        return true;
     for (size_t i = r->configs.n; i > 0; i--) {
         const struct config *c = &r->configs.v[i - 1];
 
@@ -156,6 +161,7 @@ void election_tick(struct raft *r)
 {
     if (r->now < r->election_at)
         return;
+    r->lonely++;
     /* Learners, strangers and who is about to exchange its log for a snapshot wait for a leader. */
     if (!may_campaign(r) || r->installing) {
         election_follow(r, r->term, NULL);

@@ -5,6 +5,7 @@ void follow_heard(struct raft *r, const struct raft_message *m)
 {
     election_follow(r, m->term, &m->from);
     r->leader_heard_us = r->now;
+    r->lonely = 0;
     r->leader_round = MAX_OF(r->leader_round, m->round);
     r->vote_due = false; /* that election is over */
     election_reset_timer(r);

@@ -27,6 +27,7 @@ enum {
 };
 
 #define WINDOW_MAX 64
+#define LONELY 6 /* election timeouts after which a learner stands too */
 #define PROMOTE_LAG_MAX 64 /* entries a learner may be behind when it becomes a voter */
 
 /* The log in memory: entries base+1 .. base+n, contiguous. */
@@ -127,6 +128,7 @@ struct raft {
     struct raft_node leader_node;
     uint64_t leader_heard_us; /* 0: not since the last leader was given up */
     uint64_t election_at;
+    uint32_t lonely; /* election timeouts in a row without a leader */
     uint64_t commit, applied;
 
     struct peer *peers; /* all members of the configuration in force, this node too */

@@ -200,6 +200,36 @@ Test(raft_members, who_is_being_removed_may_still_be_elected, .fini = fini)
     cr_assert(raft_is_alone(g.s[2].r));
 }
 
+/* Leader 1 gives its last entry to learner 4 alone and loses its disk; 2 and 3 could not win against 4 if it had a say, and here must not be kept from electing one. */
+CORE(a_learner_with_the_newest_log_leads_as_a_last_resort)
+{
+    uint64_t index;
+
+    cr_assert_eq(change(&g, 1, RAFT_ADD_LEARNER, 4, 0), 0);
+    settle(1);
+    isolate(&g, 2, true);
+    isolate(&g, 3, true);
+    index = propose(&g, 1, 9);
+    deliver(&g);
+    cr_assert_eq(raft_last_index(g.s[4].r), index);
+    isolate(&g, 1, true);
+    isolate(&g, 2, false);
+    isolate(&g, 3, false);
+    isolate(&g, 1, true);
+    for (int i = 0; i < 5; i++) {
+        tick(&g, 4, 2 * ELECTION);
+        deliver(&g);
+        cr_assert_eq(raft_role(g.s[4].r), RAFT_FOLLOWER, "not while the voters may still do it");
+    }
+    for (int i = 0; i < 3 && raft_commit(g.s[2].r) < index; i++) {
+        tick(&g, 4, 2 * ELECTION);
+        deliver(&g);
+    }
+    cr_assert_geq(raft_commit(g.s[2].r), index);
+    cr_assert_eq(raft_role(g.s[4].r), RAFT_FOLLOWER, "it gave the leadership back");
+    elect(&g, 2);
+}
+
 CORE(a_snapshot_carries_the_configuration)
 {
     size_t voters;
