@@ -139,3 +139,14 @@ fuzz_raft_message_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
 fuzz_raft_message_LDADD = libraft.a libbase.a $(JEMALLOC_LIBS)
 EXTRA_DIST += \
 	%D%/corpus/raft_message/follower %D%/corpus/raft_message/hostile %D%/corpus/raft_message/leader %D%/corpus/raft_message/snapshot
+
+check_PROGRAMS += fuzz-raft_log
+if !FUZZ
+TESTS += fuzz-raft_log
+endif
+fuzz_raft_log_SOURCES = %D%/fuzz_raft_log.c $(FUZZ_MAIN)
+fuzz_raft_log_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_NAME=\"raft_log\"
+fuzz_raft_log_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+fuzz_raft_log_LDADD = libraft.a libbase.a $(JEMALLOC_LIBS)
+EXTRA_DIST += \
+	%D%/corpus/raft_log/log %D%/corpus/raft_log/log-01 %D%/corpus/raft_log/snapshot %D%/corpus/raft_log/vote
