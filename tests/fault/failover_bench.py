@@ -78,16 +78,20 @@ def fnv(text):
     return h
 
 
-def targets(cluster, victim, number):
-    """A key, a topic partition and a queue that the victim leads."""
+def targets(cluster, victim, number, wanted):
+    """A key, a topic partition and a queue that the victim leads; None for what is not wanted."""
     key = next(k for k in ("{%d}failover" % (number * 1000 + i) for i in range(100000)) if cluster.leader_of_slot(slot_of(k)) is victim)
-    leaders = KafkaCluster([(n.host, n.ports["kafka"]) for n in cluster.nodes.values()], 5, random).refresh(TOPIC)
-    partition = next(p for p, (host, _) in leaders.items() if host == victim.host)
+    topic = None
+    if "kafka" in wanted:
+        leaders = KafkaCluster([(n.host, n.ports["kafka"]) for n in cluster.nodes.values()], 5, random).refresh(TOPIC)
+        topic = "%s:%d" % (TOPIC, next(p for p, (host, _) in leaders.items() if host == victim.host))
+    if "amqp" not in wanted:
+        return key, topic, None
     for i in range(100000):
         queue = "failover-%d-%d" % (number, i)
         slot = (fnv("/" + "/" + queue) % 32 * 16384 + 31) // 32  # the first slot of the queue's partition
         if cluster.leader_of_slot(slot) is victim:
-            return key, "%s:%d" % (TOPIC, partition), queue
+            return key, topic, queue
 
 
 class Bench:
@@ -98,8 +102,8 @@ class Bench:
         with Cluster(3, config={"kv.ack": level}, spare=0) as cluster:
             cluster.start()
             print("level %s: cluster healthy after %.2f s" % (level, cluster.wait_formed(60)), flush=True)
-            kafka = cluster.nodes[1].kafka(10)
-            assert kafka.create_topic(TOPIC, PARTITIONS) == 0
+            if "kafka" in self.o.clients:
+                assert cluster.nodes[1].kafka(10).create_topic(TOPIC, PARTITIONS) == 0
             for fault in self.o.faults.split(","):
                 for _ in range(self.o.rounds):
                     self.round(cluster, level, fault)
@@ -109,17 +113,18 @@ class Bench:
         cluster.wait_healthy(60)
         victim = random.choice(list(cluster.nodes.values()))
         others = [n for n in cluster.nodes.values() if n is not victim]
-        key, topic, queue = targets(cluster, victim, self.number)
-        c = Amqp(others[0].ports["amqp"], host=others[0].host, user="rig", password="rig")
-        c.declare(queue)
-        c.close()
+        wanted = self.o.clients.split(",")
+        key, topic, queue = targets(cluster, victim, self.number, wanted)
+        if queue is not None:
+            c = Amqp(others[0].ports["amqp"], host=others[0].host, user="rig", password="rig")
+            c.declare(queue)
+            c.close()
 
         def nodes(protocol, order):
             return [[n.host, n.ports[protocol]] for n in order]
 
         acks = "all" if level == "quorum" else "1"
         everybody = random.sample(list(cluster.nodes.values()), 3)
-        wanted = self.o.clients.split(",")
         clients = {}
         if "resp" in wanted:
             clients["resp"] = Client(self.exe, "resp", nodes("resp", everybody), key, acks)
