@@ -23,7 +23,7 @@ sys.path[:0] = [HERE, os.path.join(HERE, "..", "integration")]
 from load_kafka import KafkaCluster  # noqa: E402
 from load_resp import slot_of  # noqa: E402
 from rig import BUILD, Cluster, eventually  # noqa: E402
-from wire import Amqp  # noqa: E402
+from wire import Amqp, batch  # noqa: E402
 
 TOPIC, PARTITIONS = "failover", 12
 LIMIT_S = 30
@@ -94,6 +94,20 @@ def targets(cluster, victim, number, wanted):
             return key, topic, queue
 
 
+def fill(cluster, partitions):
+    """Many topic partitions with a record in each, so that a takeover has as many logs to look after."""
+    begin = time.monotonic()
+    client = KafkaCluster([(n.host, n.ports["kafka"]) for n in cluster.nodes.values()], 20, random)
+    for t in range((partitions + 99) // 100):
+        topic, count = "many-%d" % t, min(100, partitions - t * 100)
+        assert client.connection(client.any_nodes()[0]).create_topic(topic, count) in (0, 36)
+        eventually(lambda topic=topic, count=count: len(client.refresh(topic)) == count, 20)
+        for p, node in client.leaders.items():
+            assert eventually(lambda p=p, node=node, topic=topic: client.connection(node).produce(topic, p, batch([b"x"]))[0] == 0, 20)
+    client.close()
+    print("%d topic partitions with a record each after %.1f s" % (partitions, time.monotonic() - begin), flush=True)
+
+
 class Bench:
     def __init__(self, options):
         self.o, self.exe, self.results, self.number = options, python(), {}, 0
@@ -104,6 +118,8 @@ class Bench:
             print("level %s: cluster healthy after %.2f s" % (level, cluster.wait_formed(60)), flush=True)
             if "kafka" in self.o.clients:
                 assert cluster.nodes[1].kafka(10).create_topic(TOPIC, PARTITIONS) == 0
+            if self.o.topic_partitions:
+                fill(cluster, self.o.topic_partitions)
             for fault in self.o.faults.split(","):
                 for _ in range(self.o.rounds):
                     self.round(cluster, level, fault)
@@ -177,6 +193,7 @@ def main():
     p.add_argument("--rounds", type=int, default=20)
     p.add_argument("--levels", default="leader,quorum")
     p.add_argument("--faults", default="kill,pause,cut")
+    p.add_argument("--topic-partitions", type=int, default=0, help="so many more, with a record each")
     p.add_argument("--clients", default="resp,kafka,amqp")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--tell", type=float, default=2.5, help="print what a client said when it took longer")
