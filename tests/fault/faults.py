@@ -470,7 +470,7 @@ def torn_tail(r):
     """Nothing is synced for a while, so that the ends of all logs that are written lie above their sync marks (rule 4)."""
     node = r.leader()
     node.ctl("config", "set", "log.fsync", "never")
-    r.sleep(0.3)
+    r.sleep(1.5)  # the round that was due already is over
     ends = {p: len(read_segment(p)) for p in segments(node)}
     r.sleep(1.5)
     # at least 20 batches more than then: tearing off a few hundred bytes touches nothing older
