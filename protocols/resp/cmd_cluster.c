@@ -26,6 +26,19 @@ static const struct topology *view_of(struct exec *x)
     return is_on(x) ? topology_view(x->w->front->o.topology) : NULL;
 }
 
+/* The same for what clients route by. A node that is cut off may name leaders that are none any more, itself first of all, and a client that asks it again and again (redis-py keeps the order of its start
+ * nodes) would never get away; refused, it asks the next one. CLUSTER NODES, for people, says what is known. */
+static const struct topology *map_of(struct exec *x)
+{
+    const struct topology *v = view_of(x);
+
+    if (v != NULL && !partitions_lease_ok(x->w->front->o.partitions)) {
+        reply_err(&x->r, ERR_NO_LEASE);
+        return NULL;
+    }
+    return v;
+}
+
 void cmd_asking(struct exec *x)
 {
     /* No slot is ever half here and half there, so there is nothing to be asked for. */
@@ -190,7 +203,7 @@ static void slots_entry(struct exec *x, const struct topology *v, const struct r
  * entries that name replicas. */
 void cmd_cluster_slots(struct exec *x)
 {
-    const struct topology *v = view_of(x);
+    const struct topology *v = map_of(x);
     struct node_list seen = {0};
     size_t count = 0, at_reply;
     struct range r;
@@ -295,7 +308,7 @@ static void shard_entry(struct exec *x, const struct topology *v, const struct t
 
 void cmd_cluster_shards(struct exec *x)
 {
-    const struct topology *v = view_of(x);
+    const struct topology *v = map_of(x);
     size_t at_reply, count = 0;
     struct range r, before;
 

@@ -238,6 +238,10 @@ def minority_refuses(r, node):
             reply = c.reply()
             if not isinstance(reply, RespError) or not str(reply).startswith(("CLUSTERDOWN ", "MOVED ", "NOREPLICAS ")):
                 r.wrong("I4 the minority's %s answers %s with %r" % (node.name, command[0], reply))
+        c.send(c.encode("CLUSTER", "SLOTS"))
+        reply = c.reply()
+        if not isinstance(reply, RespError):
+            r.wrong("I4 the minority's %s tells clients where leaders are: %r" % (node.name, reply[:2]))
     except EOFError:
         pass  # closed: an unknown outcome, allowed
     except OSError as e:
