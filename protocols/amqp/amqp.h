@@ -37,6 +37,8 @@ struct amqp_front_options {
 
 int amqp_front_new(const struct amqp_front_options *options, struct amqp_front **ret);
 void amqp_front_free(struct amqp_front *f);
+/* Nothing is sent to other nodes any more: on the main thread, while the workers run, before bus_close. Connections stay. Does nothing for a node alone. */
+void amqp_front_leave_cluster(struct amqp_front *f);
 const struct conn_ops *amqp_front_ops(const struct amqp_front *f);
 
 /* Numbers of the whole front, summed over workers; any thread. */

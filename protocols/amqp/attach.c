@@ -278,7 +278,7 @@ void attach_run(struct amqp_remote *q)
     uint32_t node;
     int32_t epoch;
 
-    if (q->op_running || (list_empty(&q->ops) && list_empty(&q->attachments)) || worker_now_us(q->aw->worker) < q->retry_us)
+    if (q->op_running || q->aw->left_cluster || (list_empty(&q->ops) && list_empty(&q->attachments)) || worker_now_us(q->aw->worker) < q->retry_us)
         return;
     node = remote_target(q, &epoch);
     if (node == 0)
@@ -653,6 +653,10 @@ static void take_delivery(struct worker *w, struct mail *m)
     struct amqp_attachment *a = find(d->aw, d->consumer);
 
     (void)w;
+    if (d->aw->left_cluster) {
+        mem_free(d);
+        return;
+    }
     if (a == NULL || a->consumer == NULL || a->generation != d->generation) {
         /* Of a consumer that was cancelled meanwhile: its detachment is on the way and gives them back. */
         reply_status(d->aw, d->request, a != NULL ? FORWARD_OK : FORWARD_NOT_ATTACHED);
@@ -670,6 +674,10 @@ static void take_gone(struct worker *w, struct mail *m)
     struct amqp_attachment *a = find(d->aw, d->consumer);
 
     (void)w;
+    if (d->aw->left_cluster) {
+        mem_free(d);
+        return;
+    }
     reply_status(d->aw, d->request, a == NULL ? FORWARD_NOT_ATTACHED : FORWARD_OK);
     if (a != NULL && a->generation == d->generation) {
         if (d->why == FORWARD_DELETED) {
@@ -742,7 +750,19 @@ void attach_init(struct amqp_front *f)
     bus_handle(f->o.bus, BUS_QUEUE_GONE, on_gone, f);
 }
 
-/* The bus is closed: its requests are gone with it. */
+/* Requests that are not answered go with the bus. */
+void attach_stop(struct amqp_remote *q)
+{
+    bus_call_cancel(&q->op_call);
+    LIST_FOREACH (n, &q->attachments) {
+        struct amqp_attachment *a = LIST_ENTRY(n, struct amqp_attachment, node);
+        struct list *k;
+
+        while ((k = list_pop_front(&a->held)) != NULL)
+            mem_free(LIST_ENTRY(k, struct remote_delivery, node));
+    }
+}
+
 void attach_fini(struct amqp_remote *q)
 {
     struct list *n;

@@ -76,6 +76,21 @@ int amqp_front_new(const struct amqp_front_options *options, struct amqp_front *
     return 0;
 }
 
+static void leave_cluster(struct worker *w, void *arg)
+{
+    struct amqp_front *f = arg;
+
+    amqp_remote_stop(&f->workers[worker_index(w)]);
+    if (w == f->o.data)
+        amqp_serve_stop(f->serve);
+}
+
+void amqp_front_leave_cluster(struct amqp_front *f)
+{
+    if (f != NULL && f->serve != NULL)
+        workers_run_each(f->o.workers, leave_cluster, f);
+}
+
 void amqp_front_free(struct amqp_front *f)
 {
     if (f == NULL)

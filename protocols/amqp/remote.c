@@ -237,7 +237,7 @@ static void send_batch(struct amqp_remote *q)
     uint32_t node;
     int32_t epoch;
 
-    if (q->publishing || list_empty(&q->batches) || worker_now_us(aw->worker) < q->retry_us)
+    if (q->publishing || aw->left_cluster || list_empty(&q->batches) || worker_now_us(aw->worker) < q->retry_us)
         return;
     node = remote_target(q, &epoch);
     if (node == 0 || topology_node_id(topology) == 0)
@@ -470,6 +470,19 @@ static void tick(struct worker *w, struct io_timer *t)
 void amqp_remote_init(struct amqp_front *f)
 {
     attach_init(f);
+}
+
+void amqp_remote_stop(struct amqp_worker *aw)
+{
+    aw->left_cluster = true;
+    for (unsigned i = 0; aw->remotes != NULL && i < REMOTE_BUCKETS; i++) {
+        LIST_FOREACH (n, &aw->remotes->buckets[i]) {
+            struct amqp_remote *q = LIST_ENTRY(n, struct amqp_remote, node);
+
+            bus_call_cancel(&q->publish_call);
+            attach_stop(q);
+        }
+    }
 }
 
 void amqp_remote_fini(struct amqp_worker *aw)

@@ -62,6 +62,7 @@ bool amqp_remote_is_full(const struct amqp_worker *aw);       /* more waits for 
 struct list *amqp_remote_full_list(struct amqp_worker *aw);   /* who waits for that to change: amqp_session.remote_full */
 void amqp_remote_turn(struct amqp_worker *aw);          /* the turn's end: what was gathered is sent */
 void amqp_remote_init(struct amqp_front *f);            /* before bus_start */
+void amqp_remote_stop(struct amqp_worker *aw);           /* before bus_close: nothing of the bus is called any more */
 void amqp_remote_fini(struct amqp_worker *aw);          /* the bus is closed and the workers have stopped */
 
 /* The id of who numbers batches: node, worker, node epoch. */

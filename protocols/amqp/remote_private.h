@@ -154,6 +154,7 @@ void attach_run(struct amqp_remote *q); /* sends what is next, when nothing is u
 void attach_tick(struct amqp_remote *q, uint64_t now_us);
 void attach_queue_is_gone(struct amqp_remote *q);
 void attach_init(struct amqp_front *f);
+void attach_stop(struct amqp_remote *q);
 void attach_fini(struct amqp_remote *q);
 
 #endif

@@ -100,6 +100,8 @@ struct amqp_serve {
     uint32_t count;
     struct list ready;
     struct list parks;
+    struct list waits; /* answers that wait for a commit */
+    bool stopped;      /* the bus is about to close */
     struct worker_hook hook;
     struct io_timer timer;
     struct mail start;
@@ -214,7 +216,7 @@ static struct served *find(struct amqp_serve *v, uint32_t node_id, uint64_t node
 
 static void ready(struct served *c)
 {
-    if (c->gone)
+    if (c->gone || c->serve->stopped)
         return;
     if (!list_linked(&c->ready))
         list_push_back(&c->serve->ready, &c->ready);
@@ -827,6 +829,7 @@ static int handle(struct ask *a)
 
 struct waiting {
     struct log_commit commit; /* first */
+    struct list node;
     struct amqp_serve *serve;
     struct bus_request *request;
     size_t len;
@@ -837,6 +840,7 @@ static void committed(struct log_commit *commit, int err)
 {
     struct waiting *w = CONTAINER_OF(commit, struct waiting, commit);
 
+    list_remove(&w->node);
     bus_reply(w->serve->bus, w->request, err, err == 0 ? slice_of(w->payload, w->len) : SLICE_NONE);
     mem_free(w);
 }
@@ -846,6 +850,7 @@ static void get_again(struct log_commit *commit, int err)
 {
     struct waiting *w = CONTAINER_OF(commit, struct waiting, commit);
 
+    list_remove(&w->node);
     bus_reply(w->serve->bus, w->request, err != 0 ? err : ERR_BUSY, SLICE_NONE);
     mem_free(w);
 }
@@ -874,6 +879,8 @@ static int run(struct amqp_serve *v, struct bus_request *r, uint32_t node_id, ui
     struct parked *parked;
     int err, left;
 
+    if (v->stopped)
+        return 0;
     forward_get_head(&a.r, &a.head);
     if (a.r.bad || a.head.partition >= partitions_count(v->front->o.partitions) || node_id == 0) {
         bus_reply(v->bus, r, ERR_MALFORMED, SLICE_LIT("a malformed request"));
@@ -913,10 +920,10 @@ static int run(struct amqp_serve *v, struct bus_request *r, uint32_t node_id, ui
         if (left < 0) {
             log_commit_cancel(&w->commit);
             mem_free(w);
-        } else if (log_commit_arm(&w->commit)) {
-            w->commit.done(&w->commit, 0);
-            return 0;
         } else {
+            list_push_back(&v->waits, &w->node);
+            if (log_commit_arm(&w->commit))
+                w->commit.done(&w->commit, 0);
             return 0;
         }
     }
@@ -1151,9 +1158,9 @@ static void hook_run(struct worker *w, struct worker_hook *h)
     struct amqp_serve *v = CONTAINER_OF(h, struct amqp_serve, hook);
     struct list *n;
 
-    for (unsigned i = 0; i < 256 && (n = list_pop_front(&v->ready)) != NULL; i++)
+    for (unsigned i = 0; !v->stopped && i < 256 && (n = list_pop_front(&v->ready)) != NULL; i++)
         serve_one(LIST_ENTRY(n, struct served, ready));
-    if (!list_empty(&v->ready))
+    if (!v->stopped && !list_empty(&v->ready))
         worker_hook_once(w, h);
 }
 
@@ -1266,6 +1273,7 @@ struct amqp_serve *amqp_serve_new(struct amqp_front *f)
         list_init(&v->buckets[i]);
     list_init(&v->ready);
     list_init(&v->parks);
+    list_init(&v->waits);
     v->hook.run = hook_run;
     io_timer_init(&v->timer, tick);
     bus_handle(v->bus, BUS_QUEUE_PUBLISH, take_QUEUE_PUBLISH, v);
@@ -1277,6 +1285,34 @@ struct amqp_serve *amqp_serve_new(struct amqp_front *f)
     v->start.deliver = start;
     worker_post(v->worker, &v->start);
     return v;
+}
+
+void amqp_serve_stop(struct amqp_serve *v)
+{
+    struct list *n;
+
+    v->stopped = true;
+    io_timer_stop(v->worker, &v->timer);
+    while ((n = list_pop_front(&v->ready)) != NULL)
+        ;
+    while ((n = list_pop_front(&v->waits)) != NULL) {
+        struct waiting *w = LIST_ENTRY(n, struct waiting, node);
+
+        log_commit_cancel(&w->commit);
+        mem_free(w);
+    }
+    for (unsigned i = 0; i < BUCKETS; i++) {
+        LIST_FOREACH (k, &v->buckets[i]) {
+            struct served *c = LIST_ENTRY(k, struct served, node);
+
+            for (unsigned d = 0; d < DELIVERS_MAX; d++)
+                bus_call_cancel(&c->delivers[d].call);
+            bus_call_cancel(&c->gone_call);
+            if (c->committing)
+                log_commit_cancel(&c->commit);
+            c->committing = false;
+        }
+    }
 }
 
 void amqp_serve_free(struct amqp_serve *v)

@@ -8,6 +8,7 @@ struct amqp_serve;
 
 /* Before bus_start. */
 struct amqp_serve *amqp_serve_new(struct amqp_front *f);
+void amqp_serve_stop(struct amqp_serve *v); /* on the data worker, before bus_close: nothing of the bus is called any more */
 void amqp_serve_free(struct amqp_serve *v); /* the bus is closed, the workers have stopped, the partitions are still there; NULL is fine */
 
 #endif

@@ -69,6 +69,7 @@ struct amqp_worker {
     struct buf scratch;       /* valid until the next use */
     struct regex_cache *regexes;
     uint64_t serial; /* of channels */
+    bool left_cluster;            /* nothing is sent to other nodes any more */
     struct amqp_remotes *remotes; /* queues that other nodes lead; NULL until there is one */
     struct amqp_counters count;
     struct amqp_tally tally; /* of this read event */

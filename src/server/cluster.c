@@ -21,6 +21,7 @@
 #include "cluster/replicate/replicate.h"
 #include "cluster/topology/identity.h"
 #include "log/effect.h"
+#include "protocols/amqp/amqp.h"
 #include "protocols/http/http.h"
 #include "server/internal.h"
 #include "server/notify.h"
@@ -233,6 +234,7 @@ void server_leave_cluster(struct server *s)
         topology_give_up_leading(s->topology, GIVE_UP_MS);
     if (s->replicating)
         replication_stop(s->replication);
+    amqp_front_leave_cluster(s->amqp);
     if (s->bus != NULL)
         bus_close(s->bus);
     s->bus = NULL;

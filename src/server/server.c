@@ -388,6 +388,8 @@ static int open_fronts(struct server *s)
         .partitions = s->partitions,
         .topology = s->topology,
         .store = s->logs,
+        .bus = s->bus,
+        .data = s->bus != NULL ? workers_extra(s->workers, 1) : NULL,
         .frame_max = (uint32_t)CONFIG_GET(s->config, amqp_frame_max_bytes),
         .channel_max = (uint16_t)CONFIG_GET(s->config, amqp_channel_max),
         .heartbeat_s = (uint16_t)(CONFIG_GET(s->config, amqp_heartbeat_ms) / 1000),
