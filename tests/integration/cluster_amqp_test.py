@@ -1,0 +1,293 @@
+"""AMQP in a cluster of three real nodes: a client reaches any node, the queue is led by another; publishes, deliveries, acknowledgements and questions go over the bus, and on through a failover."""
+import os
+import select
+import struct
+import sys
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "fault"))
+from node import PATIENCE, eventually, run_tests  # noqa: E402
+from rig import Cluster  # noqa: E402
+from wire import Amqp, AmqpClosed, shortstr  # noqa: E402
+
+PARTITIONS = 32
+
+
+def healthy(cluster):
+    return all(n.ctl("cluster", "health").get("healthy") for n in cluster.living())
+
+
+def formed():
+    cluster = Cluster(3, loopback=True)
+    cluster.start()
+    eventually(lambda: healthy(cluster), 30)
+    cluster.add_user()
+    return cluster
+
+
+def partition_of(queue, vhost="/"):
+    h = 2166136261
+    for byte in (vhost + "/" + queue).encode():
+        h = ((h ^ byte) * 16777619) & 0xFFFFFFFF
+    return h % PARTITIONS
+
+
+def leader_of(cluster, queue):
+    """The node that leads its partition, None: nobody does, or nobody can tell."""
+    p = partition_of(queue)
+    for n in cluster.living():
+        names = {x["node"]: x["name"] for x in n.ctl("cluster", "nodes")}
+        leader = next(x["leader"] for x in n.ctl("cluster", "partitions") if x["partition"] == p)
+        return next((m for m in cluster.nodes.values() if m.name == names.get(leader)), None)
+    return None
+
+
+def node_id(cluster, node):
+    return next(x["node"] for x in cluster.living()[0].ctl("cluster", "nodes") if x["name"] == node.name)
+
+
+def queue_led_by(cluster, node, prefix="q"):
+    led = {x["partition"] for x in node.ctl("cluster", "partitions") if x["leader"] == node_id(cluster, node)}
+    return next(q for q in ("%s%d" % (prefix, i) for i in range(10000)) if partition_of(q) in led)
+
+
+def amqp(node):
+    return Amqp(node.ports["amqp"], host=node.host, timeout=20 * PATIENCE, user="rig", password="rig")
+
+
+def roles(cluster):
+    """A queue, its leader, and the two others."""
+    leader = cluster.nodes[1]
+    others = [n for n in cluster.living() if n is not leader]
+    return queue_led_by(cluster, leader), leader, others
+
+
+def confirmed_to(c, last):
+    """Reads confirms until every publish up to `last` was answered; returns those that were refused since the last call."""
+    refused = []
+    done = getattr(c, "answered", 0)
+    while done < last:
+        while not c.confirms:
+            c.step()
+        ok, tag, multiple = c.confirms.pop(0)
+        if not ok:
+            refused += list(range(done + 1, tag + 1)) if multiple else [tag]
+        done = max(done, tag)
+    c.answered = done
+    return refused
+
+
+def publish_bytes(queue, body, frame=131000):
+    """One persistent message in frames of at most so much."""
+    parts = [body[i:i + frame] for i in range(0, len(body), frame)]
+    f = Amqp.frame
+    return (f(None, 1, 1, struct.pack(">HHH", 60, 40, 0) + shortstr("") + shortstr(queue) + b"\0")
+            + f(None, 2, 1, struct.pack(">HHQHB", 60, 0, len(body), 0x1000, 2)) + b"".join(f(None, 3, 1, x) for x in parts))
+
+
+def idle(c, seconds):
+    """True when nothing comes."""
+    return not c.buffer and not c.deliveries and not select.select([c.sock], [], [], seconds)[0]
+
+
+# ---- one node answers for another ------------------------------------------------------------------------------------------------
+def declared_on_one_published_through_another_consumed_through_the_third():
+    with formed() as cluster:
+        q, leader, (a, b) = roles(cluster)
+        assert amqp(a).declare(q) == (q, 0, 0)
+        assert amqp(b).declare(q, passive=True) == (q, 0, 0)
+        p, c = amqp(a), amqp(b)
+        p.confirm_select()
+        bodies = [b"%d" % i * (1 + i % 50) for i in range(500)]
+        p.send(b"".join(p.publish_bytes(q, body) for body in bodies))
+        assert confirmed_to(p, len(bodies)) == []
+        assert amqp(leader).declare(q, passive=True) == (q, 500, 0)
+        c.qos(50)
+        c.consume(q)
+        for i, body in enumerate(bodies):
+            tag, redelivered, got = c.delivery()
+            assert (tag, redelivered, got) == (i + 1, False, body), (i, tag, redelivered, got)
+            if i % 10 == 9:
+                c.ack(tag, multiple=True)
+        c.sync()
+        assert amqp(a).declare(q, passive=True) == (q, 0, 1)
+        assert idle(c, 0.3)
+
+
+def gets_purges_and_large_messages_through_another_node():
+    with formed() as cluster:
+        q, leader, (a, b) = roles(cluster)
+        c, d = amqp(a), amqp(b)
+        c.declare(q)
+        c.confirm_select()
+        large = os.urandom(3 << 20)
+        c.send(publish_bytes(q, large))
+        for i in range(20):
+            c.publish(q, b"%d" % i)
+        assert confirmed_to(c, 21) == []
+        tag, redelivered, left, body = d.get(q)
+        assert body == large and not redelivered and left == 20
+        d.nack(tag, requeue=True)
+        tag, redelivered, left, body = d.get(q)
+        assert body == large and redelivered
+        d.ack(tag)
+        d.sync()
+        assert d.get(q, no_ack=True)[3] == b"0"
+        assert d.get(q)[3] == b"1"  # stays with this connection
+        assert amqp(b).declare(q, passive=True)[1] == 18
+        assert amqp(b).purge(q) == 18
+        assert amqp(leader).get(q) is None
+        d.close()
+        eventually(lambda: amqp(leader).declare(q, passive=True)[1] == 1)  # given back with its connection
+        tag, redelivered, _, body = amqp(a).get(q)
+        assert body == b"1" and redelivered
+
+
+def unsettled_deliveries_come_back_when_their_connection_or_channel_ends():
+    with formed() as cluster:
+        q, leader, (a, b) = roles(cluster)
+        p, c = amqp(a), amqp(b)
+        p.declare(q)
+        p.confirm_select()
+        for i in range(10):
+            p.publish(q, b"%d" % i)
+        confirmed_to(p, 10)
+        c.qos(10)
+        c.consume(q)
+        first = [c.delivery()[2] for _ in range(10)]
+        assert first == [b"%d" % i for i in range(10)]
+        c.ack(3)
+        c.sync()
+        c.close()
+        d = amqp(a)
+        d.qos(20)
+        d.consume(q)
+        back = [d.delivery() for _ in range(9)]
+        assert [x[2] for x in back] == [b"%d" % i for i in range(10) if i != 2] and all(x[1] for x in back)
+
+
+def exclusive_queues_stay_with_their_connection_and_replies_find_them():
+    with formed() as cluster:
+        for where in cluster.living():
+            asker, server = amqp(where), amqp(next(n for n in cluster.living() if n is not where))
+            reply_to = asker.declare("", durable=False, exclusive=True)[0]
+            asker.consume(reply_to, no_ack=True)
+            server.confirm_select()
+            for i in range(5):
+                server.publish(reply_to, b"answer %d" % i, persistent=False)
+            assert confirmed_to(server, 5) == []
+            assert [asker.delivery()[2] for _ in range(5)] == [b"answer %d" % i for i in range(5)]
+            try:
+                server.consume(reply_to)
+                raise AssertionError("another connection's exclusive queue was consumed")
+            except AmqpClosed as e:
+                assert e.code == 405
+
+
+def a_deleted_queue_ends_its_consumers_on_other_nodes():
+    with formed() as cluster:
+        q, leader, (a, b) = roles(cluster)
+        c, d = amqp(a), amqp(b)
+        c.declare(q)
+        d.consume(q)
+        c.method(1, 50, 40, b"\0\0" + bytes([len(q)]) + q.encode() + b"\0")
+        c.expect(50, 41)
+        try:
+            d.declare(q, passive=True)
+            raise AssertionError("it is still there")
+        except AmqpClosed as x:
+            assert x.code == 404
+        assert amqp(a).declare(q) == (q, 0, 0)  # another queue of that name
+
+
+# ---- failover ----------------------------------------------------------------------------------------------------------------------
+def the_queues_leader_is_killed_and_nothing_confirmed_is_lost():
+    with formed() as cluster:
+        q, leader, (a, b) = roles(cluster)
+        p, c = amqp(a), amqp(b)
+        p.declare(q)
+        p.confirm_select()
+        c.qos(20)
+        c.consume(q)
+        sent, got, final = 0, {}, set()
+        killed = False
+        deadline = time.monotonic() + 40 * PATIENCE
+        while (sent < 400 or len(got) < 400) and time.monotonic() < deadline:
+            if sent < 400:
+                for _ in range(10):
+                    p.publish(q, b"m%d" % sent)
+                    sent += 1
+                assert confirmed_to(p, sent) == []
+            while len(got) < sent and (c.buffer or c.deliveries or select.select([c.sock], [], [], 0.05)[0]):
+                tag, redelivered, body = c.delivery()
+                assert body not in final, "%r came again after its acknowledgement was final" % body
+                got.setdefault(body, []).append(redelivered)
+                c.ack(tag)
+                if len(got) % 50 == 0:
+                    c.sync()
+                    final = set(got)
+            if sent >= 150 and not killed:
+                killed = True
+                leader.kill()
+        assert len(got) == 400, (sent, len(got))
+        assert all(r for body in got.values() for r in body[1:]), "a repeat without redelivered"
+        c.sync()
+        assert leader_of(cluster, q) is not leader
+        eventually(lambda: amqp(a).declare(q, passive=True)[1] == 0)
+
+
+def what_a_client_holds_survives_the_leader():
+    with formed() as cluster:
+        q, leader, (a, b) = roles(cluster)
+        p, c = amqp(a), amqp(b)
+        p.declare(q)
+        p.confirm_select()
+        for i in range(30):
+            p.publish(q, b"%d" % i)
+        assert confirmed_to(p, 30) == []
+        c.qos(10)
+        c.consume(q)
+        held = [c.delivery() for _ in range(10)]
+        leader.kill()
+        eventually(lambda: leader_of(cluster, q) not in (None, leader), 20)
+        # What it holds is not delivered again, to it or to others; when it acknowledges, the rest comes.
+        for tag, _, _ in held:
+            c.ack(tag)
+        for i in range(10, 30):
+            tag, _, body = c.delivery()
+            assert body == b"%d" % i, (i, body)
+            c.ack(tag)
+        c.sync()
+        eventually(lambda: amqp(a).declare(q, passive=True)[1:] == (0, 1))
+
+
+def a_client_on_the_leader_follows_its_queue_to_the_next():
+    with formed() as cluster:
+        q, leader, (a, b) = roles(cluster)
+        p, c = amqp(leader), amqp(leader)
+        p.declare(q)
+        p.confirm_select()
+        for i in range(10):
+            p.publish(q, b"%d" % i)
+        assert confirmed_to(p, 10) == []
+        c.qos(5)
+        c.consume(q)
+        held = [c.delivery() for _ in range(5)]
+        cluster.nodes[2].ctl("cluster", "transfer-leader", str(partition_of(q)), str(node_id(cluster, cluster.nodes[2])))
+        eventually(lambda: leader_of(cluster, q) is cluster.nodes[2], 20)
+        for tag, _, _ in held:
+            c.ack(tag)
+        rest = [c.delivery() for _ in range(5)]
+        assert [x[2] for x in rest] == [b"%d" % i for i in range(5, 10)]
+        p.publish(q, b"after")
+        assert confirmed_to(p, 11) == []
+        for tag, _, _ in rest:
+            c.ack(tag)
+        assert c.delivery()[2] == b"after"
+
+
+run_tests([declared_on_one_published_through_another_consumed_through_the_third, gets_purges_and_large_messages_through_another_node,
+           unsettled_deliveries_come_back_when_their_connection_or_channel_ends, exclusive_queues_stay_with_their_connection_and_replies_find_them,
+           a_deleted_queue_ends_its_consumers_on_other_nodes, the_queues_leader_is_killed_and_nothing_confirmed_is_lost, what_a_client_holds_survives_the_leader,
+           a_client_on_the_leader_follows_its_queue_to_the_next])
