@@ -86,7 +86,7 @@ struct queue_table *queue_table_new(const struct queue_table_options *options);
 void queue_table_free(struct queue_table *t);
 
 /* Leadership is lost: consumers are detached and told (c->lost), every queue's memory is dropped, nothing more is appended or
- * written; logs and checkpoints stay. Messages of queues in memory are gone. Jobs under way may end later. */
+ * written; logs and checkpoints stay. Messages of queues in memory are gone; exclusive queues stay, they belong to this node (rule 18). Jobs under way may end later. */
 void queue_table_close(struct queue_table *t);
 /* Under the lock, before a flush: grants what high watermarks that moved made visible. The partition calls it by mail whenever
  * hw_moved was called. */

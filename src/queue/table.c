@@ -217,9 +217,10 @@ void queue_table_free(struct queue_table *t)
 void queue_table_close(struct queue_table *t)
 {
     for (uint32_t i = 0; i < t->bucket_count; i++)
-        while (t->buckets[i] != NULL) {
-            struct queue *q = t->buckets[i];
-
+        for (struct queue *q = t->buckets[i], *next; q != NULL; q = next) {
+            next = q->hash_next;
+            if (q->spec.exclusive) /* its home is this node (rule 18) */
+                continue;
             queue_detach_all(q, true);
             queue_checkpoint_forget(q);
             unlink_queue(t, q);
