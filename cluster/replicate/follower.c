@@ -12,10 +12,12 @@
 #include "base/mem.h"
 #include "cluster/replicate/private.h"
 #include "metrics/metrics.h"
+#include "queue/queue.h"
 
 #define BACKOFF_US 20000
 #define BACKOFF_MAX_US 500000
 #define RETRY_APPEND_US 1000000
+#define CHECKPOINT_EVERY_US 5000000 /* of one queue, to follow its leader's start */
 
 static void fetched(struct bus_call *c, int err, struct slice payload);
 
@@ -114,10 +116,21 @@ void fetcher_report(struct rlog *l, bool urgent)
 
 /* ---- asking ------------------------------------------------------------------------------------------------------------------ */
 
+/* D6: a copy that cannot be trusted any more is told of as empty, so that it leaves the in-sync set and is never elected; nothing of it is cut. */
+static bool has_failed(const struct rlog *l)
+{
+    return log_failed(l->log) != 0 || log_store_health(l->part->r->o.logs) != 0 ||
+           (l->key.kind == LOG_MAIN && partition_state(l->part->p) == PARTITION_FAILED);
+}
+
 static void put_position(struct buf *b, struct rlog *l)
 {
     struct fetch_position p = {.key = l->key, .end = log_end(l->log), .durable = log_durable(l->log), .epoch = log_last_epoch(l->log)};
 
+    if (has_failed(l)) {
+        p.end = p.durable = 0;
+        p.epoch = -1;
+    }
     p.durable = MIN_OF(p.durable, p.end);
     l->told_durable = p.durable;
     fetch_position_put(b, &p);
@@ -256,10 +269,36 @@ static void out_of_range(struct rlog *l, const struct fetch_log *a)
         if (l->key.kind == LOG_TOPIC)
             work_restart(l, a->start);
         else
-            install_want(l);
+            install_want(l, true);
     } else {
         fetcher_report(l, true);
     }
+}
+
+/* Whether this queue's checkpoint explains that its leader has nothing between two offsets below `end`: only what was settled at S was dropped (rule 7). */
+static bool covers(struct rlog *l, int64_t end)
+{
+    if (l->covers < end)
+        l->covers = queue_checkpoint_covers(l->part->r->o.data_dir, l->key.partition, l->key.id);
+    return l->covers >= end;
+}
+
+/* The end of the last hole in front of or between batches, -1: none. */
+static int64_t last_hole(struct rlog *l, struct slice data)
+{
+    int64_t next = log_end(l->log), hole = -1;
+
+    for (size_t at = 0; at < data.len;) {
+        struct batch_header h;
+
+        if (batch_header_read(data.data + at, data.len - at, &h) != 0)
+            break; /* the append finds out */
+        if (h.base_offset > next)
+            hole = h.base_offset;
+        next = h.base_offset + h.last_offset_delta + 1;
+        at += h.length;
+    }
+    return hole;
 }
 
 static void append(struct rlog *l, struct slice data)
@@ -277,6 +316,10 @@ static void append(struct rlog *l, struct slice data)
         fetcher_report(l, true); /* R12: a late answer of a later epoch */
         return;
     }
+    if (l->key.kind == LOG_QUEUE && last_hole(l, data) >= 0 && !covers(l, last_hole(l, data))) {
+        install_want(l, false);
+        return;
+    }
     err = l->key.kind == LOG_MAIN ? partition_append_replica(p, data.data, data.len, &end) : log_append_replica(l->log, data.data, data.len, &end);
     if (err == 0) {
         metrics_add(METRIC_REPLICA_FETCHED_BYTES, data.len);
@@ -288,6 +331,22 @@ static void append(struct rlog *l, struct slice data)
     l->part->retry_appends = true;
 }
 
+/* The leader has dropped what is settled; with a checkpoint that says so, so may we. */
+static void follow_start(struct rlog *l, int64_t start)
+{
+    uint64_t now = replication_now_us();
+
+    if (l->covers >= start) {
+        log_advance_start(l->log, start);
+    } else if (now - l->covers_us > CHECKPOINT_EVERY_US) {
+        l->covers_us = now;
+        if (covers(l, start))
+            log_advance_start(l->log, start);
+        else
+            install_want(l, false);
+    }
+}
+
 static void take_watermark(struct rlog *l, const struct fetch_log *a)
 {
     struct rpart *part = l->part;
@@ -297,6 +356,8 @@ static void take_watermark(struct rlog *l, const struct fetch_log *a)
         log_set_hw(l->log, hw);
     if (l->key.kind == LOG_TOPIC && a->start > log_start(l->log) && a->start <= log_end(l->log))
         log_advance_start(l->log, a->start); /* R20 */
+    if (l->key.kind == LOG_QUEUE && a->start > log_start(l->log) && a->start <= log_hw(l->log))
+        follow_start(l, a->start);
     if (l->key.kind == LOG_MAIN && log_hw(l->log) > partition_applied(part->p)) {
         part->apply_wanted = true;
         replication_arm_soon(part->r);
@@ -327,6 +388,13 @@ static void take_log(struct fetcher *f, const struct fetch_log *a)
                            (unsigned long long)a->key.id, err_name(err));
             return;
         }
+    }
+    if (has_failed(l)) {
+        if (a->status != FETCH_POSITION) {
+            l->retry_us = replication_now_us() + RETRY_APPEND_US;
+            part->retry_appends = true;
+        }
+        return;
     }
     switch (a->status) {
     case FETCH_DATA:

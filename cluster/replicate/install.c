@@ -2,6 +2,8 @@
  *
  *     wanted -> opening -> reading (a chunk at a time, written as it comes) -> installing, as work of the partition -> the log is asked for from S on
  *
+ * A queue's checkpoint is also fetched alone, when its leader has dropped segments that this log would have to explain (rule 7).
+ *
  * The log is busy meanwhile: what the leader sends for it is dropped, and its position is told when it is done. A broken transfer goes on where it was if the leader still has the same snapshot, and begins anew otherwise. At most
  * two at a time. Whoever follows another leader meanwhile gives up. */
 #include <errno.h>
@@ -16,6 +18,7 @@
 #include "base/mem.h"
 #include "cluster/replicate/private.h"
 #include "metrics/metrics.h"
+#include "queue/queue.h"
 
 #define CHUNK (256u << 10)
 #define AT_ONCE 2
@@ -31,6 +34,7 @@ struct install {
     struct log_key key;
     uint32_t from;
     bool active, under_way, installing;
+    bool restart; /* the log begins anew at S; else a queue's checkpoint only explains what its leader has dropped */
     struct bus_call call;
     struct bg_job job;
     uint64_t handle, size, pos;
@@ -216,8 +220,10 @@ static int install_checkpoint(struct install *i)
         err = err_from_errno(errno);
     if (err == 0)
         err = file_sync_dir(dir);
-    if (err == 0)
+    if (err == 0 && i->restart)
         err = log_restart_at(i->l->log, i->start);
+    if (err == 0)
+        i->l->covers = queue_checkpoint_covers(i->r->o.data_dir, i->key.partition, i->key.id);
     mem_free(dir);
     mem_free(path);
     mem_free(clean);
@@ -271,16 +277,19 @@ static void go_on(struct install *i)
     }
 }
 
-void install_want(struct rlog *l)
+void install_want(struct rlog *l, bool restart)
 {
     struct replication *r = l->part->r;
     struct install *i;
 
-    if (l->install != NULL)
+    if (l->install != NULL) {
+        l->install->restart |= restart;
         return;
+    }
     i = mem_zalloc(sizeof(*i));
     i->r = r;
     i->l = l;
+    i->restart = restart;
     i->key = l->key;
     i->from = l->part->leader;
     i->fd = -1;

@@ -152,6 +152,8 @@ struct rlog {
     int64_t cut_to;       /* what work does to it */
     bool restart;         /* ... begin anew there instead of cutting */
     struct install *install; /* owned; NULL: none */
+    int64_t covers;       /* a queue's: S of its checkpoint here, as last read; -1: none */
+    uint64_t covers_us;   /* when the leader's was last asked for, to follow its start */
     uint64_t retry_us;    /* an append failed: not before */
 };
 
@@ -307,7 +309,7 @@ void ship_free(struct replication *r);
 void ships_tick(struct replication *r, uint64_t now);
 
 /* install.c */
-void install_want(struct rlog *l);   /* it needs the leader's snapshot or checkpoint (rule 3) */
+void install_want(struct rlog *l, bool restart); /* it needs the leader's snapshot or checkpoint (rule 3); not `restart`: beside its log */
 void install_cancel(struct rlog *l); /* its leader is another now */
 void install_drop(struct rlog *l);
 int install_run(struct rlog *l);     /* as work */

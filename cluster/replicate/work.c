@@ -69,6 +69,8 @@ static void done(struct bg_job *job)
         install_done(part->work_log, part->work_err);
     else if (was == WORK_APPLY && part->work_err == ERR_AGAIN)
         part->apply_wanted = true;
+    else if (was == WORK_APPLY && part->work_err != 0 && part->main != NULL)
+        fetcher_report(part->main, true); /* the partition has failed: its leader must know */
     if (was == WORK_STEP && r->opened_waiting)
         rlogs_adopt(r);
     work_kick(part);

@@ -4,9 +4,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/crc32c.h"
 #include "base/err.h"
+#include "base/fileio.h"
 #include "base/mem.h"
 #include "log/effect.h"
+#include "queue/queue.h"
 #include "sim.h"
 
 static struct sim s;
@@ -257,6 +260,94 @@ Test(data, a_deleted_topics_log_goes_from_its_replicas)
     l = open_topic(leader, "gone", 0);
     append(l, 3, 10);
     cr_assert(SIM_WAIT(same_ends("gone", 0, leader, 3)));
+    log_close(l);
+    sim_end(&s);
+}
+
+static uint64_t declare_queue(const char *name)
+{
+    struct buf b = {0};
+    uint64_t id;
+
+    topo_cmd_vhost_add(&b, SLICE_LIT("/"));
+    sim_apply(&s, &b);
+    topo_cmd_queue_declare(&b, SLICE_LIT("/"), slice_str(name), true, false, false, 0, 0, SLICE_NONE);
+    cr_assert_eq(sim_apply(&s, &b), 0);
+    pthread_mutex_lock(&s.mutex);
+    id = topo_queue_find(&s.state.v, SLICE_LIT("/"), slice_str(name))->id;
+    pthread_mutex_unlock(&s.mutex);
+    return id;
+}
+
+static struct log *open_queue(uint32_t node, uint64_t id)
+{
+    char *dir = mem_printf("p-0000/queue/%016llx", (unsigned long long)id);
+    struct log *l;
+
+    cr_assert_eq(log_open(s.node[node].store, &(struct log_options){.kind = LOG_QUEUE, .dir = dir, .log_id = id}, &l), 0);
+    mem_free(dir);
+    return l;
+}
+
+/* As src/queue/checkpoint.c draws it, without a live message. */
+static void write_checkpoint(uint32_t node, uint64_t id, int64_t end)
+{
+    char *path = mem_printf("%s/p-0000/queue/%016llx/checkpoint", s.node[node].dir, (unsigned long long)id);
+    struct buf b = {0};
+
+    buf_put(&b, "GMQC\0\0\0\0", 8);
+    buf_put_u8(&b, 1);
+    buf_put_be64(&b, id);
+    buf_put_uvarint(&b, (uint64_t)end);
+    for (int i = 0; i < 4; i++)
+        buf_put_uvarint(&b, 0);
+    be32_put(b.data + 4, crc32c(0, b.data + 8, b.len - 8));
+    cr_assert_eq(file_replace(path, b.data, b.len), 0);
+    buf_fini(&b);
+    mem_free(path);
+}
+
+static bool queue_is(uint32_t node, uint64_t id, int64_t start, int64_t end, int64_t covered)
+{
+    struct log *l = open_queue(node, id);
+    bool yes = log_start(l) >= start && log_end(l) == end && log_hw(l) == end && queue_checkpoint_covers(s.node[node].dir, 0, id) >= covered;
+
+    log_close(l);
+    return yes;
+}
+
+/* Rules 3 and 7: what the leader has dropped of a queue is explained by its checkpoint, which followers get before they follow its start, and whoever was away before it begins anew. */
+Test(data, a_queues_followers_get_its_checkpoint_with_what_was_dropped)
+{
+    struct log_segment_info segs[64];
+    uint32_t leader, away, third;
+    uint64_t id;
+    struct log *l;
+    size_t n;
+
+    sim_init(&s, 3, 1);
+    s.segment_bytes = 64 << 10;
+    sim_begin(&s, 3);
+    id = declare_queue("q");
+    leader = sim_leader(&s, 0);
+    away = leader % 3 + 1;
+    third = away % 3 + 1;
+    l = open_queue(leader, id);
+    append(l, 10, 1000);
+    cr_assert(SIM_WAIT(queue_is(away, id, 0, 10, -1) && queue_is(third, id, 0, 10, -1)));
+    sim_isolate(&s, away, true);
+    append(l, 500, 1000);
+    cr_assert(SIM_WAIT(log_hw(l) == 510));
+    write_checkpoint(leader, id, 450);
+    n = log_segments(l, segs, 64);
+    cr_assert(n > 4 && n <= 64);
+    for (size_t i = 0; i < n && segs[i].next <= 300; i++)
+        cr_assert_eq(log_drop_segment(l, segs[i].base), 0);
+    append(l, 1, 10);
+    cr_assert(SIM_WAIT(queue_is(third, id, 200, 511, 450)));
+    sim_isolate(&s, away, false);
+    cr_assert(SIM_WAIT(queue_is(away, id, 200, 511, 450)));
+    cr_assert(SIM_WAIT(sim_insync(&s, 0) == 3));
     log_close(l);
     sim_end(&s);
 }
