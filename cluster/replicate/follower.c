@@ -147,6 +147,7 @@ static unsigned put_subscription(struct buf *positions, struct rpart *part)
 
         if (l->log == NULL || l->busy)
             continue;
+        l->covers_read = false; /* this node may have led since, and written one */
         put_position(positions, l);
         n++;
     }
@@ -278,8 +279,10 @@ static void out_of_range(struct rlog *l, const struct fetch_log *a)
 /* Whether this queue's checkpoint explains that its leader has nothing between two offsets below `end`: only what was settled at S was dropped (rule 7). */
 static bool covers(struct rlog *l, int64_t end)
 {
-    if (l->covers < end)
+    if (l->covers < end && !l->covers_read) {
+        l->covers_read = true; /* it changes only by what is installed */
         l->covers = queue_checkpoint_covers(l->part->r->o.data_dir, l->key.partition, l->key.id);
+    }
     return l->covers >= end;
 }
 
@@ -332,18 +335,20 @@ static void append(struct rlog *l, struct slice data)
 }
 
 /* The leader has dropped what is settled; with a checkpoint that says so, so may we. */
-static void follow_start(struct rlog *l, int64_t start)
+void follower_follow_start(struct rlog *l)
 {
     uint64_t now = replication_now_us();
 
-    if (l->covers >= start) {
-        log_advance_start(l->log, start);
+    if (l->key.kind != LOG_QUEUE || l->busy || l->leader_start <= log_start(l->log) || l->leader_start > log_hw(l->log))
+        return;
+    if (covers(l, l->leader_start)) {
+        log_advance_start(l->log, l->leader_start);
     } else if (now - l->covers_us > CHECKPOINT_EVERY_US) {
         l->covers_us = now;
-        if (covers(l, start))
-            log_advance_start(l->log, start);
-        else
-            install_want(l, false);
+        install_want(l, false);
+    } else {
+        l->retry_us = l->covers_us + CHECKPOINT_EVERY_US;
+        l->part->retry_appends = true;
     }
 }
 
@@ -356,8 +361,8 @@ static void take_watermark(struct rlog *l, const struct fetch_log *a)
         log_set_hw(l->log, hw);
     if (l->key.kind == LOG_TOPIC && a->start > log_start(l->log) && a->start <= log_end(l->log))
         log_advance_start(l->log, a->start); /* R20 */
-    if (l->key.kind == LOG_QUEUE && a->start > log_start(l->log) && a->start <= log_hw(l->log))
-        follow_start(l, a->start);
+    l->leader_start = a->start;
+    follower_follow_start(l);
     if (l->key.kind == LOG_MAIN && log_hw(l->log) > partition_applied(part->p)) {
         part->apply_wanted = true;
         replication_arm_soon(part->r);
@@ -535,6 +540,8 @@ void fetchers_tick(struct replication *r, uint64_t now)
             }
             l->retry_us = 0;
             fetcher_report(l, true);
+            if (l->log != NULL)
+                follower_follow_start(l);
         }
     }
 }

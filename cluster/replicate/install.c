@@ -222,6 +222,7 @@ static int install_checkpoint(struct install *i)
         err = file_sync_dir(dir);
     if (err == 0 && i->restart)
         err = log_restart_at(i->l->log, i->start);
+    i->l->covers_read = true;
     if (err == 0)
         i->l->covers = queue_checkpoint_covers(i->r->o.data_dir, i->key.partition, i->key.id);
     mem_free(dir);
@@ -250,6 +251,7 @@ void install_done(struct rlog *l, int err)
     if (l->part->role != PARTITION_FOLLOWER)
         return;
     fetcher_report(l, true);
+    follower_follow_start(l);
     l->part->apply_wanted = true;
 }
 
