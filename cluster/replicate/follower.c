@@ -65,7 +65,11 @@ void fetcher_unfollow(struct rpart *part)
     }
     LIST_FOREACH(node, &part->logs)
     {
-        install_cancel(LIST_ENTRY(node, struct rlog, node));
+        struct rlog *l = LIST_ENTRY(node, struct rlog, node);
+
+        l->missed_hw = -1;
+        l->leader_start = 0;
+        install_cancel(l);
     }
     forget_reports(part);
     list_remove(&part->fetch_node);
@@ -369,6 +373,21 @@ static void take_watermark(struct rlog *l, const struct fetch_log *a)
     }
 }
 
+void follower_work_done(struct rlog *l)
+{
+    struct rpart *part = l->part;
+
+    if (part->role != PARTITION_FOLLOWER || l->log == NULL)
+        return;
+    fetcher_report(l, true);
+    if (l->missed_hw >= 0 && MIN_OF(l->missed_hw, log_end(l->log)) > log_hw(l->log))
+        log_set_hw(l->log, MIN_OF(l->missed_hw, log_end(l->log)));
+    l->missed_hw = -1;
+    follower_follow_start(l);
+    if (l->key.kind == LOG_MAIN)
+        part->apply_wanted = true; /* memory may have been rebuilt */
+}
+
 static void take_log(struct fetcher *f, const struct fetch_log *a)
 {
     struct replication *r = f->r;
@@ -382,8 +401,11 @@ static void take_log(struct fetcher *f, const struct fetch_log *a)
     if (part->following != f || part->role != PARTITION_FOLLOWER || part->epoch != a->epoch || part->working == WORK_STEP || part->step_wanted)
         return; /* R14 */
     l = rlog_get(part, &a->key);
-    if (l->busy)
+    if (l->busy) {
+        l->missed_hw = a->hw; /* it is told once: taken when the work is done */
+        l->leader_start = a->start;
         return;
+    }
     if (l->log == NULL) {
         err = rlog_open(l);
         if (err != 0) {

@@ -248,11 +248,7 @@ void install_done(struct rlog *l, int err)
     else
         metrics_add(METRIC_REPLICA_SNAPSHOTS, 1);
     end(i);
-    if (l->part->role != PARTITION_FOLLOWER)
-        return;
-    fetcher_report(l, true);
-    follower_follow_start(l);
-    l->part->apply_wanted = true;
+    follower_work_done(l);
 }
 
 /* ---- steps ------------------------------------------------------------------------------------------------------------------------------ */

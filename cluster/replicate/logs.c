@@ -217,7 +217,7 @@ struct rlog *rlog_get(struct rpart *part, const struct log_key *key)
     l->watch.changed = changed;
     l->part = part;
     l->key = *key;
-    l->covers = -1;
+    l->covers = l->missed_hw = -1;
     if (rpart_leads(part))
         l->pos = positions_new(l);
     slot = slot_of(r, key);

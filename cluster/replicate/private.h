@@ -155,6 +155,7 @@ struct rlog {
     int64_t covers;       /* a queue's: S of its checkpoint here, as last read; -1: none */
     bool covers_read;     /* since it was last followed */
     int64_t leader_start; /* as last told */
+    int64_t missed_hw;    /* told while it was busy; -1: none */
     uint64_t covers_us;   /* when the leader's was last asked for, to follow its start */
     uint64_t retry_us;    /* an append failed: not before */
 };
@@ -302,6 +303,7 @@ void fetcher_kick(struct fetcher *f);
 /* R11: cuts a log where it parts from another's, as work. */
 void follower_cut(struct rlog *l, int32_t epoch, int64_t end);
 void follower_follow_start(struct rlog *l);
+void follower_work_done(struct rlog *l); /* a log that was cut or installed is fetched on */
 void fetchers_soon(struct replication *r, uint64_t now);
 void fetchers_tick(struct replication *r, uint64_t now);
 void fetcher_free(struct fetcher *f);

@@ -44,11 +44,7 @@ static void cut_done(struct rlog *l, int err)
     l->busy = false;
     l->restart = false;
     pull_continue(l->part);
-    if (l->part->role != PARTITION_FOLLOWER)
-        return;
-    fetcher_report(l, true);
-    if (l->key.kind == LOG_MAIN)
-        l->part->apply_wanted = true; /* memory may have been rebuilt */
+    follower_work_done(l);
 }
 
 static void done(struct bg_job *job)

@@ -344,7 +344,12 @@ Test(data, a_queues_followers_get_its_checkpoint_with_what_was_dropped)
     for (size_t i = 0; i < n && segs[i].next <= 300; i++)
         cr_assert_eq(log_drop_segment(l, segs[i].base), 0);
     append(l, 1, 10);
-    cr_assert(SIM_WAIT(queue_is(third, id, 200, 511, 450)));
+    if (!SIM_WAIT(queue_is(third, id, 200, 511, 450))) {
+        struct log *f = open_queue(third, id);
+
+        cr_assert(false, "start %lld end %lld hw %lld covers %lld leader's hw %lld end %lld", (long long)log_start(f), (long long)log_end(f), (long long)log_hw(f),
+                  (long long)queue_checkpoint_covers(s.node[third].dir, 0, id), (long long)log_hw(l), (long long)log_end(l));
+    }
     sim_isolate(&s, away, false);
     cr_assert(SIM_WAIT(queue_is(away, id, 200, 511, 450)));
     cr_assert(SIM_WAIT(sim_insync(&s, 0) == 3));
