@@ -19,12 +19,13 @@
 #define LOGS 6
 #define WRITERS 3
 #define READERS 3
+#define REPLICATED 2 /* the first logs */
 
 static struct log_store *store;
 static struct log *logs[LOGS];
 static struct mutex owner[LOGS]; /* what serialises a log's appends */
 static int stop;
-static uint64_t appended, seen, committed;
+static uint64_t appended, seen, committed, told;
 
 static void append_one(struct batch_builder *b, struct rand *rnd, unsigned i)
 {
@@ -111,15 +112,62 @@ static void *reader(void *arg)
 }
 
 static int waiting;
+static bool lost;
 static void on_done(struct log_commit *c, int err)
 {
     (void)c;
-    CHECK(err == 0);
+    CHECK(err == 0 || err == ERR_NOT_LEADER);
     waiting = 0;
-    committed++;
+    lost = err != 0;
+    committed += err == 0;
 }
 
-/* The worker: appends, waits for the commit, checks that it is durable. */
+/* Two logs are replicated: this is what knows how far their followers are; now and then leadership is lost. */
+static void *replicator(void *arg)
+{
+    struct rand rnd;
+
+    (void)arg;
+    rand_seed(&rnd, 6);
+    while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+        for (unsigned i = 0; i < REPLICATED; i++) {
+            int64_t end = log_end(logs[i]), hw = log_hw(logs[i]);
+
+            log_set_hw(logs[i], hw + (int64_t)rand_below(&rnd, (uint64_t)(end - hw) + 1));
+            if (rand_below(&rnd, 200) == 0)
+                log_fail_commits(logs[i], ERR_NOT_LEADER);
+            if (rand_below(&rnd, 50) == 0)
+                log_request_sync(logs[i]);
+        }
+        usleep(200);
+    }
+    for (unsigned i = 0; i < REPLICATED; i++)
+        log_set_replicated(logs[i], false, 0); /* who still waits goes on to a sync round */
+    return NULL;
+}
+
+static void on_change(struct log_watch *w, struct log *l)
+{
+    (void)w;
+    CHECK(log_hw(l) <= log_end(l));
+    __atomic_add_fetch(&told, 1, __ATOMIC_RELAXED);
+}
+static struct log_watch watches[REPLICATED] = {{on_change}, {on_change}};
+
+static void *watcher(void *arg)
+{
+    (void)arg;
+    while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
+        for (unsigned i = 0; i < REPLICATED; i++)
+            log_set_watch(logs[i], &watches[i]);
+        usleep(3000);
+        for (unsigned i = 0; i < REPLICATED; i++)
+            log_set_watch(logs[i], NULL);
+    }
+    return NULL;
+}
+
+/* The worker: appends, waits for the commit, checks that it is durable, or below the high watermark. */
 static void *committer(void *arg)
 {
     struct batch_builder b = {0};
@@ -131,20 +179,34 @@ static void *committer(void *arg)
     log_commit_init(&c, fake_worker(), on_done);
     while (!__atomic_load_n(&stop, __ATOMIC_RELAXED)) {
         unsigned i = (unsigned)rand_below(&rnd, LOGS);
+        unsigned also = (unsigned)rand_below(&rnd, LOGS);
         int64_t end;
 
+        log_commit_begin(&c);
         mutex_lock(&owner[i]);
         append_one(&b, &rnd, i);
         end = log_end(logs[i]);
         log_commit_add(&c, logs[i], end);
         mutex_unlock(&owner[i]);
+        if (also != i) {
+            mutex_lock(&owner[also]);
+            append_one(&b, &rnd, also);
+            log_commit_add(&c, logs[also], log_end(logs[also]));
+            mutex_unlock(&owner[also]);
+        }
         waiting = 1;
+        lost = false;
+        if (rand_below(&rnd, 20) == 0) {
+            (void)log_commit_arm(&c);
+            log_commit_cancel(&c);
+            continue;
+        }
         if (!log_commit_arm(&c)) {
             while (waiting)
                 if (fake_deliver() == 0)
                     usleep(100);
         }
-        CHECK(log_durable(logs[i]) >= end);
+        CHECK(lost || log_durable(logs[i]) >= end || log_hw(logs[i]) >= end);
     }
     batch_builder_fini(&b);
     return NULL;
@@ -154,7 +216,7 @@ int main(int argc, char **argv)
 {
     char dir[] = "/tmp/gomsg-stress-XXXXXX";
     int seconds = argc > 1 ? atoi(argv[1]) : 2;
-    pthread_t t[WRITERS + READERS + 1];
+    pthread_t t[WRITERS + READERS + 3];
     struct log_store_stats st;
     int64_t ends[LOGS];
 
@@ -173,7 +235,11 @@ int main(int argc, char **argv)
         pthread_create(&t[i], NULL, writer, (void *)(uintptr_t)(i + 1));
     for (unsigned i = 0; i < READERS; i++)
         pthread_create(&t[WRITERS + i], NULL, reader, (void *)(uintptr_t)(i + 1));
+    for (unsigned i = 0; i < REPLICATED; i++)
+        log_set_replicated(logs[i], true, 0);
     pthread_create(&t[WRITERS + READERS], NULL, committer, NULL);
+    pthread_create(&t[WRITERS + READERS + 1], NULL, replicator, NULL);
+    pthread_create(&t[WRITERS + READERS + 2], NULL, watcher, NULL);
     sleep((unsigned)seconds);
     __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
     for (unsigned i = 0; i < ARRAY_LEN(t); i++)
@@ -199,6 +265,6 @@ int main(int argc, char **argv)
     CHECK(file_remove_tree(dir) == 0);
     printf("appended=%llu read=%llu commits=%llu rounds=%llu unprefaulted=%llu\n", (unsigned long long)appended, (unsigned long long)seen,
            (unsigned long long)committed, (unsigned long long)st.sync_rounds, (unsigned long long)st.unprefaulted);
-    CHECK(appended > 0 && seen > 0 && committed > 0);
+    CHECK(appended > 0 && seen > 0 && committed > 0 && told > 0);
     return 0;
 }
