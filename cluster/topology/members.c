@@ -17,6 +17,7 @@ enum {
     RECONCILE_US = 200000,
     ALIVE_US = 1500000,
     SAY_US = 5000000,
+    FIRST_SAY_US = 2000000, /* an election takes its time */
 };
 
 static const char *bus_address(struct topology_store *t, char *space, size_t size)
@@ -95,6 +96,7 @@ void members_begin(struct topology_store *t)
 {
     members_know_cluster(t);
     __atomic_store_n(&t->node_id, t->identity.node_id, __ATOMIC_RELEASE);
+    t->loading_said_us = clock_mono_us() - SAY_US + FIRST_SAY_US;
     if (t->o.bus != NULL)
         store_set_phase(t, TOPOLOGY_LOADING, "waiting for the cluster's controller");
 }
@@ -388,6 +390,29 @@ static void plan_voters(struct topology_store *t, const struct raft_member *memb
     store_soon(t);
 }
 
+/* The group's configuration says where a node that has no view yet finds the others: it follows what they register. False: a change was made, or cannot be made now. */
+static bool addresses_are_known(struct topology_store *t, const struct raft_member *members, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const struct topo_node *node = topo_node_find(&t->state.v, members[i].node.id);
+        struct raft_event ev = {.type = RAFT_CHANGE, .change = RAFT_ADD_LEARNER};
+        char host[256], text[300];
+        uint16_t port;
+
+        if (node == NULL || !topo_node_address(node, TOPO_BUS, host, sizeof(host), &port))
+            continue;
+        snprintf(text, sizeof(text), strchr(host, ':') != NULL ? "[%s]:%u" : "%s:%u", host, port);
+        if (slice_eq(members[i].address, slice_str(text)))
+            continue;
+        ev.member.node = members[i].node;
+        ev.member.address = slice_str(text);
+        host_step(t, &ev, NULL);
+        store_soon(t);
+        return false;
+    }
+    return true;
+}
+
 static void lead(struct topology_store *t, uint64_t now_us)
 {
     struct raft_member *members;
@@ -398,7 +423,7 @@ static void lead(struct topology_store *t, uint64_t now_us)
     t->reconcile_after_us = now_us + RECONCILE_US;
     if (raft_config_decode(raft_config(t->raft), &members, &n) < 0)
         return;
-    if (complete_founding(t, members, n) && raft_config_index(t->raft) <= t->applied)
+    if (complete_founding(t, members, n) && raft_config_index(t->raft) <= t->applied && addresses_are_known(t, members, n))
         plan_voters(t, members, n, now_us);
     mem_free(members);
 }

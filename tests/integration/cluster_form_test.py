@@ -180,6 +180,34 @@ def a_seed_that_names_only_itself_is_a_cluster_of_one():
         assert len(c.cluster_ids()) == 1
 
 
+def a_node_that_was_alone_becomes_a_cluster_with_what_it_has():
+    with Cluster(n=1, start=False) as c:
+        one = c.members[0]
+        one.seeds = []
+        one.start()
+        add_vhost(one, "old")
+        one.stop()
+        one.seeds = c.seeds
+        one.begin()
+        eventually(one.is_ready, timeout=15)
+        assert "old" in vhosts(one)
+        other = c.add("n2")
+        other.begin()
+        eventually(other.is_ready, timeout=15)
+        assert "old" in vhosts(other)
+        assert len(c.cluster_ids()) == 1
+        # Back alone it would have half a cluster's topology for its own.
+        other.stop()
+        seeds, other.seeds = other.seeds, []
+        try:
+            other.start(wait="resp")
+            raise AssertionError("a node of two went on alone")
+        except StartError as e:
+            assert "cluster.seeds" in str(e), str(e)
+        other.seeds = seeds
+        other.start()
+
+
 def each_restarts_and_comes_back_with_what_it_knew():
     with Cluster() as c:
         add_vhost(c.members[0], "kept")
@@ -369,7 +397,7 @@ def a_non_loopback_bus_needs_a_secret_or_the_word():
 
 if __name__ == "__main__":
     run_tests([three_start_in_any_order_and_form_one_cluster, one_missing_is_waited_for_by_name, an_administrator_may_leave_one_out_and_it_joins_later,
-               a_seed_that_names_only_itself_is_a_cluster_of_one, each_restarts_and_comes_back_with_what_it_knew,
+               a_seed_that_names_only_itself_is_a_cluster_of_one, a_node_that_was_alone_becomes_a_cluster_with_what_it_has, each_restarts_and_comes_back_with_what_it_knew,
                a_killed_controller_is_replaced_within_two_seconds, a_controller_that_stops_hands_over_first,
                without_a_majority_a_change_is_refused_in_bounded_time, a_fourth_joins_and_learns,
                an_empty_disk_at_the_address_of_a_member_is_a_new_node, another_number_of_partitions_is_refused, a_wrong_or_missing_secret_is_refused,
