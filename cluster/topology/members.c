@@ -436,10 +436,13 @@ void members_turn(struct topology_store *t, uint64_t now_us)
         register_endpoints(t);
     if (t->o.bus == NULL)
         return;
-    if (t->registered)
+    if (t->registered) {
         check_self(t);
-    else
+        if (t->failed == 0)
+            store_set_phase(t, TOPOLOGY_MEMBER, "member of a cluster of %llu", (unsigned long long)t->state.v.nodes.count);
+    } else {
         register_self(t, now_us);
+    }
     if (t->leading && t->failed == 0)
         lead(t, now_us);
 }

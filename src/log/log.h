@@ -47,6 +47,8 @@ struct log_store_options {
  * (clean, crash on the same boot, other boot: rule 4) holds for every log opened from then on. */
 int log_store_open(const struct log_store_options *options, struct workers *ws, struct log_store **ret);
 /* A clean stop: syncs everything, writes checkpoints with the clean mark, joins the threads. All logs must be closed. */
+/* Age of the sync round that is running, 0: none (rule 25). Any thread, cheap. */
+uint32_t log_store_sync_age_ms(const struct log_store *s);
 /* The directory was last used in another boot and not closed cleanly: what was not synced may be lost (rule 4, D7). */
 bool log_store_power_lost(const struct log_store *s);
 /* A store that was opened with no cluster id (all zero: the node was in no cluster yet) gets it, before any log is opened. ERR_IO, ERR_NOSPACE. */

@@ -465,6 +465,13 @@ void log_store_close(struct log_store *s)
     free_store(s);
 }
 
+uint32_t log_store_sync_age_ms(const struct log_store *s)
+{
+    uint64_t began = ALOAD(&s->round_began_us), now = clock_mono_us();
+
+    return began == 0 || now < began ? 0 : (uint32_t)((now - began) / 1000);
+}
+
 void log_store_stats(struct log_store *s, struct log_store_stats *ret)
 {
     uint64_t began = ALOAD(&s->round_began_us);

@@ -18,6 +18,7 @@
 #include "base/err.h"
 #include "base/mem.h"
 #include "cluster/bus/bus.h"
+#include "cluster/member/member.h"
 #include "cluster/replicate/replicate.h"
 #include "cluster/topology/identity.h"
 #include "log/effect.h"
@@ -35,6 +36,22 @@ bool server_is_clustered(const struct server *s)
 
 /* ---- the bus ------------------------------------------------------------------------------------------------------- */
 
+static void peer_up(void *arg, const struct bus_peer *peer)
+{
+    struct server *s = arg;
+
+    if (__atomic_load_n(&s->members_run, __ATOMIC_ACQUIRE))
+        member_peer_up(s->member, peer);
+}
+
+static void peer_down(void *arg, const struct bus_peer *peer, enum bus_down why)
+{
+    struct server *s = arg;
+
+    if (__atomic_load_n(&s->members_run, __ATOMIC_ACQUIRE))
+        member_peer_down(s->member, peer, why);
+}
+
 int server_open_bus(struct server *s)
 {
     struct identity id;
@@ -49,6 +66,8 @@ int server_open_bus(struct server *s)
         .total_partitions = (uint32_t)s->config->cluster_total_partitions,
         .level_min = 1,
         .level_max = EFFECT_LEVEL_MAX,
+        .peer_up = peer_up,
+        .peer_down = peer_down,
         .arg = s,
     };
     int err = identity_open(s->config->node_data_dir, &id, why, sizeof(why));
@@ -145,19 +164,61 @@ void server_cluster_phase(void *arg, enum topology_phase phase, const char *text
     CHECK(eventfd_write(s->news_fd, 1) == 0);
 }
 
-/* The view is a new one: replication looks at what concerns it. */
+/* The view is a new one: membership and replication look at what concerns them. */
 void server_cluster_published(void *arg)
 {
     struct server *s = arg;
 
+    if (__atomic_load_n(&s->members_run, __ATOMIC_ACQUIRE))
+        member_topology_changed(s->member);
     if (__atomic_load_n(&s->replicating, __ATOMIC_ACQUIRE))
         replication_topology_changed(s->replication);
 }
 
 void server_cluster_leading(void *arg, bool leading, uint64_t term)
 {
-    (void)arg;
+    struct server *s = arg;
+
     diag_info(leading ? "this node is the controller" : "this node is the controller no more", "term=%llu", (unsigned long long)term);
+    member_leading(s->member, leading, term);
+}
+
+static void ages(void *arg, uint32_t *ret_sync_ms, uint32_t *ret_replication_ms)
+{
+    struct server *s = arg;
+
+    *ret_sync_ms = log_store_sync_age_ms(s->logs);
+    *ret_replication_ms = __atomic_load_n(&s->replicating, __ATOMIC_ACQUIRE) ? replication_age_ms(s->replication) : 0;
+}
+
+static void hand_over(void *arg, uint32_t partition, uint32_t to)
+{
+    struct server *s = arg;
+
+    if (__atomic_load_n(&s->replicating, __ATOMIC_ACQUIRE))
+        replication_hand_over(s->replication, partition, to);
+}
+
+static int make_member(struct server *s)
+{
+    const struct config *c = s->config;
+    struct member_options o = {
+        .control = workers_extra(s->workers, 0),
+        .bus = s->bus,
+        .topology = s->topology,
+        .partitions = s->partitions,
+        .heartbeat_ms = (uint32_t)c->cluster_health_check_interval_ms,
+        .lease_ms = (uint32_t)c->cluster_lease_ms,
+        .failure_timeout_ms = (uint32_t)c->cluster_failure_timeout_ms,
+        .replace_after_ms = (uint32_t)c->cluster_replace_after_ms,
+        .replication_factor = (uint32_t)c->cluster_replication_factor,
+        .min_insync = (uint32_t)c->cluster_min_insync,
+        .ages = ages,
+        .hand_over = hand_over,
+        .arg = s,
+    };
+
+    return member_new(&o, &s->member);
 }
 
 int server_start_cluster(struct server *s)
@@ -178,11 +239,18 @@ int server_start_cluster(struct server *s)
     };
     int err = replication_new(&o, &s->replication);
 
+    if (err == 0)
+        err = make_member(s);
     if (err < 0)
         return err;
     topology_set_unclean(s->topology, log_store_power_lost(s->logs));
     bus_start(s->bus);
-    return topology_start(s->topology);
+    err = topology_start(s->topology);
+    if (err < 0)
+        return err;
+    member_start(s->member);
+    __atomic_store_n(&s->members_run, true, __ATOMIC_RELEASE);
+    return 0;
 }
 
 /* On the main thread, whenever there is news. 0, or why the node must end. */
@@ -223,6 +291,7 @@ void server_cluster_ready(struct server *s)
     replication_start(s->replication);
     __atomic_store_n(&s->replicating, true, __ATOMIC_RELEASE);
     replication_topology_changed(s->replication); /* what was published in between */
+    member_serve(s->member);
     server_endpoints(s, endpoints);
     topology_set_endpoints(s->topology, endpoints);
 }
@@ -232,6 +301,8 @@ void server_leave_cluster(struct server *s)
 {
     if (s->topology != NULL)
         topology_give_up_leading(s->topology, GIVE_UP_MS);
+    if (s->members_run)
+        member_stop(s->member);
     if (s->replicating)
         replication_stop(s->replication);
     amqp_front_leave_cluster(s->amqp);

@@ -29,7 +29,8 @@ struct server {
     struct workers *workers;
     struct bus *bus; /* NULL: a node alone, as the next */
     struct replication *replication;
-    bool replicating; /* atomic: it was started */
+    struct member *member;
+    bool replicating, members_run; /* atomic: they were started */
     struct topology_store *topology;
     struct log_store *logs;
     struct partitions *partitions;

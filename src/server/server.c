@@ -21,6 +21,7 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "base/rand.h"
+#include "cluster/member/member.h"
 #include "cluster/replicate/replicate.h"
 #include "metrics/metrics.h"
 #include "protocols/amqp/amqp.h"
@@ -588,6 +589,7 @@ static void stop(struct server *s)
     admin_free(s->admin);
     topology_close(s->topology);
     replication_free(s->replication); /* what it proposed was answered, or never will be */
+    member_free(s->member);
     amqp_front_free(s->amqp);
     if (s->kafka != NULL)
         kafka_front_free(s->kafka);
