@@ -254,6 +254,17 @@ static void look_whether_alone(struct member *m, const struct topology *v)
     }
 }
 
+/* Taken in just now: what is led here waits for the lease, which the next heartbeat would bring only after a while. */
+static void look_whether_taken_in(struct member *m, const struct topology *v)
+{
+    const struct topo_node *n = topo_node_find(v, topology_node_id(m->o.topology));
+    bool in = n != NULL && n->epoch == topology_node_epoch(m->o.topology) && (n->state == TOPO_NODE_ACTIVE || n->state == TOPO_NODE_DRAINING);
+
+    if (in && !m->taken_in)
+        send_beat(m);
+    m->taken_in = in;
+}
+
 void member_topology_changed(struct member *m)
 {
     const struct topology *v = topology_view(m->o.topology);
@@ -265,6 +276,7 @@ void member_topology_changed(struct member *m)
     events_view_changed(m, v);
     if (m->leading)
         controller_view_changed(m);
+    look_whether_taken_in(m, v);
 }
 
 void member_leading(struct member *m, bool leading, uint64_t term)

@@ -106,6 +106,7 @@ struct member {
     uint32_t magic;
     struct member_options o;
     bool started, serving, stopping;
+    bool taken_in;           /* alive in the last view */
     bool alone;              /* a group of one: the lease is for ever */
     struct io_timer beat_timer, tick;
 

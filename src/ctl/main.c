@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/buf.h"
@@ -38,7 +39,7 @@ struct options {
     const char *server;   /* HOST:PORT, NULL: the control socket */
     const char *data_dir;
     const char *user, *password;
-    bool json, header;
+    bool json, header, wait;
 };
 
 static void usage(FILE *out)
@@ -196,6 +197,40 @@ static int run_verb(const struct verb *v, const struct options *o, int argc, cha
     return code;
 }
 
+/* cluster health --wait: asks until the answer is healthy. Exit codes as ever; 1 when it is not healthy, with --wait after WAIT_S. */
+#define WAIT_S 60
+
+static int run_health(const struct verb *v, const struct options *o, int argc, char **argv, bool wait)
+{
+    struct timespec pause = {0, 200000000};
+    int code;
+
+    for (unsigned i = 0;; i++) {
+        redisContext *c = connect_server(o);
+        redisReply *r;
+        json_t *answer = NULL;
+        bool healthy = false, last;
+
+        authenticate(c, o);
+        r = redisCommand(c, "GOMSG cluster health");
+        if (r != NULL && r->type == REDIS_REPLY_STRING)
+            answer = json_loadb(r->str, r->len, JSON_DECODE_ANY, NULL);
+        healthy = answer != NULL && json_is_true(json_object_get(answer, "healthy"));
+        last = healthy || !wait || i >= WAIT_S * 5;
+        code = healthy ? EXIT_DONE : EXIT_REFUSED;
+        if (last && answer != NULL)
+            show(v, o, r);
+        else if (last)
+            code = run_verb(v, o, argc, argv); /* says what went wrong */
+        json_decref(answer);
+        freeReplyObject(r);
+        redisFree(c);
+        if (last)
+            return code;
+        nanosleep(&pause, NULL);
+    }
+}
+
 static int usage_of(const struct verb *v)
 {
     fprintf(stderr, "usage: gomsgctl %s %s\n", v->words, v->arguments);
@@ -258,6 +293,8 @@ static int take_trailing_options(int argc, char **argv, struct options *o)
             o->json = true;
         else if (strcmp(argv[i], "--no-header") == 0)
             o->header = false;
+        else if (strcmp(argv[i], "--wait") == 0)
+            o->wait = true;
         else
             argv[n++] = argv[i];
     }
@@ -286,6 +323,10 @@ int main(int argc, char **argv)
         if (words == 0)
             continue;
         if (argc - words < verbs[i].min || argc - words > verbs[i].max)
+            return usage_of(&verbs[i]);
+        if (strcmp(verbs[i].words, "cluster health") == 0)
+            return run_health(&verbs[i], &o, argc, argv, o.wait);
+        if (o.wait)
             return usage_of(&verbs[i]);
         return run_verb(&verbs[i], &o, argc, argv);
     }

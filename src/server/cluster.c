@@ -212,7 +212,7 @@ static int make_member(struct server *s)
         .failure_timeout_ms = (uint32_t)c->cluster_failure_timeout_ms,
         .replace_after_ms = (uint32_t)c->cluster_replace_after_ms,
         .replication_factor = (uint32_t)c->cluster_replication_factor,
-        .min_insync = (uint32_t)c->cluster_min_insync,
+        .min_insync = c->cluster_min_insync == 2 ? 0 : (uint32_t)c->cluster_min_insync, /* 0 is rule 12's default: 2, but 1 for fewer than three replicas */
         .ages = ages,
         .hand_over = hand_over,
         .arg = s,

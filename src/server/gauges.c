@@ -227,6 +227,87 @@ static double ctl_connections(void *arg)
     return server_connections(arg, "ctl");
 }
 
+/* ---- of a cluster ---- */
+
+static double is_controller(void *arg)
+{
+    struct server *s = arg;
+
+    return topology_is_leading(s->topology);
+}
+
+static double has_lease(void *arg)
+{
+    struct server *s = arg;
+
+    return partitions_lease_ok(s->partitions);
+}
+
+static double count_roles(struct server *s, enum partition_role role)
+{
+    unsigned n = 0;
+
+    for (uint32_t i = 0; i < partitions_count(s->partitions); i++)
+        n += partition_role(partitions_get(s->partitions, i)) == role;
+    return n;
+}
+
+static double leaders(void *arg)
+{
+    return count_roles(arg, PARTITION_LEADER);
+}
+
+static double followers(void *arg)
+{
+    return count_roles(arg, PARTITION_FOLLOWER);
+}
+
+static double opening(void *arg)
+{
+    return count_roles(arg, PARTITION_OPENING);
+}
+
+static double offline(void *arg)
+{
+    struct server *s = arg;
+    const struct topology *v = topology_pin(s->topology);
+    unsigned n = 0;
+
+    for (uint32_t i = 0; i < v->total_partitions; i++) {
+        const struct topo_partition *p = topo_partition_at(v, i);
+
+        n += p != NULL && p->leader == 0;
+    }
+    topology_unpin(s->topology);
+    return n;
+}
+
+static double below_min_insync(void *arg)
+{
+    struct server *s = arg;
+    const struct topology *v = topology_pin(s->topology);
+    unsigned n = 0;
+
+    for (uint32_t i = 0; i < v->total_partitions; i++) {
+        const struct topo_partition *p = topo_partition_at(v, i);
+
+        n += p != NULL && topo_insync(p).count < topo_partition_min_insync(v, p);
+    }
+    topology_unpin(s->topology);
+    return n;
+}
+
+static void register_cluster_gauges(struct server *s)
+{
+    metrics_gauge_register("gomsg_cluster_controller", "1 on the node that is the controller", NULL, 0, is_controller, s);
+    metrics_gauge_register("gomsg_cluster_lease", "1 while this node may serve as a leader", NULL, 0, has_lease, s);
+    metrics_gauge_register("gomsg_partitions_by_role", "Partitions by what this node is to them", "role=\"leader\"", 0, leaders, s);
+    metrics_gauge_register("gomsg_partitions_by_role", "Partitions by what this node is to them", "role=\"follower\"", 0, followers, s);
+    metrics_gauge_register("gomsg_partitions_by_role", "Partitions by what this node is to them", "role=\"opening\"", 0, opening, s);
+    metrics_gauge_register("gomsg_cluster_partitions_offline", "Partitions of the cluster that have no leader", NULL, 0, offline, s);
+    metrics_gauge_register("gomsg_cluster_partitions_below_min_insync", "Partitions of the cluster that refuse writes of level quorum", NULL, 0, below_min_insync, s);
+}
+
 void server_register_gauges(struct server *s)
 {
     static const struct {
@@ -281,6 +362,7 @@ void server_register_gauges(struct server *s)
 
     for (size_t i = 0; i < sizeof(gauges) / sizeof(gauges[0]); i++)
         metrics_gauge_register(gauges[i].name, gauges[i].help, NULL, gauges[i].counter, gauges[i].read, s);
+    register_cluster_gauges(s);
     metrics_gauge_register("gomsg_connections", "Connections", "protocol=\"resp\"", 0, resp_connections, s);
     metrics_gauge_register("gomsg_connections", "Connections", "protocol=\"kafka\"", 0, kafka_connections, s);
     metrics_gauge_register("gomsg_connections", "Connections", "protocol=\"amqp\"", 0, amqp_connections, s);

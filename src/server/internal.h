@@ -95,6 +95,13 @@ json_t *admin_version(struct server *s, unsigned argc, const struct slice *argv,
 /* admin_cluster.c */
 json_t *admin_cluster_form(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 json_t *admin_cluster_group(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_cluster_status(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_cluster_nodes(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_cluster_partitions(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_cluster_health(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_cluster_events(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_cluster_transfer_leader(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_partitions_recover(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 json_t *admin_cluster_remove(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 /* admin_change.c */
 json_t *admin_config_get(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);

@@ -1,0 +1,257 @@
+"""Membership and the controller with real processes: placement, dead processes, silent ones, the controller itself, all at once. What happens is waited for, not timed; how long it took is printed."""
+import json
+import os
+import signal
+import subprocess
+import time
+
+from cluster_form_test import Cluster, Member
+from node import BUILD, eventually, run_tests
+from wire import Resp, RespError
+
+PARTITIONS = 8  # as Member forms them
+
+
+def slot_of(key):
+    crc = 0
+    for byte in key.encode():
+        crc ^= byte << 8
+        for _ in range(8):
+            crc = (crc << 1 ^ 0x1021 if crc & 0x8000 else crc << 1) & 0xffff
+    return crc % 16384
+
+
+def key_of(partition):
+    return next(k for k in ("k%d" % i for i in range(100000)) if slot_of(k) * PARTITIONS // 16384 == partition)
+
+
+def partitions(member):
+    return member.gomsg("cluster", "partitions")
+
+
+def node_id(member):
+    return member.gomsg("cluster", "status")["node_id"]
+
+
+def is_healthy(member):
+    return member.gomsg("cluster", "health")["healthy"]
+
+
+def members(text):
+    return {int(n) for n in text.split(",")} if text else set()
+
+
+def by_id(cluster, number):
+    return next(m for m in cluster.members if m.alive() and node_id(m) == number)
+
+
+def others(cluster, *but):
+    return [m for m in cluster.members if m not in but]
+
+
+def no_longer_leads(member, dead):
+    return all(p["leader"] not in (0, dead) for p in partitions(member))
+
+
+def events(member):
+    return [e["event"] for e in member.gomsg("cluster", "events", "1000")]
+
+
+def ask(member, *command):
+    """The answer, an error among them."""
+    try:
+        return Resp(member.ports["resp"]).call(*command)
+    except RespError as e:
+        return e
+
+
+def write(member, key, value):
+    """Writes at this node until it takes it."""
+    return eventually(lambda: ask(member, "SET", key, value) == b"OK", timeout=20)
+
+
+def ctl(member, *words):
+    return subprocess.run([os.path.join(BUILD, "gomsgctl"), "-d", member.data] + list(words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120, text=True)
+
+
+def healthy(cluster):
+    for m in cluster.members:
+        eventually(lambda m=m: is_healthy(m), timeout=30)
+
+
+def three_nodes_hold_every_partition_and_share_the_leaderships():
+    with Cluster(3) as c:
+        healthy(c)
+        rows = partitions(c.members[0])
+        assert len(rows) == PARTITIONS
+        for p in rows:
+            assert members(p["replicas"]) == members(p["insync"]) == {1, 2, 3}, p
+            assert p["epoch"] == 1, p
+        led = [sum(p["leader"] == n for p in rows) for n in (1, 2, 3)]
+        assert max(led) - min(led) <= 1, led
+        for m in c.members:
+            eventually(lambda m=m: [p["role"] for p in partitions(m)].count("leader") == led[node_id(m) - 1], timeout=20)
+            assert m.metric("gomsg_cluster_lease") == 1
+        assert sum(m.metric("gomsg_cluster_controller") for m in c.members) == 1
+        for n in (1, 2, 3):
+            m = by_id(c, n)
+            p = next(p for p in rows if p["leader"] == n)
+            write(m, key_of(p["partition"]), "v%d" % n)
+        # The same through gomsgctl, on any node.
+        assert ctl(c.members[1], "cluster", "health", "--wait").returncode == 0
+        table = ctl(c.members[2], "--no-header", "cluster", "nodes")
+        assert table.returncode == 0 and table.stdout.count("active") == 3, table
+        assert ctl(c.members[0], "cluster", "transfer-leader", "99").returncode == 1
+
+
+def a_dead_process_is_fenced_when_all_see_it_and_returns_to_the_in_sync_sets():
+    with Cluster(3) as c:
+        healthy(c)
+        victim = others(c, c.controller())[0]
+        watcher = others(c, victim)[0]
+        number, before = node_id(victim), {p["partition"]: p for p in partitions(watcher)}
+        begin = time.monotonic()
+        victim.kill()
+        eventually(lambda: no_longer_leads(watcher, number), timeout=20, every=0.005)
+        print("   leaders elsewhere after %.0f ms" % ((time.monotonic() - begin) * 1000))
+        for p in partitions(watcher):
+            old = before[p["partition"]]
+            assert p["epoch"] == old["epoch"] + (old["leader"] == number), (old, p)
+            assert members(p["insync"]) == {1, 2, 3} - {number}, p
+        assert any("connection refused" in e for m in others(c, victim) for e in events(m)), "not by the fast path"
+        assert ctl(watcher, "cluster", "health").returncode == 1
+        moved = next(p for p in partitions(watcher) if before[p["partition"]]["leader"] == number)
+        write(by_id(c, moved["leader"]), key_of(moved["partition"]), "after")
+        victim.start()
+        healthy(c)
+        assert node_id(victim) == number
+        assert "node %d is active" % number in events(watcher)
+        assert watcher.metric("gomsg_cluster_elections_total") >= 1
+        assert watcher.metric("gomsg_cluster_fencings_total") >= 1
+
+
+def a_silent_node_is_fenced_and_does_not_serve_by_what_it_believed():
+    with Cluster(3) as c:
+        healthy(c)
+        victim = others(c, c.controller())[0]
+        watcher = others(c, victim)[0]
+        number = node_id(victim)
+        led = next(p for p in partitions(watcher) if p["leader"] == number)
+        key = key_of(led["partition"])
+        write(victim, key, "old")
+        conn = Resp(victim.ports["resp"])
+        begin = time.monotonic()
+        victim.signal(signal.SIGSTOP)
+        try:
+            eventually(lambda: no_longer_leads(watcher, number), timeout=30, every=0.01)
+            print("   leaders elsewhere after %.0f ms" % ((time.monotonic() - begin) * 1000))
+            leader = by_id_of(watcher, c, led["partition"], victim)
+            write(leader, key, "new")
+            # What was sent to it while it slept it executes when it wakes: it must know by then that its lease is over.
+            conn.send(conn.encode("SET", key, "stale"))
+            conn.send(conn.encode("GET", key))
+        finally:
+            victim.signal(signal.SIGCONT)
+        for _ in range(2):
+            try:
+                answer = conn.reply()
+            except (EOFError, OSError):
+                break
+            assert isinstance(answer, RespError), answer
+        healthy(c)
+        leader = by_id(c, partitions(watcher)[led["partition"]]["leader"])
+        eventually(lambda: ask(leader, "GET", key) == b"new", timeout=20)
+        assert any("is to be fenced: silent" in e for e in events(c.controller()))
+
+
+def by_id_of(watcher, cluster, partition, *but):
+    number = partitions(watcher)[partition]["leader"]
+    return next(m for m in others(cluster, *but) if node_id(m) == number)
+
+
+def the_controller_that_leads_partitions_is_replaced_in_both():
+    with Cluster(3) as c:
+        healthy(c)
+        victim = c.controller()
+        watcher = others(c, victim)[0]
+        number = node_id(victim)
+        assert any(p["leader"] == number for p in partitions(watcher))
+        begin = time.monotonic()
+        victim.kill()
+        eventually(lambda: no_longer_leads(watcher, number), timeout=30, every=0.005)
+        print("   leaders elsewhere after %.0f ms" % ((time.monotonic() - begin) * 1000))
+        status = watcher.gomsg("cluster", "status")
+        assert status["controller"] not in (0, number), status
+        victim.start()
+        healthy(c)
+
+
+def the_controller_that_sleeps_is_replaced_and_loses_its_lease():
+    with Cluster(3) as c:
+        healthy(c)
+        victim = c.controller()
+        watcher = others(c, victim)[0]
+        number = node_id(victim)
+        begin = time.monotonic()
+        victim.signal(signal.SIGSTOP)
+        try:
+            eventually(lambda: no_longer_leads(watcher, number), timeout=30, every=0.01)
+            print("   leaders elsewhere after %.0f ms" % ((time.monotonic() - begin) * 1000))
+        finally:
+            victim.signal(signal.SIGCONT)
+        healthy(c)
+
+
+def a_minority_of_one_has_no_lease_and_gets_it_back():
+    with Cluster(3) as c:
+        healthy(c)
+        last = c.members[0]
+        for m in others(c, last):
+            m.signal(signal.SIGSTOP)
+        try:
+            eventually(lambda: not last.gomsg("cluster", "status")["lease"], timeout=20)
+            led = [p for p in partitions(last) if p["leader"] == node_id(last)]
+            assert led, "nobody could take anything from it"
+            answer = ask(last, "SET", key_of(led[0]["partition"]), "x")
+            assert isinstance(answer, RespError), answer
+        finally:
+            for m in others(c, last):
+                m.signal(signal.SIGCONT)
+        healthy(c)
+
+
+def all_processes_killed_come_back_with_a_leader_for_everything():
+    with Cluster(3) as c:
+        healthy(c)
+        for p in partitions(c.members[0]):
+            write(by_id(c, p["leader"]), key_of(p["partition"]), "kept")
+        # Quorum is not asked for here: what each leader had is on its own disk, and that one or an equal leads again.
+        before = {p["partition"]: p["epoch"] for p in partitions(c.members[0])}
+        for m in c.members:
+            m.kill()
+        for m in c.members:
+            m.start(wait="resp")
+        healthy(c)
+        for p in partitions(c.members[0]):
+            assert p["leader"] != 0 and p["epoch"] >= before[p["partition"]], p
+
+
+def a_node_that_joins_gets_replicas_and_one_is_enough_to_begin_with():
+    with Cluster(1) as c:
+        healthy(c)
+        assert all(members(p["replicas"]) == {1} for p in partitions(c.members[0]))
+        for m in c.members:
+            assert m.gomsg("cluster", "status")["lease"]
+        write(c.members[0], "k", "v")
+        c.add("n2").start()
+        eventually(lambda: all(members(p["replicas"]) == {1, 2} == members(p["insync"]) for p in partitions(c.members[0])), timeout=40)
+        c.add("n3").start()
+        eventually(lambda: all(members(p["insync"]) == {1, 2, 3} for p in partitions(c.members[0])), timeout=40)
+        healthy(c)
+
+
+if __name__ == "__main__":
+    run_tests([three_nodes_hold_every_partition_and_share_the_leaderships, a_dead_process_is_fenced_when_all_see_it_and_returns_to_the_in_sync_sets,
+               a_silent_node_is_fenced_and_does_not_serve_by_what_it_believed, the_controller_that_leads_partitions_is_replaced_in_both,
+               the_controller_that_sleeps_is_replaced_and_loses_its_lease, a_minority_of_one_has_no_lease_and_gets_it_back,
+               all_processes_killed_come_back_with_a_leader_for_everything, a_node_that_joins_gets_replicas_and_one_is_enough_to_begin_with])
