@@ -53,6 +53,7 @@ struct topology_store {
     struct workers *own_workers; /* when no control worker was given */
     struct worker *control;
     bool started; /* the control worker has taken over */
+    bool left;    /* topology_leave: the bus is about to go */
     char *raft_dir;
     struct identity identity;
 

@@ -131,6 +131,8 @@ static void arm_timer(struct topology_store *t)
 
 void store_turn(struct topology_store *t)
 {
+    if (t->left)
+        return;
     if (t->failed < 0)
         proposals_fail(t, t->failed);
     host_turn(t);
@@ -188,6 +190,8 @@ static void ticked(struct worker *w, struct io_timer *timer)
     uint64_t now = clock_mono_us();
 
     (void)w;
+    if (t->left)
+        return;
     proposals_expire(t, now);
     members_turn(t, now);
     copy_group(t);
@@ -465,6 +469,33 @@ void topology_node_gone(struct topology_store *t, uint32_t node_id)
         return;
     __atomic_store_n(&t->gone, node_id, __ATOMIC_RELEASE);
     store_wake(t);
+}
+
+static void leave_here(struct worker *w, void *arg)
+{
+    struct topology_store *t = arg;
+    struct topology_read **lists[] = {&t->reads, &t->reads_new}, *r;
+
+    if (w != t->control || t->left)
+        return;
+    proposals_fail(t, ERR_CLOSED);
+    join_fail(t, ERR_CLOSED);
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+        while ((r = *lists[i]) != NULL) {
+            *lists[i] = r->next;
+            r->done(r, ERR_CLOSED, 0);
+        }
+    }
+    io_timer_stop(t->control, &t->timer);
+    io_timer_stop(t->control, &t->tick);
+    io_timer_stop(t->control, &t->form_timer);
+    t->left = true;
+}
+
+void topology_leave(struct topology_store *t)
+{
+    if (t != NULL && t->started && t->o.bus != NULL)
+        workers_run_each(worker_set(t->control), leave_here, t);
 }
 
 void topology_close(struct topology_store *t)

@@ -292,6 +292,8 @@ void topology_give_up_leading(struct topology_store *t, uint32_t timeout_ms);
 /* Any thread: this node's process is known to be gone ("connection refused", never a timeout alone). If it is the controller, this node stands for election without waiting for the
  * election timeout; those who still hear it refuse. */
 void topology_node_gone(struct topology_store *t, uint32_t node_id);
+/* The store takes part no more and leaves the bus alone: what others asked of it is answered, what is proposed from now on is answered by topology_close. Not on a worker; before bus_close, while the workers run. */
+void topology_leave(struct topology_store *t);
 /* Answers what waits with ERR_CLOSED; after workers_stop (or with a control worker of its own). */
 void topology_close(struct topology_store *t);
 uint32_t topology_node_id(const struct topology_store *t);       /* any thread; 0: none yet */
