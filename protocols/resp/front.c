@@ -106,6 +106,11 @@ void resp_front_set_port(struct resp_front *f, uint16_t port)
     f->o.tcp_port = port;
 }
 
+void resp_front_set_replication(struct resp_front *f, struct replication *r)
+{
+    f->replication = r;
+}
+
 void resp_front_free(struct resp_front *f)
 {
     if (f == NULL)

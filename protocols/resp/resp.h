@@ -40,7 +40,6 @@ struct resp_options {
     /* Cluster mode (cluster_mode): clients are sent to the leaders that `topology` names. */
     bool cluster_mode;
     struct topology_store *topology; /* borrowed; NULL without cluster mode */
-    struct replication *replication; /* borrowed; the same */
     /* Sends a published message to every other node, which gives it to resp_front_receive there. Any worker. */
     void (*cast)(void *arg, struct slice message);
     void *cast_arg;
@@ -49,6 +48,7 @@ struct resp_options {
 /* 0 or ERR_*. *options is copied. */
 int resp_front_new(const struct resp_options *options, struct resp_front **ret);
 void resp_front_set_port(struct resp_front *f, uint16_t port); /* before workers_start */
+void resp_front_set_replication(struct resp_front *f, struct replication *r); /* cluster mode: before partitions are ready */
 /* A message published on another node (what `cast` was given there). Any worker. ERR_MALFORMED. */
 int resp_front_receive(struct resp_front *f, struct slice message);
 /* This node stopped leading a partition or holds it no more: who is blocked there is sent on, shard channels end

@@ -107,6 +107,7 @@ struct resp_front {
     struct metrics_protocol metrics;
     const struct metrics_family *rejected, *failed;
     uint64_t *reset_base; /* owned: what CONFIG RESETSTAT subtracts; stats.c */
+    struct replication *replication; /* borrowed; NULL without cluster mode */
     char run_id[41];
     uint64_t started_us;
     uint64_t slow_us;                  /* atomic; slowlog-log-slower-than, UINT64_MAX: never */

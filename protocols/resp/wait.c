@@ -183,7 +183,7 @@ static struct replica_wait *wait_new(struct exec *x, int64_t replicas, bool loca
 
     w->condition.reply = write_counts;
     w->condition.release = release;
-    w->replication = f->o.replication;
+    w->replication = f->replication;
     w->partitions = f->o.partitions;
     w->replicas = (uint32_t)MIN_OF(replicas, (int64_t)UINT32_MAX);
     w->local = local;

@@ -24,6 +24,7 @@
 #include "log/effect.h"
 #include "protocols/amqp/amqp.h"
 #include "protocols/http/http.h"
+#include "protocols/resp/resp.h"
 #include "server/internal.h"
 #include "server/notify.h"
 
@@ -221,6 +222,34 @@ static int make_member(struct server *s)
     return member_new(&o, &s->member);
 }
 
+/* ---- the fronts ------------------------------------------------------------------------------------------------------ */
+
+void server_cast_pubsub(void *arg, struct slice message)
+{
+    struct server *s = arg;
+
+    if (s->bus != NULL)
+        bus_cast(s->bus, BUS_PUBSUB, message);
+}
+
+static void hear_pubsub(void *arg, const struct bus_peer *from, struct bus_request *r, struct slice payload)
+{
+    struct server *s = arg;
+
+    (void)r;
+    if (resp_front_receive(s->resp, payload) < 0)
+        DIAG_EVERY(DIAG_WARN, "a published message of another node cannot be read", "node=%u", from->node_id);
+}
+
+/* Any thread; may only post. */
+static void role_changed(void *arg, uint32_t partition, bool leader)
+{
+    struct server *s = arg;
+
+    if (!leader)
+        resp_front_role_changed(s->resp, partition);
+}
+
 int server_start_cluster(struct server *s)
 {
     struct replication_options o = {
@@ -235,6 +264,7 @@ int server_start_cluster(struct server *s)
         .replica_lag_max_ms = (uint32_t)s->config->cluster_replica_lag_max_ms,
         .lease_ms = (uint32_t)s->config->cluster_lease_ms,
         .min_insync = (uint32_t)s->config->cluster_min_insync,
+        .role_changed = role_changed,
         .arg = s,
     };
     int err = replication_new(&o, &s->replication);
@@ -243,6 +273,8 @@ int server_start_cluster(struct server *s)
         err = make_member(s);
     if (err < 0)
         return err;
+    resp_front_set_replication(s->resp, s->replication);
+    bus_handle(s->bus, BUS_PUBSUB, hear_pubsub, s);
     topology_set_unclean(s->topology, log_store_power_lost(s->logs));
     bus_start(s->bus);
     err = topology_start(s->topology);

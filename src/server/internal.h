@@ -65,6 +65,7 @@ int server_start_cluster(struct server *s);
 int server_cluster_news(struct server *s);
 void server_cluster_ready(struct server *s);
 void server_leave_cluster(struct server *s);
+void server_cast_pubsub(void *arg, struct slice message); /* resp_options.cast; arg is the server */
 /* topology_options', on the control worker; arg is the server. */
 void server_cluster_phase(void *arg, enum topology_phase phase, const char *text);
 void server_cluster_published(void *arg);

@@ -374,6 +374,10 @@ static int open_fronts(struct server *s)
         .config = s->config,
         .store = s->logs,
         .admin = admin_submit,
+        .cluster_mode = server_is_clustered(s),
+        .topology = s->topology,
+        .cast = server_is_clustered(s) ? server_cast_pubsub : NULL,
+        .cast_arg = s,
     };
     struct kafka_front_options kafka = {
         .workers = s->workers,
