@@ -461,6 +461,8 @@ void topology_give_up_leading(struct topology_store *t, uint32_t timeout_ms)
     store_wake(t);
     while (clock_mono_us() < until && __atomic_load_n(&t->give_up, __ATOMIC_ACQUIRE) && __atomic_load_n(&t->leader, __ATOMIC_ACQUIRE) == topology_node_id(t))
         nanosleep(&pause, NULL);
+    /* Elected again, it stays: two nodes that both give it up would hand it to and fro for ever. */
+    __atomic_store_n(&t->give_up, false, __ATOMIC_RELEASE);
 }
 
 void topology_node_gone(struct topology_store *t, uint32_t node_id)

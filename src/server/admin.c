@@ -46,6 +46,7 @@ static const struct verb {
     {{"cluster", "form"}, 0, 64, true, true, admin_cluster_form},
     {{"cluster", "group"}, 0, 0, false, true, admin_cluster_group},
     {{"cluster", "remove"}, 1, 1, true, false, admin_cluster_remove},
+    {{"doctor"}, 0, 0, false, true, admin_doctor},
     {{"config", "get"}, 0, 1, false, true, admin_config_get},
     {{"config", "set"}, 2, 2, true, true, admin_config_set},
     {{"vhost", "list"}, 0, 0, false, true, admin_vhost_list},

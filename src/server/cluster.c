@@ -337,11 +337,8 @@ void server_leave_cluster(struct server *s)
         member_stop(s->member);
     if (s->replicating)
         replication_stop(s->replication);
-<<<<<<< HEAD
     amqp_front_leave_cluster(s->amqp);
-=======
     topology_leave(s->topology);
->>>>>>> 2c30e7b (topology: topology_leave: the store leaves the bus alone before it is closed)
     if (s->bus != NULL)
         bus_close(s->bus);
     s->bus = NULL;

@@ -104,6 +104,8 @@ json_t *admin_cluster_events(struct server *s, unsigned argc, const struct slice
 json_t *admin_cluster_transfer_leader(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 json_t *admin_partitions_recover(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 json_t *admin_cluster_remove(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+/* admin_doctor.c */
+json_t *admin_doctor(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 /* admin_change.c */
 json_t *admin_config_get(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 json_t *admin_config_set(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);

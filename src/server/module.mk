@@ -1,6 +1,6 @@
 noinst_LIBRARIES += libserver.a
 libserver_a_SOURCES = \
-	%D%/admin.c %D%/admin_cluster.c %D%/admin_change.c %D%/admin_member.c %D%/admin_show.c %D%/change.c %D%/cluster.c %D%/gauges.c %D%/internal.h %D%/notify.c %D%/notify.h \
+	%D%/admin.c %D%/admin_cluster.c %D%/admin_change.c %D%/admin_doctor.c %D%/admin_member.c %D%/admin_show.c %D%/change.c %D%/cluster.c %D%/gauges.c %D%/internal.h %D%/notify.c %D%/notify.h \
 	%D%/queues.c %D%/server.c %D%/server.h %D%/sweep.c
 libserver_a_CFLAGS = $(AM_CFLAGS) $(JANSSON_CFLAGS)
 
