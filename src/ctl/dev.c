@@ -20,6 +20,7 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -334,6 +335,33 @@ static int wait_ready(const struct dev *d, unsigned first, unsigned last)
     return 0;
 }
 
+/* Until every partition has its leader and its replicas: `gomsgctl cluster health --wait`, asked of node 1. */
+static int wait_healthy(const struct dev *d)
+{
+    char *data = node_path(d, 1, "data");
+    pid_t pid = fork();
+    int status = -1;
+
+    if (pid == 0) {
+        int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+        if (null < 0 || dup2(null, 1) < 0)
+            _exit(126);
+        execl("/proc/self/exe", "gomsgctl", "-d", data, "cluster", "health", "--wait", (char *)NULL);
+        _exit(127);
+    }
+    mem_free(data);
+    if (pid < 0)
+        return fail("cannot start", "gomsgctl");
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+        fprintf(stderr, "gomsgctl: the nodes run, but not every partition has its leader and replicas; gomsgctl cluster partitions tells more\n");
+        return 1;
+    }
+    return 0;
+}
+
 static int signal_node(const struct dev *d, unsigned node, int number)
 {
     pid_t pid;
@@ -422,6 +450,8 @@ static int up(struct dev *d, unsigned wanted, unsigned base_port, bool choose)
         code = start_node(d, node);
     if (code == 0)
         code = wait_ready(d, 1, d->nodes);
+    if (code == 0)
+        code = wait_healthy(d);
     return code == 0 ? show_status(d) : code;
 }
 
