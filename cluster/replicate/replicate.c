@@ -49,6 +49,8 @@ static void take_news(struct rlog *l)
     if (rpart_leads(part)) {
         session_news(l);
         watermark_update(l);
+        if (l->key.kind == LOG_MAIN)
+            waiters_notify(part); /* WAITAOF looks at this node's disk too */
         handover_progress(part);
     } else if (part->role == PARTITION_FOLLOWER && log_durable(l->log) > l->told_durable) {
         fetcher_report(l, false);

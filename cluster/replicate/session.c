@@ -106,7 +106,6 @@ static void note_main(struct rlog *l, struct follower *f)
 
     __atomic_store_n(&f->main_end, pos->known ? pos->end : -1, __ATOMIC_RELEASE);
     __atomic_store_n(&f->main_durable, pos->known ? pos->durable : -1, __ATOMIC_RELEASE);
-    waiters_notify(l->part);
 }
 
 static void take_position(struct rlog *l, struct follower *f, struct rpos *pos, const struct fetch_position *p)
@@ -135,6 +134,8 @@ static void take_position(struct rlog *l, struct follower *f, struct rpos *pos, 
     if (l->key.kind == LOG_MAIN)
         note_main(l, f);
     watermark_update(l);
+    if (l->key.kind == LOG_MAIN)
+        waiters_notify(l->part); /* behind the watermark, which they look at */
     consider(l, pos);
     if (pos->known)
         insync_joined(l->part, f);

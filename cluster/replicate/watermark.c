@@ -67,8 +67,11 @@ void watermark_update(struct rlog *l)
         if (hw < end)
             log_request_sync(l->log);
     }
-    if (hw > log_hw(l->log))
-        log_set_hw(l->log, hw);
+    if (hw <= log_hw(l->log))
+        return;
+    log_set_hw(l->log, hw);
+    if (l->key.kind == LOG_MAIN)
+        waiters_notify(part);
 }
 
 void watermark_update_all(struct rpart *part)

@@ -1,6 +1,6 @@
 """Partitions on three nodes (specs/cluster.md 5, rules 2, 3, 12, 13): what is acknowledged at level quorum survives its leader, replicas are equal, who was away comes back by log or by snapshot."""
-import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -165,8 +165,34 @@ def who_was_away_gets_a_snapshot():
         away.begin()
         eventually(away.is_ready, timeout=20)
         eventually(lambda: equal(c), timeout=40)
+        assert away.metric("gomsg_replica_snapshots_total") > 0
         client.close()
 
 
+def a_paused_leader_takes_nothing_with_it():
+    """Cut off by a pause: whoever led comes back as a follower, and what it took without its lease is nobody's promise."""
+    with Cluster(3, "--kv.ack=quorum") as c:
+        client = Client(c)
+        keys = ["key:%d" % i for i in range(40)]
+        for i, k in enumerate(keys):
+            assert client.call(k, "SET", k, str(i)) == b"OK"
+        victim = led_by(c, client, keys)
+        victim.signal(signal.SIGSTOP)
+        others = Cluster.__new__(Cluster)
+        others.members = [m for m in c.members if m is not victim]
+        rest = Client(others)
+        begin = time.monotonic()
+        for i, k in enumerate(keys):
+            while rest.call(k, "SET", k, str(1000 + i)) is UNKNOWN:
+                pass
+        print("paused leader: all keys written after %.2f s" % (time.monotonic() - begin))
+        victim.signal(signal.SIGCONT)
+        eventually(lambda: equal(c), timeout=20)
+        for i, k in enumerate(keys):
+            assert int(rest.get(k)) == 1000 + i
+        client.close()
+        rest.close()
+
+
 if __name__ == "__main__":
-    run_tests([replicas_hold_the_same, what_is_acknowledged_at_quorum_survives_its_leader, who_was_away_gets_a_snapshot])
+    run_tests([replicas_hold_the_same, what_is_acknowledged_at_quorum_survives_its_leader, a_paused_leader_takes_nothing_with_it, who_was_away_gets_a_snapshot])
