@@ -11,7 +11,7 @@
 #include "cluster/topology/identity.h"
 #include "server/internal.h"
 
-enum { NODES_MAX = 256, TRANSFER_MS = 3000 };
+enum { NODES_MAX = 256, TRANSFER_MS = 5000 };
 
 static const char *const state_names[] = {"joining", "active", "failed", "draining"};
 
@@ -312,7 +312,7 @@ json_t *admin_cluster_transfer_leader(struct server *s, unsigned argc, const str
 {
     uint64_t until = clock_mono_us() + TRANSFER_MS * 1000ull;
     int64_t partition, to = 0;
-    uint32_t target = 0;
+    uint32_t target = 0, again;
     int err;
 
     if (!partition_arg(s, argv[0], &partition, why))
@@ -332,8 +332,12 @@ json_t *admin_cluster_transfer_leader(struct server *s, unsigned argc, const str
         buf_put_str(why, err_text(err));
     if (err < 0)
         return NULL;
-    while (leader_now(s, (uint32_t)partition) != target && clock_mono_us() < until)
+    /* A leader gives a handover up rather than keep writes waiting; a moment later it may well do. */
+    for (unsigned i = 1; leader_now(s, (uint32_t)partition) != target && clock_mono_us() < until; i++) {
         nanosleep(&(struct timespec){0, 5000000}, NULL);
+        if (i % 150 == 0)
+            (void)member_transfer(s->member, (uint32_t)partition, target, &again);
+    }
     if (leader_now(s, (uint32_t)partition) == target)
         return json_pack("{s:i, s:i}", "partition", (int)partition, "leader", (int)target);
     buf_printf(why, "the leader did not hand over within %d s: a replica may be too far behind, or too many writes wait; it goes on leading", TRANSFER_MS / 1000);

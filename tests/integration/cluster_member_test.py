@@ -130,6 +130,31 @@ def a_dead_process_is_fenced_when_all_see_it_and_returns_to_the_in_sync_sets():
         assert watcher.metric("gomsg_cluster_fencings_total") >= 1
 
 
+def leaderships_move_by_hand_and_return_to_the_first_choice():
+    with Cluster(3) as c:
+        healthy(c)
+        row = partitions(c.members[0])[0]
+        first, key = row["leader"], key_of(0)
+        write(by_id(c, first), key, "v1")
+        target = min({1, 2, 3} - {first})
+        # The balance may call it back a moment later; the answer says that it was there.
+        answer = c.members[1].gomsg("cluster", "transfer-leader", "0", str(target))
+        assert answer == {"partition": 0, "leader": target}, answer
+        assert any("led by node %d instead of node %d" % (target, first) in e for e in events(c.members[0]))
+        eventually(lambda: partitions(c.members[0])[0]["leader"] == first, timeout=40)
+        eventually(lambda: ask(by_id(c, first), "GET", key) == b"v1", timeout=20)
+        # One that was away comes back to what it is the first choice of.
+        victim = others(c, c.controller())[0]
+        number, watcher = node_id(victim), others(c, victim)[0]
+        led = {p["partition"] for p in partitions(watcher) if members(p["replicas"][:1]) == {number}}
+        assert led
+        victim.kill()
+        eventually(lambda: no_longer_leads(watcher, number), timeout=20)
+        victim.start()
+        eventually(lambda: {p["partition"] for p in partitions(watcher) if p["leader"] == number} >= led, timeout=60)
+        healthy(c)
+
+
 def a_silent_node_is_fenced_and_does_not_serve_by_what_it_believed():
     with Cluster(3) as c:
         healthy(c)
@@ -252,6 +277,6 @@ def a_node_that_joins_gets_replicas_and_one_is_enough_to_begin_with():
 
 if __name__ == "__main__":
     run_tests([three_nodes_hold_every_partition_and_share_the_leaderships, a_dead_process_is_fenced_when_all_see_it_and_returns_to_the_in_sync_sets,
-               a_silent_node_is_fenced_and_does_not_serve_by_what_it_believed, the_controller_that_leads_partitions_is_replaced_in_both,
+               leaderships_move_by_hand_and_return_to_the_first_choice, a_silent_node_is_fenced_and_does_not_serve_by_what_it_believed, the_controller_that_leads_partitions_is_replaced_in_both,
                the_controller_that_sleeps_is_replaced_and_loses_its_lease, a_minority_of_one_has_no_lease_and_gets_it_back,
                all_processes_killed_come_back_with_a_leader_for_everything, a_node_that_joins_gets_replicas_and_one_is_enough_to_begin_with])
