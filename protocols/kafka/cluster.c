@@ -80,11 +80,14 @@ void kafka_each_broker(const struct kafka_session *s, bool fenced, void (*fn)(co
 
 struct kafka_leadership kafka_leadership_of(const struct kafka_session *s, uint32_t partition)
 {
-    struct kafka_leadership l = {.record = topo_partition_at(kafka_view(s), partition), .leader = kafka_node_id(s)};
+    struct kafka_leadership l = {.record = topo_partition_at(kafka_view(s), partition), .leader = -1};
 
     l.epoch = partition_epoch(partition_of(s, partition));
-    if (l.record == NULL) /* a node alone, before its partitions were placed */
+    if (l.record == NULL) { /* a node alone, or a cluster that has not placed its partitions yet */
+        if (partition_role(partition_of(s, partition)) == PARTITION_LEADER)
+            l.leader = kafka_node_id(s);
         return l;
+    }
     l.epoch = l.record->epoch;
     l.leader = l.record->leader != 0 && kafka_node_is_up(s, l.record->leader) ? (int32_t)l.record->leader : -1;
     return l;
@@ -118,7 +121,7 @@ bool kafka_enough_in_sync(const struct kafka_session *s, const struct topo_topic
 {
     const struct topology *v = kafka_view(s);
     const struct topo_partition *p = topo_partition_at(v, partition);
-    int64_t wanted = t == NULL ? 1 : kafka_topic_number(s->front->options.config, t, "min.insync.replicas");
+    int64_t wanted = t == NULL || t->configs.len == 0 ? 1 : kafka_topic_number(s->front->options.config, t, "min.insync.replicas");
 
     if (!partition_quorum_ok(partition_of(s, partition)))
         return false;

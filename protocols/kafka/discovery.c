@@ -175,7 +175,7 @@ static void put_partition(struct metadata *m, const struct topo_topic *t, uint32
     if (l.record != NULL) {
         replicas = topo_replicas(l.record);
         insync = topo_insync(l.record);
-    } else {
+    } else if (l.leader >= 0) {
         (void)topo_set_add(&replicas, (uint32_t)l.leader);
         insync = replicas;
     }

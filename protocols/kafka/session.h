@@ -214,7 +214,7 @@ void kafka_each_broker(const struct kafka_session *s, bool fenced, void (*fn)(co
 struct kafka_leadership {
     int32_t leader; /* -1: none now */
     int32_t epoch;
-    const struct topo_partition *record; /* NULL: a node alone, nothing placed yet */
+    const struct topo_partition *record; /* NULL: not placed yet, or a node alone */
 };
 struct kafka_leadership kafka_leadership_of(const struct kafka_session *s, uint32_t partition);
 /* KIP-951: the tagged fields of a partition that say who leads it now, and of an answer that say where those nodes are. */

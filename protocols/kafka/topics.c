@@ -59,7 +59,7 @@ static bool names_the_replicas(const struct kafka_session *s, struct slice topic
     if (l.record != NULL)
         are = topo_replicas(l.record);
     else
-        (void)topo_set_add(&are, (uint32_t)l.leader);
+        (void)topo_set_add(&are, (uint32_t)kafka_node_id(s));
     for (; nodes > 0; nodes--) {
         int32_t node = kin_elem_i32(in);
 
