@@ -504,9 +504,9 @@ static int begin_behind_hole(struct log *l, int64_t base)
             diag_warn("an empty segment could not be removed", "path=\"%s\"", path);
         from = seg->from;
         segment_remove(l, l->seg_count - 1);
-    } else {
-        ASTORE(&l->start, base);
     }
+    if (l->seg_count == 0)
+        ASTORE(&l->start, base);
     mutex_lock(&s->mutex);
     if (l->seg_count > 0)
         log_list_sealed(l, seg_active(l)->base);

@@ -331,6 +331,10 @@ int log_recover_files(struct log *l)
             continue;
         }
         if (l->seg_count == 0) {
+            if (l->mark_off >= 0 && l->mark_off <= l->start && bases[i] > l->start && bases[i] != l->tail_next) {
+                remove_file(l, bases[i]); /* nothing was promised of the log, and this was written behind a hole that no round told of */
+                continue;
+            }
             if (l->mark_off >= 0 && bases[i] > l->start && bases[i] != l->tail_next) {
                 err = fail_at(l, l->start, "the first segment is missing");
                 break;

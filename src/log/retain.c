@@ -276,6 +276,12 @@ static int cut_files(struct log *l, uint32_t i, int64_t end, uint64_t pos, int64
             err = segment_open(l, seg->base, &f);
         if (err == 0 && ftruncate(f->fd, (off_t)pos) < 0)
             err = err_from_errno(errno);
+        for (uint32_t k = i; err == 0 && l->kind == LOG_TOPIC && k < l->seg_count; k++) {
+            char *index = mem_printf("%s/%020lld.index", l->dir, (long long)seg_at(l, k)->base);
+
+            (void)unlinkat(s->dirfd, index, 0); /* of what the segment held before */
+            mem_free(index);
+        }
         for (uint32_t k = i + 1; err == 0 && k < l->seg_count; k++) {
             char path[512];
 

@@ -702,19 +702,30 @@ static void hole_in_front_synced(struct rig *r)
     cr_assert_eq(log_store_sync(r->s), 0);
 }
 
+/* The first segment was there, and empty again, when the mark was taken. */
+static void hole_in_front_of_an_emptied_log(struct rig *r)
+{
+    struct log *b = rig_log(r, LOG_QUEUE, COPY, 2);
+
+    rig_append(r, b, 3, 1000);
+    cr_assert_eq(log_truncate(b, 0), 0);
+    cr_assert_eq(log_store_sync(r->s), 0);
+    hole_in_front(r);
+}
+
 Test(replica, a_queue_log_may_begin_behind_a_hole)
 {
     struct rig r;
     struct log *b;
 
-    for (int synced = 0; synced < 2; synced++) {
+    for (int synced = 0; synced < 3; synced++) {
         rig_init(&r);
         rig_close(&r);
-        rig_crash(&r, synced ? hole_in_front_synced : hole_in_front);
+        rig_crash(&r, synced == 0 ? hole_in_front : synced == 1 ? hole_in_front_synced : hole_in_front_of_an_emptied_log);
         rig_open(&r);
         b = rig_log(&r, LOG_QUEUE, COPY, 2);
         cr_assert_eq(log_recover(b), 0);
-        if (synced)
+        if (synced == 1)
             cr_assert_eq(log_end(b), 20);
         cr_assert_eq(log_end(b), log_start(b) + rig_check(b, log_start(b), 20));
         log_close(b);
