@@ -116,6 +116,13 @@ static void check_waits(struct amqp_remote *q)
     }
 }
 
+bool amqp_remote_is_led(const struct amqp_attachment *a)
+{
+    int32_t epoch;
+
+    return remote_target(a->remote, &epoch) != 0 && partitions_lease_ok(a->remote->aw->front->o.partitions);
+}
+
 void amqp_remote_wait(struct amqp_attachment *a, struct amqp_round *round)
 {
     struct amqp_remote *q = a->remote;
@@ -250,6 +257,7 @@ static void send_attach(struct amqp_remote *q, struct amqp_attachment *a, uint32
 
     drop_held(a); /* the leader takes back what is not claimed */
     a->generation++;
+    a->as_holder = a->consumer == NULL;
     buf_clear(text);
     remote_put_head(q, text, epoch,
                     (uint8_t)((a->consumer == NULL ? FORWARD_HOLD : 0) | (a->no_ack ? FORWARD_NO_ACK : 0) | (a->exclusive ? FORWARD_EXCLUSIVE : 0)));
@@ -321,7 +329,8 @@ static void attach_answered(struct amqp_remote *q, struct amqp_attachment *a, in
 {
     struct amqp_session *asker = a->asker;
 
-    a->attached = true; /* or it will not be: then it is not asked again */
+    /* A consumer that ended meanwhile is attached anew, as a holder. With an error it is not attached, and not asked again. */
+    a->attached = err != 0 || a->as_holder == (a->consumer == NULL);
     a->asker = NULL;
     if (asker != NULL)
         tell_asker(asker, err, SLICE_NONE);
@@ -406,6 +415,10 @@ static void op_done(struct bus_call *call, int err, struct slice payload)
 /* Who waits for too long is told; the operation goes on by itself, or is dropped when it was not sent. */
 void attach_tick(struct amqp_remote *q, uint64_t now_us)
 {
+    /* Cut off for so long, this node may have been fenced, and leaders may have given away what its clients hold: whoever it finds then is told anew. */
+    if (!partitions_lease_ok(q->aw->front->o.partitions))
+        q->at_node = 0;
+
     LIST_FOREACH_SAFE (n, &q->ops) {
         struct remote_op *op = LIST_ENTRY(n, struct remote_op, node);
         struct amqp_session *asker = op->asker;

@@ -119,7 +119,7 @@ static int requeue_source(struct amqp_channel *ch, uint16_t source)
     return 0;
 }
 
-/* What follows on this connection (close-ok) waits until other nodes have taken everything back. */
+/* What follows on this connection (close-ok) waits until other nodes have taken everything back, unless nobody leads them now. */
 static void drain_remote(struct amqp_channel *ch)
 {
     struct amqp_session *s = ch->session;
@@ -128,13 +128,15 @@ static void drain_remote(struct amqp_channel *ch)
     for (uint32_t i = 0; i < ch->source_cap; i++) {
         struct amqp_source *src = &ch->sources[i];
         struct amqp_attachment *a = src->attachment;
+        bool wait;
 
         if (!src->used || a == NULL)
             continue;
+        wait = s->conn != NULL && amqp_remote_is_led(a);
         amqp_remote_source_end(ch, (uint16_t)i);
         src->outstanding = 0;
         src->used = src->dirty = false;
-        if (s->conn == NULL)
+        if (!wait)
             continue;
         if (round == NULL)
             round = amqp_round_new(s);

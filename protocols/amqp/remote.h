@@ -41,6 +41,7 @@ void amqp_remote_settle(struct amqp_channel *ch, uint16_t source, enum queue_set
 void amqp_remote_adopt(struct amqp_channel *ch, uint16_t source);
 /* The round waits until the operations so far of the source's queue are answered. */
 void amqp_remote_wait(struct amqp_attachment *a, struct amqp_round *round);
+bool amqp_remote_is_led(const struct amqp_attachment *a); /* somebody will answer soon */
 void amqp_remote_round_forget(struct amqp_round *r); /* it goes */
 
 /* A question that a handler waits for: the first time it is asked and the session parked (AMQP_AGAIN); when the handler runs again, 0 with *ret_err (0, or ERR_NOT_FOUND, ERR_LOCKED, ERR_TIMEOUT, what the queue said) and

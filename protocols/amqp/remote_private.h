@@ -93,6 +93,7 @@ struct amqp_attachment {
     struct amqp_session *asker;     /* waits for the first answer */
     uint64_t deadline_us;
     bool attached; /* where the remote's attachments are */
+    bool as_holder; /* it was asked for that way last */
     bool announced;
     bool no_ack, exclusive;
     uint32_t prefetch;

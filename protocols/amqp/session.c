@@ -297,6 +297,18 @@ static int frame_error(struct amqp_session *s, const struct amqp_frame *f, const
 
 /* ---- input --------------------------------------------------------------------------------------------- */
 
+static struct slice server_properties(struct amqp_session *s)
+{
+    struct buf *out = &s->aw->scratch;
+
+    if (s->front->o.bus == NULL)
+        return buf_slice(&s->front->server_properties);
+    buf_clear(out);
+    buf_put_slice(out, buf_slice(&s->front->server_properties));
+    amqp_put_hint(amqp_session_view(s), out);
+    return buf_slice(out);
+}
+
 /* Section 4.2.2. Returns bytes consumed, 0 when more are needed. A wrong protocol is answered by what it is
  * and closed. */
 static size_t protocol_header(struct amqp_session *s, const uint8_t *data, size_t len)
@@ -326,7 +338,7 @@ static size_t protocol_header(struct amqp_session *s, const uint8_t *data, size_
         return 0;
     } else if (memcmp(data, ours, MIN_OF(len, 8)) == 0 || memcmp(data, v09, MIN_OF(len, 8)) == 0) {
         struct amqp_connection_start m = {.version_minor = 9,
-                                          .server_properties = buf_slice(&s->front->server_properties),
+                                          .server_properties = server_properties(s),
                                           .mechanisms = SLICE_LIT("PLAIN AMQPLAIN"),
                                           .locales = SLICE_LIT("en_US")};
 

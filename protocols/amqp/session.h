@@ -87,6 +87,8 @@ struct amqp_front {
     struct amqp_serve *serve;     /* for the gateways of other nodes; NULL: a node alone */
 };
 
+void amqp_put_hint(const struct topology *v, struct buf *out); /* hint.c */
+
 bool amqp_exclusive_claim(struct amqp_session *s, uint64_t queue_id); /* false: somebody else's */
 bool amqp_exclusive_is_mine(struct amqp_session *s, uint64_t queue_id);
 void amqp_exclusive_drop(struct amqp_front *f, uint64_t queue_id);
