@@ -9,7 +9,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "fault"))
 from node import PATIENCE, eventually, run_tests  # noqa: E402
 from rig import Cluster  # noqa: E402
-from wire import Amqp, AmqpClosed, shortstr  # noqa: E402
+from wire import Amqp, AmqpClosed, longstr, shortstr  # noqa: E402
 
 PARTITIONS = 32
 
@@ -54,6 +54,26 @@ def queue_led_by(cluster, node, prefix="q"):
 
 def amqp(node):
     return Amqp(node.ports["amqp"], host=node.host, timeout=20 * PATIENCE, user="rig", password="rig")
+
+
+class Notified(Amqp):
+    """A client that said it understands connection.blocked, and keeps what the server says of itself."""
+
+    def method(self, channel, klass, method, args=b""):
+        if (klass, method) == (10, 11):
+            table = shortstr("connection.blocked") + b"t\1"
+            args = longstr(shortstr("capabilities") + b"F" + longstr(table)) + args[4:]
+        super().method(channel, klass, method, args)
+
+    def expect(self, klass, method):
+        args = super().expect(klass, method)
+        if (klass, method) == (10, 10):
+            self.server_properties = args
+        return args
+
+
+def notified(node):
+    return Notified(node.ports["amqp"], host=node.host, timeout=20 * PATIENCE, user="rig", password="rig")
 
 
 def roles(cluster):
@@ -201,6 +221,15 @@ def a_deleted_queue_ends_its_consumers_on_other_nodes():
         assert amqp(a).declare(q) == (q, 0, 0)  # another queue of that name
 
 
+def server_properties_tell_where_queues_are_led():
+    with formed() as cluster:
+        told = notified(cluster.nodes[2]).server_properties
+        for n in cluster.nodes.values():
+            assert ("%s:%d" % (n.host, n.ports["amqp"])).encode() in told, (n.name, told)
+        leaders = [x["leader"] for x in cluster.nodes[1].ctl("cluster", "partitions")]
+        assert shortstr("leaders") + b"S" + longstr(" ".join(str(x) for x in leaders)) in told, (leaders, told)
+
+
 # ---- failover ----------------------------------------------------------------------------------------------------------------------
 def the_queues_leader_is_killed_and_nothing_confirmed_is_lost():
     with formed() as cluster:
@@ -287,7 +316,39 @@ def a_client_on_the_leader_follows_its_queue_to_the_next():
         assert c.delivery()[2] == b"after"
 
 
+def the_minority_is_blocked_and_what_it_publishes_is_answered_when_the_others_are_back():
+    with formed() as cluster:
+        q, leader, (a, b) = roles(cluster)
+        c = notified(leader)
+        c.declare(q)
+        c.confirm_select()
+        c.publish(q, b"before")
+        assert confirmed_to(c, 1) == []
+        a.pause()
+        b.pause()
+        time.sleep(1.5)
+        for i in range(5):
+            c.publish(q, b"alone %d" % i)
+        assert c.step()[:2] == (10, 60), "connection.blocked"
+        assert not c.confirms, c.confirms
+        a.resume()
+        b.resume()
+        confirmed_to(c, 6)  # whatever the answer: it comes, and none was confirmed before
+        eventually(lambda: healthy(cluster), 30)
+        for i in range(5):
+            c.publish(q, b"after %d" % i)
+        assert confirmed_to(c, 11) == []
+        d = amqp(a)
+        got = set()
+        while True:
+            m = d.get(q, no_ack=True)
+            if m is None:
+                break
+            got.add(m[3])
+        assert got >= {b"before"} | {b"after %d" % i for i in range(5)}, got
+
+
 run_tests([declared_on_one_published_through_another_consumed_through_the_third, gets_purges_and_large_messages_through_another_node,
            unsettled_deliveries_come_back_when_their_connection_or_channel_ends, exclusive_queues_stay_with_their_connection_and_replies_find_them,
            a_deleted_queue_ends_its_consumers_on_other_nodes, the_queues_leader_is_killed_and_nothing_confirmed_is_lost, what_a_client_holds_survives_the_leader,
-           a_client_on_the_leader_follows_its_queue_to_the_next])
+           server_properties_tell_where_queues_are_led, the_minority_is_blocked_and_what_it_publishes_is_answered_when_the_others_are_back, a_client_on_the_leader_follows_its_queue_to_the_next])

@@ -10,6 +10,7 @@ integration_tests = \
 	%D%/cluster_resp_test.py \
 	%D%/cluster_replicate_test.py \
 	%D%/cluster_kafka_test.py \
+	%D%/cluster_amqp_test.py \
 	%D%/dev_test.py \
 	%D%/crash_test.py \
 	%D%/amqp_crash_test.py \
@@ -20,4 +21,4 @@ integration_tests = \
 	%D%/kafka_producer_test.py \
 	%D%/resp_test.py
 TESTS += $(integration_tests)
-EXTRA_DIST += $(integration_tests) tests/lsan.supp %D%/node.py %D%/run %D%/wire.py %D%/cluster_amqp_test.py
+EXTRA_DIST += $(integration_tests) tests/lsan.supp %D%/node.py %D%/run %D%/wire.py
