@@ -13,6 +13,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "base/rand.h"
 #include "cluster/bus/private.h"
 #include "metrics/metrics.h"
 
@@ -45,6 +46,7 @@ void bus_identity(struct bus *b, enum bus_channel channel, struct hello *ret)
                           .level_max = b->options.level_max,
                           .heartbeat_ms = b->options.heartbeat_ms};
     memcpy(ret->uuid, b->options.node_uuid, sizeof(ret->uuid));
+    ret->process = b->process;
     snprintf(ret->address, sizeof(ret->address), "%s", b->advertise);
     mutex_lock(&b->lock);
     memcpy(ret->cluster_id, b->cluster_id, sizeof(ret->cluster_id));
@@ -128,6 +130,7 @@ int bus_open(const struct bus_options *options, struct bus **ret)
     int err;
 
     MAGIC_INIT(b, BUS_MAGIC);
+    rand_secure(&b->process, sizeof(b->process));
     b->options = *options;
     b->options.listen = b->options.advertise = b->options.secret = NULL;
     if (b->options.heartbeat_ms == 0)

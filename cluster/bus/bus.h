@@ -8,7 +8,7 @@
  * request came on. A lost connection is opened anew at once, then with a short back-off (10 ms to 500 ms).
  *
  * Life of a connection: hello (versions, cluster id or none yet, node id, node uuid, nonce) -> proof (HMAC-SHA256 of cluster.secret over both nonces and both hellos, each way) -> up -> down.
- * Without the proof nothing but hello is read. A peer of another cluster, with a wrong secret, with another total_partitions, with our own uuid, or a uuid that is not the one the topology has
+ * Without the proof nothing but hello is read. A peer of another cluster, with a wrong secret, with another total_partitions, with our own uuid, or a second process with the identity of one that is connected (a copied disk), or a uuid that is not the one the topology has
  * for its id, is refused with a reason, which both sides write to diag (once in a while) and bus_peer_info tells.
  *
  * Frames are drawn in wire.h. One that is too long, of an unknown type or channel, or with a wrong sum ends the connection.

@@ -239,12 +239,26 @@ static bool proof_is_right(struct link *l, struct slice theirs)
     return proof_equal(proof, theirs);
 }
 
+/* Two processes with one identity would vote twice: whoever is here already stays. One that died has closed its connections, or they are silent and end soon. */
+static bool is_copy(const struct link *l)
+{
+    LIST_FOREACH (n, &l->bus->links[l->channel]) {
+        const struct link *o = LIST_ENTRY(n, struct link, node);
+
+        if (o != l && o->state == LINK_UP && !o->loopback && memcmp(o->theirs.uuid, l->theirs.uuid, sizeof(o->theirs.uuid)) == 0 && o->theirs.process != l->theirs.process)
+            return true;
+    }
+    return false;
+}
+
 static enum bus_refusal judge(struct link *l)
 {
     enum bus_refusal code = hello_judge(&l->mine, &l->theirs);
 
     if (code == REFUSAL_NONE && peers_id_taken(l->bus, &l->theirs))
         code = REFUSAL_DISK;
+    if (code == REFUSAL_NONE && is_copy(l))
+        code = REFUSAL_COPY;
     return code;
 }
 

@@ -264,6 +264,7 @@ struct bus {
     uint8_t cluster_id[16];
     uint32_t node_id;
     uint64_t node_epoch;
+    uint64_t process; /* see struct hello */
     struct list all_links; /* of link.all: each that is still referenced */
 };
 

@@ -65,6 +65,7 @@ void hello_put(struct buf *out, const struct hello *h)
     buf_put_u8(out, h->channel);
     buf_put(out, h->cluster_id, sizeof(h->cluster_id));
     buf_put(out, h->uuid, sizeof(h->uuid));
+    buf_put_be64(out, h->process);
     buf_put_be32(out, h->node_id);
     buf_put_be64(out, h->node_epoch);
     buf_put_be32(out, h->total_partitions);
@@ -93,6 +94,7 @@ int hello_get(struct slice payload, struct hello *ret)
     ret->channel = reader_u8(&r);
     get_bytes(&r, ret->cluster_id, sizeof(ret->cluster_id));
     get_bytes(&r, ret->uuid, sizeof(ret->uuid));
+    ret->process = reader_be64(&r);
     ret->node_id = reader_be32(&r);
     ret->node_epoch = reader_be64(&r);
     ret->total_partitions = reader_be32(&r);

@@ -51,6 +51,7 @@ struct hello {
     uint8_t channel;         /* enum bus_channel; of the answer: the same */
     uint8_t cluster_id[16];  /* zero: none yet */
     uint8_t uuid[16];
+    uint64_t process;        /* chance: which start of that node; two at once have the same disk, or a copy of it */
     uint32_t node_id;        /* 0: none yet */
     uint64_t node_epoch;
     uint32_t total_partitions;
@@ -76,6 +77,7 @@ bool proof_equal(const uint8_t a[PROOF_SIZE], struct slice b); /* in constant ti
     X(OURSELVES, 5, "this is the node itself")                                                                                                  \
     X(DISK, 6, "another disk has this node id: the data directory was replaced or copied; remove the old node or start with an empty directory") \
     X(SECRET, 7, "the secrets differ: cluster.secret must be the same on every node")                                                           \
+    X(COPY, 9, "another process with this node's identity is connected: is a copy of its data directory in use? stop one, and give it an empty directory to join anew") \
     X(MALFORMED, 8, "what it says is not the bus protocol: is another server listening there?")
 
 enum bus_refusal {

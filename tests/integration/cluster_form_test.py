@@ -372,6 +372,19 @@ def a_node_that_is_no_seed_never_forms():
         assert len(c.cluster_ids()) == 1
 
 
+def a_copy_of_a_disk_that_is_in_use_is_refused():
+    with Cluster() as c:
+        m = c.members[2]
+        copy = c.add("copy")
+        shutil.copytree(m.data, copy.data, ignore=shutil.ignore_patterns("ctl.sock", "gomsgd.pid", "lock"))
+        copy.begin()
+        eventually(lambda: "another process with this node's identity" in copy.log() + copy.state(), timeout=15)
+        time.sleep(1)
+        assert not copy.is_ready()
+        unharmed(c)
+        assert m.status()["node_id"] == 3
+
+
 def garbage_on_the_bus_harms_nobody():
     with Cluster() as c:
         for text in (b"GET / HTTP/1.1\r\n\r\n", os.urandom(4096), b"\x00" * 4096, b"\xff" * 64):
@@ -401,5 +414,5 @@ if __name__ == "__main__":
                a_killed_controller_is_replaced_within_two_seconds, a_controller_that_stops_hands_over_first,
                without_a_majority_a_change_is_refused_in_bounded_time, a_fourth_joins_and_learns,
                an_empty_disk_at_the_address_of_a_member_is_a_new_node, another_number_of_partitions_is_refused, a_wrong_or_missing_secret_is_refused,
-               two_clusters_never_merge, another_list_of_seeds_is_named, a_node_that_is_no_seed_never_forms, garbage_on_the_bus_harms_nobody,
+               two_clusters_never_merge, another_list_of_seeds_is_named, a_node_that_is_no_seed_never_forms, a_copy_of_a_disk_that_is_in_use_is_refused, garbage_on_the_bus_harms_nobody,
                a_non_loopback_bus_needs_a_secret_or_the_word])
