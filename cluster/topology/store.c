@@ -491,6 +491,7 @@ static void leave_here(struct worker *w, void *arg)
     io_timer_stop(t->control, &t->timer);
     io_timer_stop(t->control, &t->tick);
     io_timer_stop(t->control, &t->form_timer);
+    t->forming = false; /* its calls end when the bus is closed, and ask nothing more */
     t->left = true;
 }
 

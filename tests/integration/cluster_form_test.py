@@ -1,6 +1,7 @@
 """Forming a cluster and keeping it (rule 22): seeds in any order, one missing, restarts, the controller killed, a fourth node, and everybody who does not belong."""
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -14,13 +15,17 @@ TIMERS = []  # the defaults
 
 
 def free_ports(n):
-    """Ports nobody has at the moment; all are held while they are picked."""
-    held = [socket.socket() for _ in range(n)]
-    for s in held:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in held]
-    for s in held:
-        s.close()
+    """Ports nobody has at the moment, outside of those the system gives to whoever asks for any."""
+    ports = []
+    while len(ports) < n:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as s:
+            try:
+                s.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in ports:
+            ports.append(port)
     return ports
 
 

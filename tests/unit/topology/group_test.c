@@ -89,6 +89,7 @@ static void node_close(unsigned i)
 
     if (n->topology == NULL)
         return;
+    topology_leave(n->topology);
     bus_close(n->bus);
     workers_stop(n->workers);
     topology_close(n->topology);
