@@ -7,6 +7,8 @@
  *     ended     the topology moved the leadership (a step follows, which wakes the parked), or work opens the partition again
  *
  * Nothing is lost either way: what is parked was never executed. */
+#include <time.h>
+
 #include "base/diag.h"
 #include "base/err.h"
 #include "base/mem.h"
@@ -198,6 +200,7 @@ void handover_forget(struct rpart *part)
         h->proposal->part = NULL;
     part->park_wanted = part->unpark_wanted = false;
     part->handover = NULL;
+    __atomic_sub_fetch(&part->r->handing_over, 1, __ATOMIC_ACQ_REL);
     buf_fini(&h->record);
     mem_free(h);
 }
@@ -231,6 +234,7 @@ static void begin(struct replication *r, uint32_t partition, uint32_t to)
         diag_info("a handover is refused", "partition=%u to=%u role=%s", partition, to, partition_role_name((enum partition_role)part->role));
         return;
     }
+    __atomic_add_fetch(&r->handing_over, 1, __ATOMIC_ACQ_REL);
     part->handover = mem_zalloc(sizeof(*part->handover));
     part->handover->to = to;
     part->handover->begun_us = replication_now_us();
@@ -263,4 +267,44 @@ void replication_hand_over(struct replication *r, uint32_t partition, uint32_t t
     *a = (struct asked){.r = r, .partition = partition, .to = to_node};
     a->mail.deliver = deliver;
     worker_post(r->w, &a->mail);
+}
+
+/* ---- before stopping -------------------------------------------------------------------------------------------------------------------- */
+
+/* The first in-sync member that is active, in order of preference; 0: none. */
+static uint32_t any_successor(struct rpart *part)
+{
+    for (unsigned i = 0; i < part->rec.count; i++) {
+        uint64_t epoch;
+
+        if (part->rec.nodes[i] != part->r->node_id && (part->rec.insync >> i & 1) && record_node_active(part->r, part->rec.nodes[i], &epoch))
+            return part->rec.nodes[i];
+    }
+    return 0;
+}
+
+static void deliver_leave(struct worker *w, struct mail *m)
+{
+    struct replication *r = CONTAINER_OF(m, struct replication, leave_mail);
+
+    (void)w;
+    for (uint32_t i = 0; r->started && !r->stopping && i < r->count; i++) {
+        struct rpart *part = &r->parts[i];
+        uint32_t to = part->role == PARTITION_LEADER ? any_successor(part) : 0;
+
+        if (to != 0)
+            begin(r, i, to);
+    }
+    ASTORE(&r->left, true);
+}
+
+void replication_leave(struct replication *r, uint32_t timeout_ms)
+{
+    uint64_t until = replication_now_us() + (uint64_t)timeout_ms * 1000;
+    struct timespec nap = {0, 1000000};
+
+    r->leave_mail.deliver = deliver_leave;
+    worker_post(r->w, &r->leave_mail);
+    while ((!ALOAD(&r->left) || ALOAD(&r->handing_over) != 0) && replication_now_us() < until)
+        nanosleep(&nap, NULL);
 }

@@ -252,6 +252,9 @@ struct replication {
     struct ships *ships;
     struct list installs; /* of struct install */
     struct list pulls;    /* of struct pull */
+    struct mail leave_mail;
+    bool left;             /* atomic: leave_mail was delivered */
+    uint32_t handing_over; /* atomic: handovers under way */
     struct list handovers; /* of struct handover_proposal, in flight */
     unsigned installs_running;
 };

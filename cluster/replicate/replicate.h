@@ -37,6 +37,8 @@ struct replication_options {
 };
 int replication_new(const struct replication_options *options, struct replication **ret);
 void replication_start(struct replication *r);
+/* Before a planned stop, while workers and bus run; not on a worker: hands every partition led here over to another in-sync member, where there is one, and waits until that is done or given up. */
+void replication_leave(struct replication *r, uint32_t timeout_ms);
 void replication_stop(struct replication *r);
 void replication_free(struct replication *r);
 

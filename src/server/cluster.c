@@ -28,7 +28,7 @@
 #include "server/internal.h"
 #include "server/notify.h"
 
-enum { GIVE_UP_MS = 1000 };
+enum { GIVE_UP_MS = 1000, HAND_OVER_MS = 2000 };
 
 bool server_is_clustered(const struct server *s)
 {
@@ -331,6 +331,9 @@ void server_cluster_ready(struct server *s)
 /* Before the workers stop: somebody else leads the group first, so that nobody waits for an election. */
 void server_leave_cluster(struct server *s)
 {
+    /* Clients are told where to go on by those who lead then, instead of by a failure. */
+    if (s->replicating)
+        replication_leave(s->replication, HAND_OVER_MS);
     if (s->topology != NULL)
         topology_give_up_leading(s->topology, GIVE_UP_MS);
     if (s->members_run)

@@ -169,6 +169,29 @@ def who_was_away_gets_a_snapshot():
         client.close()
 
 
+def who_is_stopped_hands_over_first():
+    with Cluster() as c:
+        client = Client(c)
+        keys = ["key:%d" % i for i in range(40)]
+        for k in keys:
+            assert client.call(k, "SET", k, "1") == b"OK"
+        leaver = led_by(c, client, keys)
+        stopping = threading.Thread(target=leaver.stop)
+        stopping.start()
+        gap, last, n = 0, time.monotonic(), 1
+        while stopping.is_alive() or n < 3:
+            n += 1
+            for k in keys:
+                while client.call(k, "SET", k, str(n)) is UNKNOWN:
+                    pass
+                gap, last = max(gap, time.monotonic() - last), time.monotonic()
+        print("longest gap %.2f s" % gap)
+        assert " msg=\"hands over\"" in leaver.log() and "a handover is given up" not in leaver.log()
+        for k in keys:
+            assert int(client.get(k)) == n
+        client.close()
+
+
 def a_paused_leader_takes_nothing_with_it():
     """Cut off by a pause: whoever led comes back as a follower, and what it took without its lease is nobody's promise."""
     with Cluster(3, "--kv.ack=quorum") as c:
@@ -195,4 +218,4 @@ def a_paused_leader_takes_nothing_with_it():
 
 
 if __name__ == "__main__":
-    run_tests([replicas_hold_the_same, what_is_acknowledged_at_quorum_survives_its_leader, a_paused_leader_takes_nothing_with_it, who_was_away_gets_a_snapshot])
+    run_tests([replicas_hold_the_same, who_is_stopped_hands_over_first, what_is_acknowledged_at_quorum_survives_its_leader, a_paused_leader_takes_nothing_with_it, who_was_away_gets_a_snapshot])

@@ -46,6 +46,20 @@ static uint32_t other(uint32_t leader)
     return leader % s.nodes + 1;
 }
 
+static void fill(int from, int to)
+{
+    char value[1024];
+
+    memset(value, 'v', sizeof(value) - 1);
+    value[sizeof(value) - 1] = '\0';
+    for (int i = from; i < to; i++) {
+        char key[32];
+
+        snprintf(key, sizeof(key), "key:%d", i % 700);
+        cr_assert_eq(set(key, value, NULL), 0);
+    }
+}
+
 Test(replicate, what_is_written_to_a_leader_is_in_all_its_replicas)
 {
     sim_init(&s, 3, 4);
@@ -267,6 +281,21 @@ Test(replicate, a_handover_moves_the_leadership_and_loses_nothing)
     sim_end(&s);
 }
 
+Test(replicate, who_leaves_hands_everything_over_first)
+{
+    sim_init(&s, 3, 8);
+    sim_begin(&s, 3);
+    fill(0, 50);
+    for (uint32_t p = 0; p < s.partitions; p++)
+        cr_assert(SIM_WAIT(sim_insync(&s, p) == 3));
+    replication_leave(s.node[1].r, 5000);
+    for (uint32_t p = 0; p < s.partitions; p++)
+        cr_assert_neq(sim_leader(&s, p), 1);
+    fill(50, 100);
+    cr_assert(SIM_WAIT(sim_equal(&s)));
+    sim_end(&s);
+}
+
 Test(replicate, a_handover_that_cannot_drain_is_given_up)
 {
     uint32_t leader, to;
@@ -299,20 +328,6 @@ static bool take_snapshot(uint32_t node)
 
     partitions_snapshot(s.node[node].ps, 0, snapshot_taken, &done);
     return SIM_WAIT(__atomic_load_n(&done, __ATOMIC_ACQUIRE) != 0) && done == 1;
-}
-
-static void fill(int from, int to)
-{
-    char value[1024];
-
-    memset(value, 'v', sizeof(value) - 1);
-    value[sizeof(value) - 1] = '\0';
-    for (int i = from; i < to; i++) {
-        char key[32];
-
-        snprintf(key, sizeof(key), "key:%d", i % 700);
-        cr_assert_eq(set(key, value, NULL), 0);
-    }
 }
 
 Test(replicate, a_follower_too_far_behind_gets_the_leaders_snapshot)
