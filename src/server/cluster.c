@@ -276,6 +276,7 @@ int server_start_cluster(struct server *s)
     resp_front_set_replication(s->resp, s->replication);
     bus_handle(s->bus, BUS_PUBSUB, hear_pubsub, s);
     topology_set_unclean(s->topology, log_store_power_lost(s->logs));
+    bus_show_metrics(s->bus);
     bus_start(s->bus);
     err = topology_start(s->topology);
     if (err < 0)

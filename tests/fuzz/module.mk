@@ -150,3 +150,15 @@ fuzz_raft_log_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
 fuzz_raft_log_LDADD = libraft.a libbase.a $(JEMALLOC_LIBS)
 EXTRA_DIST += \
 	%D%/corpus/raft_log/log %D%/corpus/raft_log/log-01 %D%/corpus/raft_log/snapshot %D%/corpus/raft_log/vote
+
+check_PROGRAMS += fuzz-amqp_forward
+if !FUZZ
+TESTS += fuzz-amqp_forward
+endif
+fuzz_amqp_forward_SOURCES = %D%/fuzz_amqp_forward.c $(FUZZ_MAIN)
+fuzz_amqp_forward_CPPFLAGS = $(AM_CPPFLAGS) -DFUZZ_NAME=\"amqp_forward\"
+fuzz_amqp_forward_LDFLAGS = $(AM_LDFLAGS) $(FUZZ_LINK)
+fuzz_amqp_forward_LDADD = libamqp.a libbase.a $(JEMALLOC_LIBS)
+EXTRA_DIST += \
+	%D%/corpus/amqp_forward/deliveries %D%/corpus/amqp_forward/delivery-hole %D%/corpus/amqp_forward/head %D%/corpus/amqp_forward/head-count \
+	%D%/corpus/amqp_forward/head-flags %D%/corpus/amqp_forward/message-cut %D%/corpus/amqp_forward/message-flags %D%/corpus/amqp_forward/messages
