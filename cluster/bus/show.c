@@ -5,6 +5,8 @@
 #include "cluster/bus/private.h"
 #include "metrics/metrics.h"
 
+enum { SHOWN_MAX = 32 }; /* nodes: gauges are registered once and for all, and their number is bounded */
+
 struct shown {
     struct shown *next;
     struct bus *bus;
@@ -54,13 +56,16 @@ void bus_show_metrics(struct bus *b)
 void show_peer(struct bus *b, uint32_t node_id)
 {
     struct shown *s;
+    unsigned n = 0;
 
     if (!b->metrics || node_id == 0)
         return;
-    for (s = b->shown; s != NULL; s = s->next) {
+    for (s = b->shown; s != NULL; s = s->next, n++) {
         if (s->node_id == node_id)
             return;
     }
+    if (n >= SHOWN_MAX)
+        return;
     s = mem_zalloc(sizeof(*s));
     s->bus = b;
     s->node_id = node_id;
