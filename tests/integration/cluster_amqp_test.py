@@ -348,7 +348,63 @@ def the_minority_is_blocked_and_what_it_publishes_is_answered_when_the_others_ar
         assert got >= {b"before"} | {b"after %d" % i for i in range(5)}, got
 
 
+def what_a_dead_gateways_clients_held_comes_back():
+    with formed() as cluster:
+        q, leader, (a, b) = roles(cluster)
+        p, c = amqp(a), amqp(b)
+        p.declare(q)
+        p.confirm_select()
+        for i in range(8):
+            p.publish(q, b"%d" % i)
+        assert confirmed_to(p, 8) == []
+        c.qos(5)
+        c.consume(q)
+        for i in range(5):
+            assert c.delivery()[2] == b"%d" % i
+        c.ack(1)
+        c.sync()
+        assert c.delivery()[2] == b"5"
+        b.kill()
+        d = amqp(leader)
+        d.consume(q)
+        got = sorted((d.delivery() for _ in range(7)), key=lambda x: int(x[2]))
+        assert [x[2] for x in got] == [b"%d" % i for i in range(1, 8)]
+        assert all(x[1] for x in got[:5]), got  # those that were delivered before
+
+
+def batches_count_once_while_the_leadership_wanders():
+    """Rule 16: what is sent again after a change of leader is dropped when it came already; nothing is lost, doubled or reordered."""
+    with formed() as cluster:
+        q, leader, (a, b) = roles(cluster)
+        p = amqp(a)
+        p.declare(q)
+        p.confirm_select()
+        ids = [node_id(cluster, n) for n in (b, a, leader)]
+        sent = 0
+        for move in range(6):
+            for _ in range(20):
+                p.send(b"".join(p.publish_bytes(q, b"%d" % (sent + i)) for i in range(10)))
+                sent += 10
+                if _ == 8:
+                    try:
+                        cluster.nodes[2].ctl("cluster", "transfer-leader", str(partition_of(q)), str(ids[move % 3]))
+                    except OSError:
+                        pass  # it goes on where it is
+                time.sleep(0.01)
+        assert confirmed_to(p, sent) == []
+        c = amqp(b)
+        c.qos(200)
+        c.consume(q)
+        for i in range(sent):
+            tag, _, body = c.delivery()
+            assert body == b"%d" % i, (i, body)
+            c.ack(tag)
+        c.sync()
+        assert idle(c, 0.3)
+
+
 run_tests([declared_on_one_published_through_another_consumed_through_the_third, gets_purges_and_large_messages_through_another_node,
            unsettled_deliveries_come_back_when_their_connection_or_channel_ends, exclusive_queues_stay_with_their_connection_and_replies_find_them,
            a_deleted_queue_ends_its_consumers_on_other_nodes, the_queues_leader_is_killed_and_nothing_confirmed_is_lost, what_a_client_holds_survives_the_leader,
-           server_properties_tell_where_queues_are_led, the_minority_is_blocked_and_what_it_publishes_is_answered_when_the_others_are_back, a_client_on_the_leader_follows_its_queue_to_the_next])
+           server_properties_tell_where_queues_are_led, the_minority_is_blocked_and_what_it_publishes_is_answered_when_the_others_are_back, a_client_on_the_leader_follows_its_queue_to_the_next,
+           what_a_dead_gateways_clients_held_comes_back, batches_count_once_while_the_leadership_wanders])
