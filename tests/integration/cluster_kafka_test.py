@@ -123,6 +123,8 @@ class Producer:
         self.lines = []
         self.process = subprocess.Popen(
             ["kcat", "-b", cluster.bootstrap(), "-P", "-t", topic, "-X", "acks=all", "-X", "linger.ms=2", "-X", "topic.metadata.refresh.interval.ms=500",
+             # It ends when it has no connection at all, and by default does not look for a node that came back until it needs it.
+             "-X", "enable.sparse.connections=false", "-X", "reconnect.backoff.max.ms=200",
              *(["-p", str(partition)] if partition is not None else []), *args],
             stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
 
@@ -130,8 +132,11 @@ class Producer:
         for _ in range(n):
             line = "m%07d" % len(self.lines)
             self.lines.append(line)
-            self.process.stdin.write(line.encode() + b"\n")
-            self.process.stdin.flush()
+            try:
+                self.process.stdin.write(line.encode() + b"\n")
+                self.process.stdin.flush()
+            except BrokenPipeError:
+                raise AssertionError("the producer gave up: " + self.process.stderr.read().decode()[-2000:])
             if every:
                 time.sleep(every)
 
