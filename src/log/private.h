@@ -245,6 +245,7 @@ struct log_store {
     void (*cut_begin)(void *arg);
     void (*cut_end)(void *arg);
     void *cut_arg;
+    bool cutting; /* under mutex: they are being called */
     void (*opened)(void *arg, struct log *l, uint64_t log_id); /* under table_mutex */
     void *opened_arg;
 

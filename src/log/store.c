@@ -175,6 +175,9 @@ bool log_store_sync_always(const struct log_store *s)
 void log_store_set_cut(struct log_store *s, void (*begin)(void *arg), void (*end)(void *arg), void *arg)
 {
     mutex_lock(&s->mutex);
+    /* Whoever takes it away frees what it works with. */
+    while (s->cutting)
+        pthread_cond_wait(&s->done_cond, &s->mutex.m);
     s->cut_begin = begin;
     s->cut_end = end;
     s->cut_arg = arg;

@@ -92,6 +92,7 @@ static void cut(struct round *r) ACQUIRE(r->s->round_mutex) NO_THREAD_SAFETY_ANA
     begin = s->cut_begin;
     end = s->cut_end;
     arg = s->cut_arg;
+    s->cutting = true;
     mutex_unlock(&s->mutex);
     if (begin != NULL)
         begin(arg);
@@ -111,6 +112,10 @@ static void cut(struct round *r) ACQUIRE(r->s->round_mutex) NO_THREAD_SAFETY_ANA
     r->new_names = __atomic_exchange_n(&s->new_names, false, __ATOMIC_SEQ_CST);
     if (end != NULL)
         end(arg);
+    mutex_lock(&s->mutex);
+    s->cutting = false;
+    pthread_cond_broadcast(&s->done_cond);
+    mutex_unlock(&s->mutex);
     LIST_FOREACH(n, &r->sealed)
     {
         r->sealed_count++;
