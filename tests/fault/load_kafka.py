@@ -396,7 +396,7 @@ class KafkaLoad:
             while True:
                 node = client.leader(self.topic, int(lane))
                 try:
-                    stream.final = client.connection(node).read_all(self.topic, int(lane))
+                    stream.final = self.read_all(client.connection(node), node, int(lane))
                     break
                 except BROKEN + (TypeError,) as e:
                     if node is not None:
@@ -405,6 +405,19 @@ class KafkaLoad:
                         raise TimeoutError("the last read of %s: %r" % (stream.name, e)) from None
                     time.sleep(0.1)
         client.close()
+
+    def read_all(self, c, node, partition):
+        """From offset 0 to the high watermark."""
+        out, offset = [], 0
+        while True:
+            error, hw, data = c.fetch(self.topic, partition, offset)
+            assert error == 0, "Fetch of %s-%d at %d from %s:%d: error %d, high watermark %d" % ((self.topic, partition, offset) + node + (error, hw))
+            got = [x for x in batch_values(data) if x[0] >= offset]
+            out += got
+            if not got:
+                assert offset >= hw, "nothing at %d below the high watermark %d of %s-%d" % (offset, hw, self.topic, partition)
+                return out
+            offset = got[-1][0] + 1
 
     def check(self):
         problems = []
