@@ -142,7 +142,8 @@ int stream_load_producers(struct stream *s) NO_THREAD_SAFETY_ANALYSIS
         return 0;
     log_cursor_init(&c, s->log, from, 1u << 20);
     while ((got = log_cursor_next(&c, &h, &batch)) == 1) {
-        producers_note(&s->producers, &h, h.max_timestamp);
+        /* Not the batch's timestamp: that is the client's, who may send again what is years old. */
+        producers_note(&s->producers, &h, PRODUCER_LOADED);
         s->bytes_since_snapshot += h.length;
     }
     log_cursor_fini(&c);
@@ -181,7 +182,7 @@ void stream_tend_producers(struct stream *s, int64_t now_ms, int64_t max_idle_ms
     int err;
 
     mutex_lock(&s->mu);
-    (void)producers_expire(&s->producers, now_ms - max_idle_ms);
+    (void)producers_expire(&s->producers, now_ms - max_idle_ms, now_ms);
     save = s->bytes_since_snapshot >= SNAPSHOT_EVERY_BYTES;
     mutex_unlock(&s->mu);
     err = save ? stream_save_producers(s) : 0;

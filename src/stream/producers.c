@@ -131,12 +131,14 @@ void producers_note(struct producers *ps, const struct batch_header *h, int64_t 
     p->last_ms = now_ms;
 }
 
-unsigned producers_expire(struct producers *ps, int64_t before_ms)
+unsigned producers_expire(struct producers *ps, int64_t before_ms, int64_t now_ms)
 {
     unsigned gone = 0;
 
     for (uint32_t i = 0; i < ps->bucket_count; i++)
         for (struct producer **at = &ps->buckets[i], *p; (p = *at) != NULL;) {
+            if (p->last_ms == PRODUCER_LOADED)
+                p->last_ms = now_ms;
             if (p->last_ms >= before_ms) {
                 at = &p->next;
                 continue;

@@ -21,12 +21,13 @@ struct producer_batch {
     int64_t timestamp; /* the batch's max timestamp */
 };
 
+#define PRODUCER_LOADED INT64_MAX
 struct producer {
     struct producer *next; /* in its bucket */
     int64_t id;
     int16_t epoch;
     uint8_t count; /* batches known of this epoch */
-    int64_t last_ms;
+    int64_t last_ms; /* when it last appended, by this node's clock; PRODUCER_LOADED: before this node looked, its idle time begins when it is first looked for */
     struct producer_batch batches[PRODUCER_BATCHES]; /* oldest first */
 };
 
@@ -43,7 +44,8 @@ int producers_check(const struct producers *ps, const struct batch_header *h,
                     const struct producer_batch **ret_repeated);
 /* Notes an appended batch (h->base_offset is final). Batches without a producer are ignored. */
 void producers_note(struct producers *ps, const struct batch_header *h, int64_t now_ms);
-unsigned producers_expire(struct producers *ps, int64_t before_ms);
+/* Forgets who last appended before `before_ms`; those that were loaded are taken to have appended at `now_ms`. */
+unsigned producers_expire(struct producers *ps, int64_t before_ms, int64_t now_ms);
 /* The sequence `n` behind `first`, wrapping from 2^31-1 to 0. */
 int32_t producer_sequence_add(int32_t first, int32_t n);
 

@@ -102,9 +102,16 @@ Test(producers, idle_ones_are_forgotten)
 
     note(&ps, batch(1, 0, 0, 1));
     producers_note(&ps, &h, 2000);
-    cr_assert_eq(producers_expire(&ps, 1500), 1);
+    cr_assert_eq(producers_expire(&ps, 1500, 3000), 1);
     cr_assert_null(producers_find(&ps, 1));
     cr_assert_not_null(producers_find(&ps, 2));
+    /* read from the log: its batches' timestamps say nothing of when they came */
+    h = batch(3, 0, 0, 1);
+    producers_note(&ps, &h, PRODUCER_LOADED);
+    cr_assert_eq(producers_expire(&ps, 1500, 3000), 0);
+    cr_assert_eq(producers_expire(&ps, 3000, 4000), 1, "2 goes");
+    cr_assert_not_null(producers_find(&ps, 3));
+    cr_assert_eq(producers_expire(&ps, 3001, 4000), 1);
     producers_fini(&ps);
 }
 
