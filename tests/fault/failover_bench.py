@@ -107,7 +107,7 @@ def fill(cluster, partitions):
         assert client.connection(client.any_nodes()[0]).create_topic(topic, count) in (0, 36)
         eventually(lambda topic=topic, count=count: len(client.refresh(topic)) == count, 20)
         for p, node in client.leaders.items():
-            assert eventually(lambda p=p, node=node, topic=topic: client.connection(node).produce(topic, p, batch([b"x"]))[0] == 0, 20)
+            assert eventually(lambda p=p, node=node, topic=topic: client.connection(node).produce(topic, p, batch([b"x"], timestamp=int(time.time() * 1000)))[0] == 0, 20)
     client.close()
     print("%d topic partitions with a record each after %.1f s" % (partitions, time.monotonic() - begin), flush=True)
 

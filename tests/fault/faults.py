@@ -258,7 +258,7 @@ def minority_refuses_produce(r, node):
         k = Kafka(node.ports["kafka"], host=node.host, timeout=4)
         for partition in range(r.load.lanes):
             kafka.streams[str(partition)].sent.add(b"minority.0")  # should it turn up after all, it is known
-            error, _ = k.produce(kafka.topic, partition, batch([b"minority.0"]))
+            error, _ = k.produce(kafka.topic, partition, batch([b"minority.0"], timestamp=int(time.time() * 1000)))
             if error not in (3, 5, 6, 19, 20, 7):
                 r.wrong("I4 the minority's %s answers Produce to %s-%d with error %d" % (node.name, kafka.topic, partition, error))
     except BROKEN as e:

@@ -133,7 +133,7 @@ class Producer(Client):
             return
         values = [b"%s.%d" % (self.name.encode(), self.base + self.sequence + i) for i in range(self.rng.randint(1, 4))]
         self.stream.sent.update(values)
-        data = batch(values, (self.identity[0], self.identity[1], self.sequence))
+        data = batch(values, (self.identity[0], self.identity[1], self.sequence), int(time.time() * 1000))  # what is old goes by retention
         op = self.history.add(Op(self.name, "kafka", self.lane, "w", self.stream.name, values[0].decode(), time.monotonic()))
         while not self.asked_to_stop.is_set():
             answer = self.once(data)
