@@ -385,14 +385,14 @@ def check_deaths(deaths):
     return ["C8 node %s died by itself with code %s" % (node, code) for node, code, expected in deaths if not expected]
 
 
-def check_resources(before, after, files_slack=64, memory_factor=2.0, memory_slack=256 << 20):
-    """before, after: {node: (open files, resident bytes)}, both without clients."""
+def check_resources(before, after, sockets_slack=32, memory_factor=2.0, memory_slack=256 << 20):
+    """before, after: {node: (open sockets, resident bytes)}, both without clients."""
     problems = []
-    for node, (files, memory) in sorted(after.items()):
+    for node, (sockets, memory) in sorted(after.items()):
         if node not in before:
             continue
         if files > before[node][0] + files_slack:
-            problems.append("C8 node %s: %d open files, %d before the load" % (node, files, before[node][0]))
+            problems.append("C8 node %s: %d open sockets, %d before the load" % (node, sockets, before[node][0]))
         if memory > before[node][1] * memory_factor + memory_slack:
             problems.append("C8 node %s: %d MiB resident, %d before the load" % (node, memory >> 20, before[node][1] >> 20))
     return problems

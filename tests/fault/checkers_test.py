@@ -354,7 +354,7 @@ def crashes_and_leaks_are_found():
     one(c.check_deaths([("n1", -6, False)]), "-6")
     base = {"n1": (50, 30 << 20)}
     assert not c.check_resources(base, {"n1": (60, 100 << 20)})
-    one(c.check_resources(base, {"n1": (500, 30 << 20)}), "open files")
+    one(c.check_resources(base, {"n1": (500, 30 << 20)}), "open sockets")
     one(c.check_resources(base, {"n1": (50, 900 << 20)}), "resident")
 
 

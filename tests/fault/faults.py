@@ -604,7 +604,7 @@ def hostile(r):
                 except OSError as e:
                     r.wrong("20: %s does not accept on its %s port: %s" % (node.name, protocol, e))
     after = r.cluster.resources()
-    for name, (files, memory) in after.items():
+    for name, (_, memory) in after.items():
         if name in before and memory > before[name][1] + (256 << 20):
             r.wrong("20: %s grew from %d to %d MiB" % (name, before[name][1] >> 20, memory >> 20))
     t = r.mark("%d inputs thrown" % n)

@@ -245,8 +245,15 @@ class Node:
         with open("/proc/%d/statm" % self.pid) as f:
             return int(f.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
-    def open_files(self):
-        return len(os.listdir("/proc/%d/fd" % self.pid))
+    def open_sockets(self):
+        """Descriptors of files come and go with the logs; those of clients must go with them."""
+        n, folder = 0, "/proc/%d/fd" % self.pid
+        for fd in os.listdir(folder):
+            try:
+                n += os.readlink(os.path.join(folder, fd)).startswith("socket:")
+            except OSError:
+                pass
+        return n
 
 
 # ---- a cluster --------------------------------------------------------------------------------------------------------------------
@@ -430,7 +437,7 @@ class Cluster:
         return [x for n in self.nodes.values() if os.path.exists(n.log_path) for x in leaderships(n.name, n.log().splitlines())]
 
     def resources(self):
-        return {n.name: (n.open_files(), n.rss()) for n in self.living()}
+        return {n.name: (n.open_sockets(), n.rss()) for n in self.living()}
 
     def states(self):
         """(node, partition, epoch, offset, hash) of every replica (C5), through the admin verb that tells it; None when there is no such verb."""
