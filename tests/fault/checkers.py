@@ -391,7 +391,7 @@ def check_resources(before, after, sockets_slack=32, memory_factor=2.0, memory_s
     for node, (sockets, memory) in sorted(after.items()):
         if node not in before:
             continue
-        if files > before[node][0] + files_slack:
+        if sockets > before[node][0] + sockets_slack:
             problems.append("C8 node %s: %d open sockets, %d before the load" % (node, sockets, before[node][0]))
         if memory > before[node][1] * memory_factor + memory_slack:
             problems.append("C8 node %s: %d MiB resident, %d before the load" % (node, memory >> 20, before[node][1] >> 20))
