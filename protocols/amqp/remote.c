@@ -252,6 +252,8 @@ static void send_batch(struct amqp_remote *q)
     buf_put_uvarint(text, b->count);
     buf_put_slice(text, buf_slice(&b->messages));
     q->publishing = true;
+    q->publish_node = node;
+    q->publish_epoch = epoch;
     q->publish_call.worker = aw->worker;
     q->publish_call.done = publish_done;
     bus_call(aw->front->o.bus, node, BUS_QUEUE_PUBLISH, buf_slice(text), REMOTE_CALL_MS, &q->publish_call);
@@ -442,8 +444,22 @@ void amqp_remote_turn(struct amqp_worker *aw)
     }
 }
 
+/* The leader that was asked leads no more: whether it answers or is silent, the next one is asked, with the same number (rule 16). Waiting for the old one's connection to be given up would cost seconds. */
+static void turn_to_new_leader(struct amqp_remote *q)
+{
+    int32_t epoch;
+    uint32_t node = remote_target(q, &epoch);
+
+    if (!q->publishing || node == 0 || (node == q->publish_node && epoch == q->publish_epoch))
+        return;
+    bus_call_cancel(&q->publish_call);
+    q->publishing = false;
+    q->retry_us = 0;
+}
+
 static void tick_one(struct amqp_remote *q, uint64_t now_us)
 {
+    turn_to_new_leader(q);
     if ((!list_empty(&q->batches) || !list_empty(&q->ops) || !list_empty(&q->attachments)) && !remote_exists(q)) {
         while (!q->publishing && !list_empty(&q->batches))
             finish_batch(q, 0, NULL);

@@ -115,6 +115,8 @@ struct amqp_remote {
     int32_t number; /* of the first kept batch */
     struct list batches;
     bool publishing;
+    uint32_t publish_node; /* who was asked, as leader of that epoch */
+    int32_t publish_epoch;
     struct bus_call publish_call;
     /* operations */
     struct list ops;

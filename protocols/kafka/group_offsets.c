@@ -151,6 +151,7 @@ struct fetched {
     struct kout *o;
     struct slice group;
     struct kv_ctx *kv;
+    struct kafka_commit *commit; /* what is shown is committed when it is told (rule 14) */
 };
 
 static void put_offset(struct kout *o, int32_t index, const struct group_offset *at, int16_t code)
@@ -252,6 +253,7 @@ static int put_group_topics(struct fetched *x, struct kin *in)
     struct partition_guard g;
     int entered = kafka_enter(x->s, partition, &g);
     int64_t n;
+    int err;
 
     if (entered != 0)
         return entered;
@@ -263,7 +265,11 @@ static int put_group_topics(struct fetched *x, struct kin *in)
     if (n < 0)
         put_all_topics(x);
     kout_array_end(x->o);
-    return kafka_group_leave(x->s->front, &g, partition, NULL);
+    err = kafka_group_leave(x->s->front, &g, partition, NULL);
+    /* An offset that only this node has may be taken back by a failover, and who read it would have gone on from there. */
+    if (err == 0 && log_replicated(g.main))
+        log_commit_add(&x->commit->c, g.main, g.end);
+    return err;
 }
 
 static void put_no_topics(struct fetched *x, struct kin *in)
@@ -277,7 +283,8 @@ static void put_no_topics(struct fetched *x, struct kin *in)
 
 int kafka_handle_offset_fetch(struct kafka_session *s, struct kafka_request *rq)
 {
-    struct fetched x = {.s = s, .rq = rq};
+    struct fetched x = {.s = s, .rq = rq, .commit = kafka_commit_new(s)};
+    uint64_t hold = conn_hold(s->conn);
     struct kafka_reply r;
     struct kin in;
     int err = 0;
@@ -295,6 +302,7 @@ int kafka_handle_offset_fetch(struct kafka_session *s, struct kafka_request *rq)
     }
     if (err == KAFKA_RETRY) {
         kafka_reply_drop(&r);
+        kafka_commit_drop(x.commit, hold);
         return KAFKA_RETRY;
     }
     kout_i16(x.o, "ErrorCode", kafka_coordinator_code(err));
@@ -307,6 +315,7 @@ int kafka_handle_offset_fetch(struct kafka_session *s, struct kafka_request *rq)
         err = put_group_topics(&x, &in);
         if (err == KAFKA_RETRY) { /* nothing was changed: once more from the beginning */
             kafka_reply_drop(&r);
+            kafka_commit_drop(x.commit, hold);
             return KAFKA_RETRY;
         }
         if (err != 0)
@@ -315,6 +324,7 @@ int kafka_handle_offset_fetch(struct kafka_session *s, struct kafka_request *rq)
     }
     kout_array_end(x.o);
     kafka_reply_end(s, &r);
+    (void)kafka_commit_arm_held(x.commit, hold);
     return KAFKA_DONE;
 }
 

@@ -124,6 +124,29 @@ struct kafka_commit *kafka_commit_new(struct kafka_session *s)
     return k;
 }
 
+bool kafka_commit_arm_held(struct kafka_commit *k, uint64_t hold)
+{
+    struct kafka_session *s = k->session;
+
+    if (log_commit_arm(&k->c)) {
+        commit_free(k);
+        conn_hold_release(s->conn, hold);
+        return false;
+    }
+    k->hold = hold;
+    list_push_back(&s->commits, &k->node);
+    return true;
+}
+
+void kafka_commit_drop(struct kafka_commit *k, uint64_t hold)
+{
+    struct conn *conn = k->session->conn;
+
+    log_commit_cancel(&k->c);
+    commit_free(k);
+    conn_hold_release(conn, hold);
+}
+
 bool kafka_commit_arm(struct kafka_commit *k)
 {
     struct kafka_session *s = k->session;

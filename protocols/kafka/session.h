@@ -132,6 +132,9 @@ void kafka_commit_init(struct kafka_commit *k, struct kafka_session *s); /* embe
 /* Before the reply is begun: holds the connection's output back until all that was added is committed. Takes
  * `k`. False: it is committed, and gone. */
 bool kafka_commit_arm(struct kafka_commit *k);
+/* For a reply that shows what it then turns out to wait for: `hold` is conn_hold's from before the reply was begun. No deadline. */
+bool kafka_commit_arm_held(struct kafka_commit *k, uint64_t hold);
+void kafka_commit_drop(struct kafka_commit *k, uint64_t hold); /* instead: nothing is waited for */
 /* One log up to `end`; `mark` is that of its guard. */
 void kafka_commit_log(struct kafka_session *s, struct log *l, int64_t end, uint64_t mark);
 
