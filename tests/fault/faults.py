@@ -97,7 +97,7 @@ def kill_leader(r):
     kill_and_restart(r, r.leader(), 3, "leader")
 
 
-@fault("2a", "kill -9 of a node that is not the controller")
+@fault("2a", "kill -9 of a node that is not the controller", short=False)
 def kill_replica(r):
     kill_and_restart(r, r.rng.choice(r.others(r.controller())), 3, "replica")
 
@@ -147,7 +147,7 @@ def pause(r, node, seconds, what):
     r.wait_recovered(woke)
 
 
-@fault("5a", "a leader paused for a second")
+@fault("5a", "a leader paused for a second", short=False)
 def pause_briefly(r):
     pause(r, r.leader(), 1, "leader")
 
@@ -206,7 +206,7 @@ class Late(threading.Thread):
                 op.end = INFINITE
 
 
-@fault("28", "a leader paused for ten seconds with full pipelines; a stale epoch wakes up")
+@fault("28", "a leader paused for ten seconds with full pipelines; a stale epoch wakes up", short=False)
 def stale_leader(r):
     node = r.leader()
     late = Late(r, node)
@@ -270,7 +270,7 @@ def minority_confirms_nothing(r, node):
     try:
         a = Amqp(node.ports["amqp"], host=node.host, timeout=2, **USER)
         a.confirm_select()
-        body = b"minority.0.%d" % int(time.monotonic() * 1000)
+        body = b"minority.%d.0" % int(time.monotonic() * 1000)
         queue.sent.add(body)
         a.publish(queue.name, body)
         try:
@@ -341,7 +341,7 @@ def partition_in_three(r):
     r.wait_recovered(t)
 
 
-@fault("7", "a pair cut, both see the third", net=True)
+@fault("7", "a pair cut, both see the third", short=False, net=True)
 def pair_cut(r):
     a = r.leader()
     b = r.rng.choice(r.others(a))
@@ -397,7 +397,7 @@ def one_way_cut(r):
     one_way(r, False)
 
 
-@fault("8r", "one-way cuts by REJECT", net=True)
+@fault("8r", "one-way cuts by REJECT", short=False, net=True)
 def one_way_reject(r):
     one_way(r, True)
 
@@ -414,7 +414,7 @@ def cable(r, node, seconds):
     r.wait_recovered(up)
 
 
-@fault("9", "a link down for six seconds, TCP backs off", net=True)
+@fault("9", "a link down for six seconds, TCP backs off", short=False, net=True)
 def link_down(r):
     cable(r, r.leader(), 6)
 
