@@ -38,6 +38,16 @@ static void drop_lease(struct member *m)
     partitions_set_lease(m->o.partitions, 0);
 }
 
+static bool is_healthy(struct member *m)
+{
+    if (m->o.healthy == NULL || m->o.healthy(m->o.arg))
+        return true;
+    if (m->lease_until_us != 0)
+        diag_error("this node's logs take nothing any more: it stops leading", "hint=\"replace the disk and start with an empty data directory; the other nodes go on\"");
+    drop_lease(m);
+    return false;
+}
+
 static void take_grants(struct member *m)
 {
     uint64_t applied = topology_view(m->o.topology)->index;
@@ -54,6 +64,8 @@ static void take_grants(struct member *m)
 
 static void granted(struct member *m, uint64_t sent_us, uint64_t index)
 {
+    if (!is_healthy(m))
+        return;
     if (m->grant_count == HEARTBEATS_MAX) {
         memmove(m->grants, m->grants + 1, (HEARTBEATS_MAX - 1) * sizeof(m->grants[0]));
         m->grant_count--;
@@ -116,7 +128,7 @@ static void send_beat(struct member *m)
     struct heartbeat h;
     struct buf payload = {0};
 
-    if (!m->serving || m->stopping || m->alone || topology_node_epoch(m->o.topology) == 0 || controller == 0 || b == NULL)
+    if (!is_healthy(m) || !m->serving || m->stopping || m->alone || topology_node_epoch(m->o.topology) == 0 || controller == 0 || b == NULL)
         return;
     b->busy = true;
     b->sent_us = clock_boot_us(); /* before anything that takes time: the lease counts from here */

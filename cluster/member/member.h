@@ -27,6 +27,8 @@ struct member_options {
     uint32_t replication_factor, min_insync; /* of the configuration, for a cluster that has not stored them yet */
     /* Asked for every heartbeat: ages in ms of the oldest running sync round and of the last pass of the replication thread (rule 25). */
     void (*ages)(void *arg, uint32_t *ret_sync_ms, uint32_t *ret_replication_ms);
+    /* False when this node may keep nothing any more (a sync failed, rule 6): it sends no heartbeat and gives its lease up, so that others lead and count without it. NULL: always true. */
+    bool (*healthy)(void *arg);
     /* The controller, or gomsgctl through it, wants this node to hand the partition over to `to` (rule 21). */
     void (*hand_over)(void *arg, uint32_t partition, uint32_t to);
     void *arg;

@@ -192,6 +192,13 @@ static void ages(void *arg, uint32_t *ret_sync_ms, uint32_t *ret_replication_ms)
     *ret_replication_ms = __atomic_load_n(&s->replicating, __ATOMIC_ACQUIRE) ? replication_age_ms(s->replication) : 0;
 }
 
+static bool healthy(void *arg)
+{
+    struct server *s = arg;
+
+    return log_store_health(s->logs) == 0;
+}
+
 static void hand_over(void *arg, uint32_t partition, uint32_t to)
 {
     struct server *s = arg;
@@ -215,6 +222,7 @@ static int make_member(struct server *s)
         .replication_factor = (uint32_t)c->cluster_replication_factor,
         .min_insync = c->cluster_min_insync == 2 ? 0 : (uint32_t)c->cluster_min_insync, /* 0 is rule 12's default: 2, but 1 for fewer than three replicas */
         .ages = ages,
+        .healthy = healthy,
         .hand_over = hand_over,
         .arg = s,
     };

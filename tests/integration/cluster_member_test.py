@@ -275,8 +275,31 @@ def a_node_that_joins_gets_replicas_and_one_is_enough_to_begin_with():
         healthy(c)
 
 
+def a_node_whose_disk_fails_leads_no_more_and_counts_no_more():
+    with Cluster(3) as c:
+        healthy(c)
+        victim = others(c, c.controller())[0]
+        number = node_id(victim)
+        victim.stop()
+        victim.start(wait="resp", env={"GOMSG_FAILPOINT": "sync:8:eio"})
+        healthy(c)
+        survivor = others(c, victim)[0]
+        # Writes to its partitions make it sync, until a round fails.
+        keys = [key_of(p["partition"]) for p in partitions(survivor)]
+        eventually(lambda: [by.append(ask(m, "SET", k, "v")) for by in ([],) for m in c.members for k in keys] and "it stops leading" in victim.log(), timeout=30, every=0.2)
+        for m in others(c, victim):
+            eventually(lambda m=m: all(p["leader"] not in (0, number) and number not in members(p["insync"]) for p in partitions(m)), timeout=20)
+        for k in keys:
+            eventually(lambda k=k: any(ask(m, "SET", k, "w") == b"OK" for m in others(c, victim)), timeout=10)
+        assert isinstance(ask(victim, "SET", keys[0], "x"), RespError)
+        victim.kill()
+        victim.start(wait="resp")
+        healthy(c)
+
+
 if __name__ == "__main__":
     run_tests([three_nodes_hold_every_partition_and_share_the_leaderships, a_dead_process_is_fenced_when_all_see_it_and_returns_to_the_in_sync_sets,
                leaderships_move_by_hand_and_return_to_the_first_choice, a_silent_node_is_fenced_and_does_not_serve_by_what_it_believed, the_controller_that_leads_partitions_is_replaced_in_both,
                the_controller_that_sleeps_is_replaced_and_loses_its_lease, a_minority_of_one_has_no_lease_and_gets_it_back,
-               all_processes_killed_come_back_with_a_leader_for_everything, a_node_that_joins_gets_replicas_and_one_is_enough_to_begin_with])
+               all_processes_killed_come_back_with_a_leader_for_everything, a_node_that_joins_gets_replicas_and_one_is_enough_to_begin_with,
+               a_node_whose_disk_fails_leads_no_more_and_counts_no_more])
