@@ -532,7 +532,7 @@ int amqp_remote_get(struct amqp_channel *ch, const struct topo_queue *tq, bool n
     struct amqp_remote *q;
     struct amqp_attachment *a;
 
-    *ret_source = amqp_source_new(ch, tq, NULL);
+    *ret_source = amqp_source_new(ch, tq, NULL, 0);
     if (s->wait != NULL && s->wait->asked)
         return answer_of(s, ret_err, ret_answer);
     q = remote_get(s->aw, tq->id, tq->partition, tq->exclusive ? tq->owner_node : 0, tq->durable && !tq->exclusive);

@@ -240,13 +240,13 @@ static void run_publish(struct amqp_batch *b, const struct amqp_op *op, struct q
         publish_failed(b, op, err);
 }
 
-static void run_settle(struct amqp_batch *b, const struct amqp_op *op, struct queue *q, int32_t epoch)
+static void run_settle(struct amqp_batch *b, const struct amqp_op *op, struct queue *q, bool clustered)
 {
     struct amqp_channel *ch = op->channel;
     struct amqp_consumer *c = ch->sources[op->source].consumer;
 
     /* Led elsewhere in between: what the engine knew of these deliveries is gone, they must be claimed. */
-    if (GM_UNLIKELY(ch->sources[op->source].epoch != epoch && !ch->sources[op->source].home)) {
+    if (GM_UNLIKELY(clustered && !ch->sources[op->source].home && (q == NULL || ch->sources[op->source].opened != queue_opened(q)))) {
         amqp_remote_adopt(ch, op->source);
         for (uint32_t i = 0; i < op->count; i++)
             amqp_remote_settle(ch, op->source, op->how, &b->handles[op->item + i]);
@@ -283,7 +283,7 @@ static void run_part(struct amqp_session *s, struct amqp_batch *b, const struct 
                 publish_failed(b, op, err);
         }
         if (op->kind == AMQP_OP_SETTLE)
-            run_settle(b, op, q, partition_epoch(g->p));
+            run_settle(b, op, q, s->front->o.bus != NULL);
         else if (q != NULL && short_of_replicas && b->publishes[op->item].persistent && (b->publishes[op->item].confirm != 0 || b->transaction))
             publish_failed(b, op, ERR_NO_REPLICAS);
         else if (q != NULL)

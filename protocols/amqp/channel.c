@@ -109,7 +109,7 @@ static int requeue_source(struct amqp_channel *ch, uint16_t source)
     if (err == 0) {
         q = queue_find(partition_queues(g.p), src->queue_id);
         /* After another leadership in between everything unsettled is ready already. */
-        if (q != NULL && (src->home || src->epoch == partition_epoch(g.p)))
+        if (q != NULL && src->opened == queue_opened(q))
             queue_settle(q, NULL, QUEUE_REQUEUE, handles, n);
         (void)partition_leave(&g);
     }

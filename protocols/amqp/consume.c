@@ -11,13 +11,14 @@
 
 /* ---- sources ------------------------------------------------------------------------------------------- */
 
-uint16_t amqp_source_new(struct amqp_channel *ch, const struct topo_queue *q, struct amqp_consumer *consumer)
+uint16_t amqp_source_new(struct amqp_channel *ch, const struct topo_queue *q, struct amqp_consumer *consumer, uint64_t opened)
 {
     uint32_t i;
 
     if (consumer == NULL) {
         for (i = 0; i < ch->source_cap; i++) {
-            if (ch->sources[i].used && ch->sources[i].get && ch->sources[i].queue_id == q->id)
+            if (ch->sources[i].used && ch->sources[i].get && ch->sources[i].queue_id == q->id && ch->sources[i].opened == opened &&
+                (opened == 0 || ch->sources[i].attachment == NULL))
                 return (uint16_t)i;
         }
     }
@@ -38,7 +39,7 @@ uint16_t amqp_source_new(struct amqp_channel *ch, const struct topo_queue *q, st
                                           .get = consumer == NULL,
                                           .durable = q->durable && !q->exclusive,
                                           .home = q->exclusive,
-                                          .epoch = partition_epoch(partitions_get(ch->session->front->o.partitions, q->partition))};
+                                          .opened = opened};
     return (uint16_t)i;
 }
 
@@ -135,11 +136,11 @@ static void consumer_discard(struct amqp_consumer *c)
     mem_free(c);
 }
 
-static void consumer_enlist(struct amqp_consumer *c, const struct topo_queue *tq)
+static void consumer_enlist(struct amqp_consumer *c, const struct topo_queue *tq, uint64_t opened)
 {
     struct amqp_channel *ch = c->channel;
 
-    c->source = amqp_source_new(ch, tq, c);
+    c->source = amqp_source_new(ch, tq, c, opened);
     list_push_back(&ch->consumers, &c->node);
     ch->consumer_count++;
     amqp_count(&c->aw->count.consumers, 1);
@@ -180,7 +181,7 @@ static int consume_remote(struct amqp_channel *ch, const struct amqp_basic_consu
 {
     struct amqp_consumer *c = consumer_new(ch, tq, m, priority);
 
-    consumer_enlist(c, tq);
+    consumer_enlist(c, tq, 0);
     amqp_session_wait(ch->session)->consumer = c;
     amqp_remote_consume_begin(c, tq);
     return AMQP_AGAIN;
@@ -234,7 +235,7 @@ int amqp_on_basic_consume(struct amqp_channel *ch, const struct amqp_basic_consu
         /* Deliveries are encoded at the turn's end, behind consume-ok. */
         added = queue_consumer_add(q, &c->qc, worker_wall_ms(s->aw->worker));
         if (added == 0)
-            consumer_enlist(c, tq);
+            consumer_enlist(c, tq, queue_opened(q));
     }
     (void)partition_leave(&g);
     if (q == NULL || added < 0) {

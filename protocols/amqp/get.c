@@ -9,6 +9,7 @@
 struct getting {
     struct amqp_channel *channel;
     const struct topo_queue *queue;
+    uint64_t opened; /* of the engine's queue */
     size_t count_at; /* of message-count, in the worker's scratch */
     bool no_ack;
 };
@@ -26,7 +27,7 @@ static bool deliver_get(void *arg, const struct queue_delivery *d)
     if (get->no_ack) {
         m.delivery_tag = amqp_unacked_skip(&ch->unacked);
     } else {
-        h.consumer = amqp_source_new(ch, get->queue, NULL);
+        h.consumer = amqp_source_new(ch, get->queue, NULL, get->opened);
         ch->sources[h.consumer].outstanding++;
         m.delivery_tag = amqp_unacked_push(&ch->unacked, &h);
     }
@@ -174,6 +175,8 @@ int amqp_on_basic_get(struct amqp_channel *ch, const struct amqp_basic_get *m)
         return amqp_queue_unavailable(ch, name, err);
     log_commit_init(&wait->commit, s->aw->worker, reserved);
     q = amqp_queue_enter(s, partition_queues(g.p), get.queue->id, &err);
+    if (q != NULL)
+        get.opened = queue_opened(q);
     if (q != NULL)
         err = queue_get(q, m->no_ack, &take, worker_wall_ms(s->aw->worker));
     (void)partition_leave(&g);

@@ -322,9 +322,11 @@ static int on_attach(struct ask *a)
         return refuse(a, err);
     if (fresh)
         c = served_new(a, id);
-    if (c->attached && c->qc.queue == NULL) { /* the queue was lost and found again */
-        served_detach(c, worker_wall_ms(a->v->worker));
+    if (c->opened != queue_opened(a->q)) { /* the queue was lost and found again: what it held is ready */
+        if (c->attached)
+            served_detach(c, worker_wall_ms(a->v->worker));
         holding_clear(&c->holding);
+        c->opened = queue_opened(a->q);
     }
     c->qc.no_ack = (a->head.flags & FORWARD_NO_ACK) != 0;
     c->qc.exclusive = (a->head.flags & FORWARD_EXCLUSIVE) != 0;
@@ -368,7 +370,9 @@ static int on_detach(struct ask *a)
     if (a->q == NULL && err != ERR_NOT_FOUND)
         return refuse(a, err);
     if (c != NULL) {
-        if (a->q != NULL && (a->head.flags & FORWARD_REQUEUE) != 0)
+        if (a->q == NULL || c->opened != queue_opened(a->q))
+            holding_clear(&c->holding);
+        else if ((a->head.flags & FORWARD_REQUEUE) != 0)
             served_requeue_all(a->q, c);
         if (c->attached)
             served_detach(c, worker_wall_ms(a->v->worker));
@@ -423,11 +427,13 @@ static int on_settle(struct ask *a)
     again = a->r;
     for (uint64_t i = 0; i < n; i++) { /* all are known, or none is settled */
         uint64_t id = reader_be64(&again), k;
+        const struct served *c;
 
         reader_u8(&again);
         k = forward_get_count(&again, FORWARD_HANDLE_SIZE);
         reader_take(&again, (size_t)k * FORWARD_HANDLE_SIZE);
-        if (served_find(a->v, a->node_id, a->node_epoch, id) == NULL)
+        c = served_find(a->v, a->node_id, a->node_epoch, id);
+        if (c == NULL || c->opened != queue_opened(a->q))
             return say(a, FORWARD_NOT_ATTACHED);
     }
     for (uint64_t i = 0; i < n; i++) {
@@ -481,6 +487,8 @@ static int on_get(struct ask *a)
     a->q = open_queue(a->v, partition_queues(a->g.p), a->head.queue_id, &err);
     if (a->q == NULL)
         return refuse(a, err);
+    if (c->opened != queue_opened(a->q))
+        return say(a, FORWARD_NOT_ATTACHED);
     commit = mem_zalloc(sizeof(*commit));
     log_commit_init(commit, a->v->worker, NULL);
     buf_clear(out);

@@ -415,7 +415,7 @@ static void drop(struct served *c)
     }
     if (err == 0) {
         q = queue_find(partition_queues(g.p), c->queue_id);
-        if (q != NULL && (!c->attached || c->qc.queue == q))
+        if (q != NULL && c->opened == queue_opened(q))
             served_requeue_all(q, c);
         if (c->attached)
             served_detach(c, worker_wall_ms(v->worker));

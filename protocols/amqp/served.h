@@ -43,6 +43,7 @@ struct served {
     uint32_t generation;
     uint32_t partition;
     uint64_t queue_id;
+    uint64_t opened; /* of which opening of the queue its deliveries are: those of a former one are no more */
     bool home;
     bool attached; /* to its queue */
     bool broken, deleted;

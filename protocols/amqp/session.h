@@ -181,7 +181,7 @@ struct amqp_source {
     bool durable; /* the queue's log is on disk */
     bool dirty;   /* settled something since the last synchronous reply (rule 8) */
     bool home;    /* an exclusive queue: entered whoever leads its partition (rule 18) */
-    int32_t epoch; /* of the leadership its deliveries are from: those of a former one are claimed anew */
+    uint64_t opened; /* of which opening of the queue its deliveries are (queue_opened): those of a former one are claimed anew. 0: of a remote queue */
     struct amqp_attachment *attachment; /* its queue is led elsewhere; NULL: here */
 };
 
@@ -326,8 +326,8 @@ void amqp_tx_rollback(struct amqp_channel *ch); /* also of a channel without one
 void amqp_tx_free(struct amqp_channel *ch);
 
 /* Sources (consume.c). */
-uint16_t amqp_source_new(struct amqp_channel *ch, const struct topo_queue *q,
-                         struct amqp_consumer *consumer); /* consumer NULL: basic.get's */
+uint16_t amqp_source_new(struct amqp_channel *ch, const struct topo_queue *q, struct amqp_consumer *consumer,
+                         uint64_t opened); /* consumer NULL: basic.get's */
 void amqp_source_release(struct amqp_channel *ch,
                          uint16_t index); /* when it lost its consumer or its last delivery */
 void amqp_source_settled(struct amqp_channel *ch, uint16_t index, bool dirty); /* one delivery was settled */

@@ -123,6 +123,7 @@ struct queue {
     struct queue_job *warm;                  /* a warming for the expiry tick is under way */
     bool tick_cold;                          /* what the tick wants was warmed */
 
+    uint64_t opened; /* which opening of a queue of this process it is */
     struct queue_producer *producers; /* owned; those who forward to it, rule 16 */
     uint32_t producer_count, producer_cap;
 

@@ -155,6 +155,8 @@ struct queue_info {
 };
 void queue_info(const struct queue *q, struct queue_info *ret);
 uint64_t queue_id(const struct queue *q);
+/* Differs each time a queue is opened: deliveries of a former opening mean nothing here and must be claimed (queue_claim). Never 0. */
+uint64_t queue_opened(const struct queue *q);
 uint64_t queue_ready(const struct queue *q);
 uint64_t queue_unacked(const struct queue *q);
 uint32_t queue_consumers(const struct queue *q);

@@ -352,6 +352,8 @@ void queue_spec_init(struct queue_spec *s, uint64_t id)
         .id = id, .message_ttl_ms = -1, .expires_ms = -1, .max_length = -1, .max_length_bytes = -1};
 }
 
+static _Atomic uint64_t openings;
+
 int queue_open(struct queue_table *t, const struct queue_spec *spec, int64_t now_ms, struct queue **ret)
 {
     struct queue *q = queue_find(t, spec->id);
@@ -368,6 +370,7 @@ int queue_open(struct queue_table *t, const struct queue_spec *spec, int64_t now
     MAGIC_INIT(q, QUEUE_MAGIC);
     q->table = t;
     q->spec = *spec;
+    q->opened = atomic_fetch_add(&openings, 1) + 1;
     q->on_disk = spec->durable && !spec->exclusive;
     q->cursor_batch = -1;
     q->cursor_place = LOG_NOWHERE;
@@ -482,6 +485,11 @@ void queue_info(const struct queue *q, struct queue_info *ret)
 uint64_t queue_id(const struct queue *q)
 {
     return q->spec.id;
+}
+
+uint64_t queue_opened(const struct queue *q)
+{
+    return q->opened;
 }
 
 uint64_t queue_ready(const struct queue *q)
