@@ -407,14 +407,8 @@ void amqp_remote_take_part(struct amqp_session *s, struct amqp_batch *b, const s
             amqp_remote_publish(s, p, &(struct amqp_target){q->id, q->partition, q->exclusive ? q->owner_node : 0, q->durable && !q->exclusive},
                                 p->confirm != 0 || b->transaction ? b->round : NULL);
             op->kind = AMQP_OP_DONE;
-        } else if (op->kind == AMQP_OP_SETTLE) {
-            if (op->channel->sources[op->source].home)
-                continue;
-            amqp_remote_adopt(op->channel, op->source);
-            for (uint32_t k = 0; k < op->count; k++)
-                amqp_remote_settle(op->channel, op->source, op->how, &b->handles[op->item + k]);
-            op->kind = AMQP_OP_DONE;
         }
+        /* Settlements stay: without a lease the engine still has what they are of, and where it has not, run_settle finds out. */
     }
 }
 
