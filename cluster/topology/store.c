@@ -220,11 +220,10 @@ void store_set_phase(struct topology_store *t, enum topology_phase phase, const 
 static pthread_mutex_t waiter_lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t waiter_cond = PTHREAD_COND_INITIALIZER;
 
-/* `next` is free once answered: it marks the proposal as done for the thread that waits. */
 static void wake_waiter(struct topology_proposal *p)
 {
     CHECK(pthread_mutex_lock(&waiter_lock) == 0);
-    p->next = p;
+    p->answered = true;
     CHECK(pthread_cond_broadcast(&waiter_cond) == 0);
     CHECK(pthread_mutex_unlock(&waiter_lock) == 0);
 }
@@ -234,17 +233,18 @@ int topology_propose_wait(struct topology_store *t, struct topology_proposal *p)
     CHECK(worker_current() == NULL);
     p->worker = NULL;
     p->done = wake_waiter;
+    p->answered = false;
     topology_propose(t, p);
     if (!t->started) {
         /* Alone the disk is written on this thread: a turn or two, and it is done. */
-        for (int i = 0; i < 8 && p->next != p; i++)
+        for (int i = 0; i < 8 && !p->answered; i++)
             store_turn(t);
-        if (p->next != p)
+        if (!p->answered)
             proposals_expire(t, UINT64_MAX);
         return p->err;
     }
     CHECK(pthread_mutex_lock(&waiter_lock) == 0);
-    while (p->next != p)
+    while (!p->answered)
         pthread_cond_wait(&waiter_cond, &waiter_lock);
     CHECK(pthread_mutex_unlock(&waiter_lock) == 0);
     return p->err;
@@ -507,7 +507,7 @@ void topology_close(struct topology_store *t)
         return;
     if (t->own_workers != NULL)
         workers_stop(t->own_workers);
-    t->started = false;
+    __atomic_store_n(&t->started, false, __ATOMIC_RELEASE); /* whoever wakes it from another thread does nothing any more */
     if (t->raft != NULL && t->o.bus == NULL && t->failed == 0)
         store_turn(t); /* what was proposed before this call is still done */
     changes_stop(t);

@@ -241,6 +241,7 @@ struct topology_proposal {
     uint64_t id;             /* of what was created, or found equal */
     int64_t producer_id;     /* ALLOCATE_PRODUCER_IDS: first of the block */
     uint64_t seq, term, deadline_us; /* private */
+    bool answered;           /* private: of topology_propose_wait */
 };
 /* Any thread. Commands proposed in order by one thread are applied in that order while one node leads; many are synced together. */
 void topology_propose(struct topology_store *t, struct topology_proposal *p);
