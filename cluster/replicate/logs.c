@@ -275,7 +275,7 @@ void rlog_drop(struct rlog *l, bool delete_files)
     if (l->pos != NULL) {
         for (unsigned i = 0; i < part->follower_count; i++) {
             if (l->pos[i].behind)
-                part->followers[i].behind--;
+                ASTOREX(&part->followers[i].behind, part->followers[i].behind - 1);
         }
     }
     rlog_positions_drop(l);

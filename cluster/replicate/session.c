@@ -39,7 +39,7 @@ void session_answer_later(struct session *s)
 static void note_behind(struct follower *f, struct rpos *pos, bool behind)
 {
     if (pos->behind != behind)
-        f->behind += behind ? 1 : -1;
+        ASTOREX(&f->behind, f->behind + (behind ? 1 : -1)); /* read by whoever asks for the lag */
     pos->behind = behind;
 }
 
@@ -152,7 +152,7 @@ static void reset_positions(struct rpart *part, struct follower *f, unsigned slo
 
         list_remove(&pos->ready);
         if (pos->behind)
-            f->behind--;
+            ASTOREX(&f->behind, f->behind - 1);
         *pos = (struct rpos){.log = l, .slot = slot, .hw_sent = -1, .start_sent = -1, .caught_us = f->caught_us, .cold = pos->cold};
     }
     __atomic_store_n(&f->main_end, -1, __ATOMIC_RELEASE);
