@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import tempfile
 
-from node import BUILD, PATIENCE, eventually, run_tests
+from node import BUILD, PATIENCE, eventually, run_tests, sanitizer_report
 
 GOMSGCTL = os.path.join(BUILD, "gomsgctl")
 
@@ -19,12 +19,21 @@ class Dev:
 
     def __exit__(self, kind, value, trace):
         if kind is not None:
-            for n in (1, 2, 3):
-                path = os.path.join(self.dir, "n%d" % n, "gomsgd.log")
-                if os.path.exists(path):
-                    print("---- %s\n%s" % (path, "".join(open(path).readlines()[-10:])))
+            for path in self.diags():
+                print("---- %s\n%s" % (path, "".join(open(path).readlines()[-10:])))
         subprocess.run([GOMSGCTL, "dev", "down", "--delete", "--dir", self.dir], timeout=60 * PATIENCE, capture_output=True)
         shutil.rmtree(os.path.dirname(self.dir), ignore_errors=True)
+
+    def diags(self):
+        return [p for p in (os.path.join(self.dir, "n%d" % n, "gomsgd.log") for n in (1, 2, 3)) if os.path.exists(p)]
+
+    def check_diags(self):
+        """No sanitizer has anything to say; while the directory is still there."""
+        assert len(self.diags()) == 3
+        for path in self.diags():
+            with open(path, errors="replace") as f:
+                report = sanitizer_report(f.read())
+            assert report is None, report
 
     def run(self, *args, code=0):
         r = subprocess.run([GOMSGCTL, "--json", "dev"] + [str(a) for a in args] + ["--dir", self.dir], capture_output=True, text=True,
@@ -77,6 +86,8 @@ def a_cluster_comes_up_is_broken_and_mended():
         dev.run("up")
         r = subprocess.run(["redis-cli", "-c", "-p", redis, "GET", "k"], capture_output=True, text=True, timeout=20 * PATIENCE)
         assert r.stdout.strip() == "v", r
+        dev.run("down")
+        dev.check_diags()
         dev.run("down", "--delete")
         assert not os.path.exists(dev.dir)
 

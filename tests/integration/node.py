@@ -24,6 +24,12 @@ class StartError(Exception):
     """The node refused to start; str() is what it said."""
 
 
+def sanitizer_report(said):
+    """What a sanitizer (address, leak, undefined, thread) has said in these diagnostics, from its first line on; None: nothing."""
+    found = re.search(r"^.*(Sanitizer|runtime error:)", said, re.MULTILINE)
+    return None if found is None else said[found.start():][:6000]
+
+
 class Node:
     def __init__(self, *args, data=None, env=None, prefix=(), keep=False):
         self.args = list(args)
@@ -45,8 +51,8 @@ class Node:
             # Nothing is wrong: end it in order, which also tells what a sanitizer has to say.
             if kind is None and self.alive():
                 self.stop()
-            for line in self.log().splitlines():
-                assert "Sanitizer" not in line and "runtime error:" not in line, line
+            report = sanitizer_report(self.log())
+            assert report is None, report
         finally:
             self.kill()
             if kind is None and not self.keep:
