@@ -6,7 +6,6 @@
  *
  * The dialler says hello first and proves first: whoever merely connects to us learns no proof that he could guess the secret from. */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -312,7 +311,7 @@ static void move_to_data(struct link *l)
 {
     struct conn *c = l->conn;
     struct move *v;
-    int fd = fcntl(conn_fd(c), F_DUPFD_CLOEXEC, 0);
+    int fd = conn_take_socket(c);
 
     if (fd < 0) {
         link_end(l, BUS_DOWN_CLOSED, "");
@@ -323,7 +322,6 @@ static void move_to_data(struct link *l)
     list_remove(&l->node);
     l->conn = NULL;
     c->session = NULL;
-    conn_abort(c, ERR_CANCELLED); /* closes its descriptor, not the socket */
     l->channel = BUS_DATA;
     l->worker = l->bus->workers[BUS_DATA];
     v = mem_alloc(sizeof(*v));

@@ -15,9 +15,11 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -566,6 +568,37 @@ void conn_abort(struct conn *conn, int reason)
     ev_io_stop(w->loop, &c->wio);
     list_remove(&c->resume);
     list_push_back(&w->dead, &c->dead_node);
+}
+
+/* epoll's registrations belong to the socket: one that lives on under another descriptor keeps its place in the set after the close, and every
+ * event of it wakes this loop, which then asks epoll to change a descriptor that may be anybody's by now. libev, which counts on the close, has
+ * no call for this and no name for its epoll descriptor but in a watcher that embeds the loop into another. */
+static void poll_set_forget(struct ev_loop *loop, int fd)
+{
+    struct ev_loop *outer = ev_loop_new(EVBACKEND_POLL | EVFLAG_NOENV);
+    struct epoll_event unused = {0};
+    ev_embed embed;
+
+    if (outer == NULL)
+        return; /* out of descriptors: some needless turns, no harm */
+    ev_embed_init(&embed, NULL, loop);
+    ev_embed_start(outer, &embed);
+    epoll_ctl(embed.io.fd, EPOLL_CTL_DEL, fd, &unused);
+    ev_embed_stop(outer, &embed);
+    ev_loop_destroy(outer);
+}
+
+int conn_take_socket(struct conn *conn)
+{
+    struct conn_impl *c = conn_impl(conn);
+    int fd = fcntl(c->fd, F_DUPFD_CLOEXEC, 0);
+
+    CHECK(worker_is_here(conn->worker));
+    if (fd < 0)
+        return -1;
+    conn_abort(conn, ERR_CANCELLED); /* closes its descriptor, not the socket */
+    poll_set_forget(conn->worker->loop, c->fd);
+    return fd;
 }
 
 bool conn_closing(const struct conn *conn)

@@ -71,6 +71,8 @@ struct conn {
 /* Makes a connected socket a connection of this worker and runs `open`. Takes fd, closed on failure too;
  * conn_listener_arg gives `arg`. 0 or what `open` returned. ret may be NULL. */
 int conn_adopt(struct worker *w, int fd, const struct conn_ops *ops, void *arg, struct conn **ret);
+/* On its worker: ends the connection but not its socket, which another worker may adopt: a descriptor of it, or -1 (errno) and nothing was done. */
+int conn_take_socket(struct conn *c);
 
 /* ---- output
  * --------------------------------------------------------------------------------------------------- */
