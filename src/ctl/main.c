@@ -110,6 +110,8 @@ static redisContext *connect_server(const struct options *o)
         fprintf(stderr, "gomsgctl: cannot reach a server at %s: %s\n", where, c == NULL ? "out of memory" : c->errstr);
         if (o->server == NULL)
             fprintf(stderr, "gomsgctl: name another with -s HOST:PORT or -d DATA_DIR\n");
+        redisFree(c);
+        mem_free(where);
         exit(EXIT_UNREACHABLE);
     }
     timeout.tv_sec = 60;
