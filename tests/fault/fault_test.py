@@ -7,4 +7,7 @@ sys.path[:0] = [os.path.dirname(os.path.abspath(__file__)), os.path.join(os.path
 from rounds import main  # noqa: E402
 
 if __name__ == "__main__":
+    if os.environ.get("GOMSG_TEST_SHORT"):
+        print("skipped: a sanitized build keeps none of the clocks these faults are about; the integration tests of the cluster run with it")
+        sys.exit(77)
     sys.exit(main(["--short", "--limit", "20"] + sys.argv[1:]))
