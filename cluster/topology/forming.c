@@ -14,9 +14,14 @@
  *     node.id: formed yes                       member
  *
  * The seeds' addresses are asked one by one, this node's own among them: that is how it finds out which one it is. */
+#include <arpa/inet.h>
+#include <netdb.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include "base/address.h"
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/diag.h"
@@ -339,6 +344,49 @@ void forming_handle_commit(void *arg, const struct bus_peer *from, struct bus_re
 
 /* ---- joining ---------------------------------------------------------------------------------------------------------------- */
 
+static void say(struct topology_store *t, const char *text)
+{
+    uint64_t now = clock_mono_us();
+    bool same = t->phase == TOPOLOGY_FORMING && strcmp(t->form_said, text) == 0;
+
+    store_set_phase(t, TOPOLOGY_FORMING, "%s", text);
+    if (now - t->form_said_us < (same || t->form_said[0] == '\0' ? SAY_US : FIRST_SAY_US))
+        return;
+    t->form_said_us = now;
+    snprintf(t->form_said, sizeof(t->form_said), "%s", text);
+    diag_info("this node is in no cluster yet", "state=\"%s\"", text);
+}
+
+/* The address by which this machine reaches a seed, which is the one it is reached by where nobody translates addresses: of a connected datagram socket, over which nothing is sent. Only of seeds written as numbers, since
+ * names would have to be asked for. */
+static bool address_towards(struct topology_store *t, const char *seed)
+{
+    char host[300], port[8], text[INET6_ADDRSTRLEN];
+    struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV, .ai_socktype = SOCK_DGRAM}, *to = NULL;
+    struct sockaddr_storage local;
+    socklen_t size = sizeof(local);
+    struct address a;
+    bool found = false;
+    int fd = -1;
+
+    if (address_parse(seed, &a) < 0 || a.is_unix)
+        return false;
+    snprintf(host, sizeof(host), "%s", a.host);
+    snprintf(port, sizeof(port), "%u", a.port);
+    if (getaddrinfo(host, port, &hints, &to) != 0)
+        return false;
+    fd = socket(to->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && connect(fd, to->ai_addr, to->ai_addrlen) == 0 && getsockname(fd, (struct sockaddr *)&local, &size) == 0 &&
+        getnameinfo((struct sockaddr *)&local, size, text, sizeof(text), NULL, 0, NI_NUMERICHOST) == 0) {
+        snprintf(t->own_address, sizeof(t->own_address), strchr(text, ':') != NULL ? "[%s]:%u" : "%s:%u", text, bus_port(t->o.bus));
+        found = true;
+    }
+    if (fd >= 0)
+        close(fd);
+    freeaddrinfo(to);
+    return found;
+}
+
 static void joined(struct bus_call *call, int err, struct slice payload)
 {
     struct topology_store *t = CONTAINER_OF(call, struct topology_store, join_call);
@@ -377,8 +425,10 @@ static void join(struct topology_store *t, unsigned seed)
 
     if (t->joining)
         return;
+    if (own == NULL && address_towards(t, t->o.seeds[seed]))
+        own = t->own_address;
     if (own == NULL) {
-        store_set_phase(t, TOPOLOGY_FORMING, "this node is none of cluster.seeds and listens on every interface: set cluster.advertise to the address the others reach it by");
+        say(t, "this node is none of cluster.seeds and listens on every interface: set cluster.advertise to the address the others reach it by");
         return;
     }
     store_set_phase(t, TOPOLOGY_FORMING, "joining the cluster of %s", t->o.seeds[seed]);
@@ -406,19 +456,6 @@ static void adopt_from(struct topology_store *t, unsigned seed)
     memcpy(cluster, t->form_seeds[seed].cluster_id, 16);
     forming_adopt(t, cluster, members, n);
     mem_free(members);
-}
-
-static void say(struct topology_store *t, const char *text)
-{
-    uint64_t now = clock_mono_us();
-    bool same = t->phase == TOPOLOGY_FORMING && strcmp(t->form_said, text) == 0;
-
-    store_set_phase(t, TOPOLOGY_FORMING, "%s", text);
-    if (now - t->form_said_us < (same || t->form_said[0] == '\0' ? SAY_US : FIRST_SAY_US))
-        return;
-    t->form_said_us = now;
-    snprintf(t->form_said, sizeof(t->form_said), "%s", text);
-    diag_info("this node is in no cluster yet", "state=\"%s\"", text);
 }
 
 static pthread_mutex_t word_lock = PTHREAD_MUTEX_INITIALIZER;

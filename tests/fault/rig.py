@@ -31,7 +31,7 @@ from wire import Kafka, Resp, RespError  # noqa: E402
 
 BUILD = os.environ.get("build") or os.path.abspath(os.path.join(HERE, "..", "..", "build"))
 REQUIRE = os.environ.get("GOMSG_REQUIRE_RIG") == "1"
-PATIENCE = float(os.environ.get("GOMSG_TEST_PATIENCE", "1"))  # of every wait: sanitized builds are slow
+PATIENCE = float(os.environ.get("GOMSG_TEST_PATIENCE", "3" if os.environ.get("GOMSG_TEST_SHORT") else "1"))  # of every wait: sanitized builds are slow
 PROTOCOLS = ("resp", "kafka", "amqp", "http")
 PORTS = {"resp": 6379, "kafka": 9092, "amqp": 5672, "http": 15672, "cluster": 9000}
 PR_SET_PDEATHSIG = 1
