@@ -487,6 +487,7 @@ void amqp_remote_adopt(struct amqp_channel *ch, uint16_t source)
 
     if (src->attachment != NULL)
         return;
+    CHECK(c == NULL || c->qc.queue == NULL); /* as a remote one it is freed without the engine hearing of it */
     if (c != NULL && c->committing) {
         log_commit_cancel(&c->commit);
         c->committing = false;

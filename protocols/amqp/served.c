@@ -202,6 +202,7 @@ static void deliver_done(struct bus_call *call, int err, struct slice payload)
         return; /* attached anew since: that has told what arrived */
     if (err != 0) {
         c->broken = true;
+        served_ready(c);
         return;
     }
     if (payload.len == 1 && payload.data[0] == FORWARD_NOT_ATTACHED) {
@@ -289,9 +290,9 @@ static uint32_t take(struct served *c, int64_t now_ms, bool *ret_arm)
 
     *ret_arm = false;
     buf_clear(&v->out);
-    if (c->warming || c->broken)
+    if (c->warming)
         return 0;
-    if (free_call(c) == NULL) {
+    if (c->broken || free_call(c) == NULL) { /* what it was granted goes to others meanwhile */
         if (!c->full) {
             c->full = true;
             queue_consumer_pause(&c->qc);

@@ -84,7 +84,7 @@ static void *maintenance_main(void *arg)
                 continue;
             if (tick % EXPIRE_TICKS == 0 && ALOADX(&p->expires) != 0)
                 expire(p);
-            if (partition_role(p) == PARTITION_LEADER)
+            if (partition_role(p) == PARTITION_LEADER && partitions_lease_ok(ps)) /* without a lease nobody's use of a queue is known here */
                 partition_queues_tick(&p->queues, now_ms);
         }
         if (tick % SNAPSHOT_TICKS == 0)

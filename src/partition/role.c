@@ -53,6 +53,8 @@ void partition_set_role(struct partition *p, enum partition_role role, int32_t e
     ASTORE(&p->role, (uint32_t)role);
     if (from >= PARTITION_LEADER && role < PARTITION_LEADER)
         stop_leading(p);
+    else if (role == PARTITION_OPENING)
+        partition_queues_close(&p->queues); /* whatever was opened to be looked at: it knows nothing of what was appended since */
     partition_unlock(p);
     if (from == PARTITION_PARKED || role != PARTITION_PARKED)
         partition_unpark_all(p);

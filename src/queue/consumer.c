@@ -149,7 +149,7 @@ int queue_consumer_add(struct queue *q, struct queue_consumer *c, int64_t now_ms
     }
     c->node = c->turn = (struct list){NULL, NULL};
     c->unsettled = c->granted = 0;
-    c->told = c->paused = c->cancelled = c->lost = false;
+    c->paused = c->cancelled = c->lost = false; /* `told` stays: news of a former attachment may be on its way, and a second one beside it would be the same mail twice in a box */
     c->queue = q;
     c->queue_id = q->spec.id;
     list_push_back(&q->consumers, &c->node);

@@ -208,7 +208,7 @@ struct queue_consumer {
 };
 #define QUEUE_TAKE_MAX 64
 
-/* ERR_LOCKED: consumed exclusively, or exclusive was asked for and there are others. */
+/* ERR_LOCKED: consumed exclusively, or exclusive was asked for and there are others. One that was attached before keeps `told`: if it was, it must come and take. */
 int queue_consumer_add(struct queue *q, struct queue_consumer *c, int64_t now_ms);
 /* Detaches; its unsettled deliveries stay so until they are settled with c == NULL. Also for one already
  * detached by queue_delete. True: news was sent and not yet answered by queue_take, so the memory must stay

@@ -239,17 +239,20 @@ static json_t *queue_row(struct server *s, uint64_t id)
     struct partition_guard g;
     struct queue_spec spec;
     struct queue *engine;
-    char flags[4] = "";
+    char flags[4] = "", led[48] = "";
     json_t *row = NULL;
-    int err;
+    int err = 0;
 
     if (q == NULL)
         goto gone;
     amqp_queue_spec(q, &spec);
     partition_enter_background(partitions_get(s->partitions, q->partition), 0, &g);
     engine = queue_find(partition_queues(g.p), id);
-    err = engine == NULL ? queue_open(partition_queues(g.p), &spec, clock_wall_ms(), &engine) : 0;
-    if (err == 0)
+    if (engine == NULL && partition_role(g.p) == PARTITION_LEADER)
+        err = queue_open(partition_queues(g.p), &spec, clock_wall_ms(), &engine);
+    else if (engine == NULL) /* a follower's copy is not opened: what is in it is the leader's business */
+        snprintf(led, sizeof(led), "led by node %u", topo_partition_at(topology_view(s->topology), q->partition)->leader);
+    if (engine != NULL)
         queue_info(engine, &info);
     partition_leave(&g);
     if (q->durable)
@@ -261,7 +264,7 @@ static json_t *queue_row(struct server *s, uint64_t id)
     row = json_pack("{s:o, s:o, s:I, s:I, s:I, s:I, s:s, s:i, s:s}", "vhost", admin_json_slice(q->vhost), "name",
                     admin_json_slice(q->name), "ready", (json_int_t)info.ready, "unacked", (json_int_t)info.unacked, "consumers",
                     (json_int_t)info.consumers, "bytes", (json_int_t)info.log_bytes, "flags", flags, "partition",
-                    (int)q->partition, "error", err == 0 ? "" : err_text(err));
+                    (int)q->partition, "error", err == 0 ? led : err_text(err));
 gone:
     topology_unpin(s->topology);
     return row;

@@ -254,7 +254,9 @@ static void role_changed(void *arg, uint32_t partition, bool leader)
 {
     struct server *s = arg;
 
-    if (!leader)
+    if (leader)
+        server_leads(s, partition);
+    else
         resp_front_role_changed(s->resp, partition);
 }
 

@@ -126,6 +126,8 @@ void server_topology_changed(void *arg, const struct topology_change *change); /
 void server_queue_ended(void *arg, uint64_t queue_id, uint32_t partition);
 /* Before AMQP opens. On the main thread. */
 void server_open_expiring_queues(struct server *s);
+/* This node began to lead a partition: those of it, in the background. Any thread. */
+void server_leads(struct server *s, uint32_t partition);
 
 /* ---- gauges.c ------------------------------------------------------------------------------------------------------------- */
 void server_register_gauges(struct server *s);

@@ -1,6 +1,6 @@
 check_PROGRAMS += unit-queue
 TESTS += unit-queue
-unit_queue_SOURCES = %D%/ackmap_test.c %D%/cold_test.c %D%/commit_test.c %D%/fixture.c %D%/fixture.h %D%/forward_test.c %D%/heap_test.c %D%/message_test.c \
+unit_queue_SOURCES = %D%/ackmap_test.c %D%/cold_test.c %D%/commit_test.c %D%/consumers_test.c %D%/fixture.c %D%/fixture.h %D%/forward_test.c %D%/heap_test.c %D%/message_test.c \
 	%D%/model_test.c %D%/queue_test.c %D%/replica_test.c %D%/restart_test.c
 unit_queue_CPPFLAGS = $(AM_CPPFLAGS) -I$(srcdir)/%D%
 unit_queue_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS)

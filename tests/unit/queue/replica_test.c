@@ -186,6 +186,30 @@ Test(queue_replica, a_deposed_leader_drops_its_memory_and_tells_consumers_apart_
     fixture_fini(&f);
 }
 
+/* Its news is a mail that may still be in a box: a second one would be the same mail twice in it. */
+Test(queue_replica, who_is_attached_anew_with_news_on_its_way_is_not_told_again_before_it_came)
+{
+    begin();
+    queue_consumer_add(q, &a.c, f.now_ms);
+    publish_n(&f, q, 0, 3);
+    cr_assert_eq(a.news, 1);
+    queue_table_close(f.table);
+    cr_assert(a.c.lost);
+    cr_assert_eq(a.news, 1);
+    cr_assert(queue_consumer_remove(&a.c, f.now_ms), "its news is not answered");
+    q = fixture_queue(&f, 1, true);
+    cr_assert_eq(queue_consumer_add(q, &a.c, f.now_ms), 0);
+    queue_table_flush(f.table, NULL);
+    publish_n(&f, q, 3, 2);
+    cr_assert_eq(a.news, 1);
+    cr_assert_eq(taster_drain(&a), 5);
+    cr_assert_not(a.c.told);
+    publish_n(&f, q, 5, 1);
+    cr_assert_eq(a.news, 2);
+    queue_consumer_remove(&a.c, f.now_ms);
+    fixture_fini(&f);
+}
+
 Test(queue_replica, what_a_follower_has_is_what_its_leader_had)
 {
     struct queue_table *t;
