@@ -165,9 +165,11 @@ static void step_once(void)
         queue_table_tick(f.table, f.now_ms);
         break;
     case 94:
-        queue_table_close(f.table);
-        memset(queues, 0, sizeof(queues));
-        forget_handles_of_lost();
+        if (rand_below(&r, 4) == 0) {
+            queue_table_close(f.table);
+            memset(queues, 0, sizeof(queues));
+            forget_handles_of_lost();
+        }
         break;
     case 95:
         if (queues[k] != NULL && rand_below(&r, 3) == 0) {
