@@ -70,24 +70,44 @@ static void tell_all(struct bus *b, enum bus_channel channel)
         link_say_identity(LIST_ENTRY(n, struct link, node));
 }
 
-struct tell_mail {
+static void judge_all(struct bus *b, enum bus_channel channel)
+{
+    LIST_FOREACH_SAFE (n, &b->links[channel])
+        link_judge_again(LIST_ENTRY(n, struct link, node));
+}
+
+/* The same for the links of the data worker, there. */
+struct data_mail {
     struct mail mail;
     struct bus *bus;
+    void (*fn)(struct bus *b, enum bus_channel channel);
 };
 
-static void deliver_tell(struct worker *w, struct mail *m)
+static void deliver_to_data(struct worker *w, struct mail *m)
 {
-    struct tell_mail *t = CONTAINER_OF(m, struct tell_mail, mail);
+    struct data_mail *t = CONTAINER_OF(m, struct data_mail, mail);
 
     (void)w;
-    tell_all(t->bus, BUS_DATA);
+    t->fn(t->bus, BUS_DATA);
     mem_free(t);
+}
+
+static void do_on_data(struct bus *b, void (*fn)(struct bus *b, enum bus_channel channel))
+{
+    struct data_mail *t = mem_alloc(sizeof(*t));
+
+    *t = (struct data_mail){{NULL, deliver_to_data}, b, fn};
+    worker_post(b->workers[BUS_DATA], &t->mail);
+}
+
+void bus_judge_again(struct bus *b)
+{
+    judge_all(b, BUS_CONTROL);
+    do_on_data(b, judge_all);
 }
 
 void bus_set_identity(struct bus *b, const uint8_t cluster_id[16], uint32_t node_id, uint64_t node_epoch)
 {
-    struct tell_mail *t;
-
     MAGIC_CHECK(b, BUS_MAGIC);
     mutex_lock(&b->lock);
     memcpy(b->cluster_id, cluster_id, sizeof(b->cluster_id));
@@ -99,9 +119,7 @@ void bus_set_identity(struct bus *b, const uint8_t cluster_id[16], uint32_t node
         refresh_loop(b->loop[BUS_DATA]);
         return;
     }
-    t = mem_alloc(sizeof(*t));
-    *t = (struct tell_mail){{NULL, deliver_tell}, b};
-    worker_post(b->workers[BUS_DATA], &t->mail);
+    do_on_data(b, tell_all);
 }
 
 /* ---- opening ---- */

@@ -8,7 +8,7 @@
  * request came on. A lost connection is opened anew at once, then with a short back-off (10 ms to 500 ms).
  *
  * Life of a connection: hello (versions, cluster id or none yet, node id, node uuid, nonce) -> proof (HMAC-SHA256 of cluster.secret over both nonces and both hellos, each way) -> up -> down.
- * Without the proof nothing but hello is read. A peer of another cluster, with a wrong secret, with another total_partitions, with our own uuid, or a second process with the identity of one that is connected (a copied disk), or a uuid that is not the one the topology has
+ * Without the proof nothing but hello is read. A peer of another cluster, with a wrong secret, with another total_partitions, with our own uuid, or a second process with the identity of one that is connected (a copied disk), one whose disk knows of fewer starts than the topology (an old copy), or a uuid that is not the one the topology has
  * for its id, is refused with a reason, which both sides write to diag (once in a while) and bus_peer_info tells.
  *
  * Frames are drawn in wire.h. One that is too long, of an unknown type or channel, or with a wrong sum ends the connection.
@@ -80,7 +80,7 @@ void bus_start(struct bus *b); /* main thread */
 void bus_close(struct bus *b);
 uint16_t bus_port(const struct bus *b);
 
-/* Who we are, once known; later hellos carry it, and those who are connected are told (their peer_up runs again). Control worker, or before bus_start. */
+/* Who we are, once known; before it is registered with a new one, a node says the epoch that it is about to ask for. Later hellos carry it, and those who are connected are told (their peer_up runs again). Control worker, or before bus_start. */
 void bus_set_identity(struct bus *b, const uint8_t cluster_id[16], uint32_t node_id, uint64_t node_epoch);
 /* The peers to keep connections to: replaces the list; control worker, or before bus_start. Connections to nodes that stay in the list stay, also when their address, id or uuid becomes known. uuid all zero: not known yet (a seed). Two addresses that turn out to be the same node, or ourselves, are found by uuid
  * and kept as one; what is sent to an address of ourselves is handled here. */
@@ -88,6 +88,9 @@ struct bus_target {
     const char *address;
     uint32_t node_id; /* 0: unknown */
     uint8_t uuid[16];
+    /* The epoch it is registered with, 0: unknown. Whoever comes with that uuid and an earlier epoch than this lives on an old copy of the disk and is refused, also when he is connected already: he may have promised what he
+     * does not know of any more. */
+    uint64_t node_epoch;
 };
 void bus_set_targets(struct bus *b, const struct bus_target *targets, unsigned n);
 

@@ -256,6 +256,8 @@ static enum bus_refusal judge(struct link *l)
 
     if (code == REFUSAL_NONE && peers_id_taken(l->bus, &l->theirs))
         code = REFUSAL_DISK;
+    if (code == REFUSAL_NONE && peers_knows_newer(l->bus, &l->theirs))
+        code = REFUSAL_OLD;
     if (code == REFUSAL_NONE && is_copy(l))
         code = REFUSAL_COPY;
     return code;
@@ -444,6 +446,10 @@ static int take_frame(struct link *l, struct frame *f, bool last)
 
     if (l->state != LINK_UP)
         return take_handshake(l, f, last);
+    if (f->type == FRAME_REFUSED) { /* it learned meanwhile who we are, or who we should be */
+        take_refusal(l, f->payload);
+        return 0;
+    }
     atomic_fetch_add_explicit(&l->frames_in, 1, memory_order_relaxed);
     if ((f->flags & FRAME_LZ4) != 0)
         err = l->channel == BUS_DATA ? flow_unpack(l->bus, l->channel, f) : ERR_MALFORMED;
@@ -609,6 +615,12 @@ void link_say_identity(struct link *l)
     hello_put(&text, &l->mine);
     frame_put(conn_out(l->conn), l->channel == BUS_CONTROL ? BUS_IDENTITY : BUS_DATA_IDENTITY, 0, 0, buf_slice(&text));
     buf_fini(&text);
+}
+
+void link_judge_again(struct link *l)
+{
+    if (l->state == LINK_UP && !l->loopback && peers_knows_newer(l->bus, &l->theirs))
+        refuse(l, REFUSAL_OLD);
 }
 
 /* The peer learned its id, or belongs to a cluster now. */

@@ -116,6 +116,23 @@ struct link *peer_link_at(struct bus *b, const char *address, enum bus_channel c
     return l;
 }
 
+/* Builds that keep no epoch on disk say none before they are registered. */
+bool peers_knows_newer(struct bus *b, const struct hello *h)
+{
+    bool newer = false;
+
+    if (h->node_epoch == 0)
+        return false;
+    mutex_lock(&b->lock);
+    LIST_FOREACH (n, &b->peers) {
+        const struct peer *p = LIST_ENTRY(n, struct peer, node);
+
+        newer |= same_uuid(p->target_uuid, h->uuid) && p->target_epoch > h->node_epoch;
+    }
+    mutex_unlock(&b->lock);
+    return newer;
+}
+
 bool peers_id_taken(struct bus *b, const struct hello *h)
 {
     bool taken = false;
@@ -449,6 +466,7 @@ static void keep(struct bus *b, struct peer *p, const struct bus_target *t)
         set_address(p, t->address);
     p->target_id = t->node_id;
     memcpy(p->target_uuid, t->uuid, sizeof(p->target_uuid));
+    p->target_epoch = t->node_epoch;
     if (t->node_id != 0 || !known(p->uuid)) {
         p->node_id = t->node_id;
         p->who.node_id = t->node_id;
@@ -506,5 +524,7 @@ void bus_set_targets(struct bus *b, const struct bus_target *targets, unsigned n
         if (found[i] == NULL)
             add(b, &targets[i]);
     }
+    if (b->started)
+        bus_judge_again(b);
     mem_free(found);
 }

@@ -188,6 +188,7 @@ void link_rest(struct link *l);                  /* on its worker: ends now, dia
 void link_end(struct link *l, enum bus_down why, const char *reason); /* on its worker: its connection is of no use any more */
 extern const struct conn_ops link_accept_ops;
 void link_say_identity(struct link *l);
+void link_judge_again(struct link *l); /* on its worker: what is known of its peer changed */
 void requests_drop(struct link *l); /* those that nobody answered; at the end of all */
 bool link_dispatch(struct link *l, const struct frame *f); /* false: the peer broke the protocol */
 
@@ -208,6 +209,7 @@ struct peer {
     char address[HELLO_ADDRESS_MAX + 1]; /* as targeted */
     uint32_t target_id;
     uint8_t target_uuid[16];
+    uint64_t target_epoch;
     uint32_t node_id;  /* found, or targeted */
     uint8_t uuid[16];  /* found, or targeted */
     struct link *links[BUS_CHANNELS]; /* counted */
@@ -229,6 +231,7 @@ struct link *peer_link(struct bus *b, uint32_t node_id, enum bus_channel channel
 struct link *peer_link_at(struct bus *b, const char *address, enum bus_channel channel);
 void peer_start(struct peer *p);
 void peer_free(struct peer *p);
+bool peers_knows_newer(struct bus *b, const struct hello *h); /* its disk is an old copy; any thread */
 bool peers_id_taken(struct bus *b, const struct hello *h); /* the topology says another uuid has its id; any thread */
 
 /* show.c */
@@ -273,6 +276,7 @@ struct bus_row {
     enum bus_channel channel;
     bool known;
 };
+void bus_judge_again(struct bus *b); /* control worker: all links */
 const struct bus_row *bus_row(unsigned type); /* never NULL */
 void bus_identity(struct bus *b, enum bus_channel channel, struct hello *ret); /* any thread; without a nonce */
 

@@ -53,7 +53,7 @@ struct hello {
     uint8_t uuid[16];
     uint64_t process;        /* chance: which start of that node; two at once have the same disk, or a copy of it */
     uint32_t node_id;        /* 0: none yet */
-    uint64_t node_epoch;
+    uint64_t node_epoch; /* the latest its disk knows it may have been registered with; 0: none yet, or not known */
     uint32_t total_partitions;
     uint32_t level_min, level_max;
     uint32_t heartbeat_ms;
@@ -78,6 +78,7 @@ bool proof_equal(const uint8_t a[PROOF_SIZE], struct slice b); /* in constant ti
     X(DISK, 6, "another disk has this node id: the data directory was replaced or copied; remove the old node or start with an empty directory") \
     X(SECRET, 7, "the secrets differ: cluster.secret must be the same on every node")                                                           \
     X(COPY, 9, "another process with this node's identity is connected: is a copy of its data directory in use? stop one, and give it an empty directory to join anew") \
+    X(OLD, 10, "the node's disk is older than what the cluster knows of it (an old copy?): run gomsgctl cluster remove for it, then start it with an empty data directory") \
     X(MALFORMED, 8, "what it says is not the bus protocol: is another server listening there?")
 
 enum bus_refusal {

@@ -1,6 +1,7 @@
 /* What happened to nodes and partitions, for people: each new version of the view is compared with what was told last. Every node tells the same, since every node sees the same topology; the controller adds its reasons. */
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/diag.h"
@@ -13,6 +14,7 @@ struct told_node {
     uint64_t epoch;
     enum topo_node_state state;
     bool seen;
+    char refused[200]; /* told last */
 };
 
 void events_init(struct member *m)
@@ -84,6 +86,8 @@ static bool look_at_node(const struct topo_node *n, void *arg)
     }
     t->seen = true;
     if (t->epoch != n->epoch)
+        t->refused[0] = '\0';
+    if (t->epoch != n->epoch)
         events_add(m, "node %u (%.*s) started, epoch %llu%s", n->id, (int)MIN_OF(n->name.len, 64u), (const char *)n->name.data, (unsigned long long)n->epoch, n->unclean ? ", after a crash of its system" : "");
     if (t->state != n->state && !(t->epoch != n->epoch && n->state == TOPO_NODE_FENCED)) {
         events_add(m, "node %u %s", n->id, state_text(n->state));
@@ -109,6 +113,24 @@ static void look_at_nodes(struct member *m, const struct topology *v)
             events_add(m, "node %u was removed", m->told[i].id);
     }
     m->told_count = kept;
+}
+
+/* A node and this one do not talk to each other; told once for each reason. */
+void events_refused(struct member *m, uint32_t node_id)
+{
+    struct bus_peer_info peers[64];
+    unsigned n = MIN_OF(bus_peers(m->o.bus, peers, ARRAY_LEN(peers)), (unsigned)ARRAY_LEN(peers));
+
+    for (unsigned i = 0; i < m->told_count; i++) {
+        struct told_node *t = &m->told[i];
+
+        for (unsigned k = 0; k < n && t->id == node_id; k++) {
+            if (peers[k].node_id != node_id || peers[k].refused[0] == '\0' || strcmp(peers[k].refused, t->refused) == 0)
+                continue;
+            memcpy(t->refused, peers[k].refused, sizeof(t->refused));
+            events_add(m, "node %u: no connection: %s", node_id, t->refused);
+        }
+    }
 }
 
 /* ---- partitions -------------------------------------------------------------------------------------------------------------- */

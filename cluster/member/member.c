@@ -241,6 +241,8 @@ void member_peer_down(struct member *m, const struct bus_peer *peer, enum bus_do
 
     if (why == BUS_DOWN_CLOSED)
         return; /* the attempt that follows at once tells more */
+    if (why == BUS_DOWN_REJECTED)
+        events_refused(m, peer->node_id);
     controller_peer_refused(m, peer->node_id, refused);
     if (refused && peer->node_id != 0)
         topology_node_gone(m->o.topology, peer->node_id);

@@ -63,7 +63,7 @@ int member_recover(struct member *m, uint32_t partition, uint32_t *ret_recovered
 /* What happened, newest last: elections, fencing, in-sync changes, moves. A ring of the last 1,000. */
 struct member_event {
     int64_t wall_ms;
-    char text[200];
+    char text[260];
 };
 unsigned member_events(struct member *m, struct member_event *ret, unsigned max);
 

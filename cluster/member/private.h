@@ -173,6 +173,7 @@ void events_init(struct member *m);
 void events_fini(struct member *m);
 void events_add(struct member *m, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void events_view_changed(struct member *m, const struct topology *v);
+void events_refused(struct member *m, uint32_t node_id);
 
 /* people.c */
 void people_handle(void *arg, const struct bus_peer *from, struct bus_request *r, struct slice payload);

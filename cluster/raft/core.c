@@ -546,7 +546,8 @@ size_t raft_peers(const struct raft *r, struct raft_peer_status *ret, size_t max
                                            .match = self ? r->persisted : p->match,
                                            .applied = self ? r->applied : p->applied,
                                            .heard_us = self ? r->now : p->heard_us,
-                                           .snapshot = p->state == PEER_SNAPSHOT};
+                                           .snapshot = p->state == PEER_SNAPSHOT,
+                                           .lost = p->lost};
     }
     return n;
 }

@@ -83,6 +83,8 @@ struct peer {
     uint64_t commit_sent;
     uint64_t heard_us;
     uint64_t round; /* the latest it echoed */
+    uint64_t lost_at; /* since when it has denied what it had vouched for; 0: it has not */
+    bool lost;
     uint64_t inflight[WINDOW_MAX]; /* last index of each unanswered message, a ring */
     uint32_t inflight_head, inflight_n;
     /* SNAPSHOT */

@@ -302,6 +302,8 @@ struct raft_peer_status {
     uint64_t match, applied;
     uint64_t heard_us; /* when it answered last; own: now */
     bool snapshot;     /* being sent one */
+    /* It denies, again and again, to have entries that it vouched for in this term: its disk is an old copy, or has forgotten. Nothing is sent to it but heartbeats. It must neither vote nor count: the host sees to that. */
+    bool lost;
 };
 size_t raft_peers(const struct raft *r, struct raft_peer_status *ret, size_t max);
 /* Whether recovered entries or the snapshot hold a configuration: if not, the group is not formed here (or this node is to be added as a learner, which needs none). */

@@ -17,6 +17,8 @@ void replicate_peer_reset(struct raft *r, struct peer *p)
     p->round = 0;
     p->inflight_head = p->inflight_n = 0;
     p->snap_index = p->snap_offset = p->snap_sent_us = 0;
+    p->lost_at = 0;
+    p->lost = false;
 }
 
 void replicate_start(struct raft *r)
@@ -170,12 +172,25 @@ void replicate_tick(struct raft *r)
 
 /* ---- answers ------------------------------------------------------------------------------------------------------- */
 
+/* "I have no such entry", of one it vouched for. Once that is a message that was long under way; over an election timeout, with nothing granted in between, it is a follower that forgot. */
+static void denied(struct raft *r, struct peer *p)
+{
+    if (p->lost_at == 0)
+        p->lost_at = r->now;
+    else if (r->now - p->lost_at > r->o.election_timeout_us)
+        p->lost = true;
+}
+
 static void rejected(struct raft *r, struct peer *p, const struct raft_message *m)
 {
     uint64_t next;
 
-    if (p->state == PEER_SNAPSHOT || m->index <= p->match)
+    if (p->state == PEER_SNAPSHOT)
         return; /* an old one */
+    if (m->index <= p->match) {
+        denied(r, p);
+        return;
+    }
     if (p->state == PEER_PROBE && m->index != p->next - 1)
         return;
     next = MIN_OF(m->hint, m->index - 1);
@@ -191,6 +206,8 @@ static void granted(struct raft *r, struct peer *p, const struct raft_message *m
         raft_contradiction(r); /* it vouches for what this leader never wrote */
         return;
     }
+    p->lost_at = 0;
+    p->lost = false;
     if (m->index > p->match) {
         p->match = m->index;
         r->progress = true;

@@ -102,6 +102,8 @@ void host_set_targets(struct topology_store *t)
         x->address = addresses[count];
         x->node_id = members[i].node.id;
         memcpy(x->uuid, members[i].node.uuid, 16);
+        if (node != NULL && memcmp(node->uuid, members[i].node.uuid, 16) == 0)
+            x->node_epoch = node->epoch;
         count++;
     }
     for (unsigned i = 0, known = count; i < t->o.seed_count; i++) {
@@ -132,6 +134,7 @@ static void apply_command(struct topology_store *t, uint64_t index, struct slice
         data = slice_of(data.data + ENVELOPE_SIZE, data.len - ENVELOPE_SIZE);
     }
     err = topo_state_apply(&t->state, data, &result);
+    t->starts_changed |= data.len != 0 && data.data[0] == TOPO_CMD_NODE_ENTER;
     if (err < 0) {
         /* Rule 10: what cannot be understood is never skipped. */
         host_fail(t, err, "an entry of the topology's log cannot be applied; is this build older than the cluster's?");
@@ -228,6 +231,7 @@ static int load_snapshot(struct topology_store *t, uint64_t index, uint64_t term
     t->state = fresh;
     t->state.v.index = index;
     t->applied = index;
+    t->starts_changed = true;
     if (term != t->applied_term) {
         t->applied_term = term;
         proposals_term_over(t);
@@ -443,8 +447,9 @@ void host_turn(struct topology_store *t)
         return;
     end_reads(t);
     give_up(t);
-    if (!same_configuration(t)) {
+    if (!same_configuration(t) || t->starts_changed) {
         t->config_index = raft_config_index(t->raft);
+        t->starts_changed = false;
         host_set_targets(t);
     }
     compact(t);
@@ -468,6 +473,6 @@ void host_begin(struct topology_store *t)
     t->recovered = (struct raft_recovered){0};
     __atomic_store_n(&t->term, raft_current_term(t->raft), __ATOMIC_RELEASE);
     if (t->o.bus != NULL)
-        bus_set_identity(t->o.bus, t->identity.cluster_id, t->identity.node_id, t->node_epoch);
+        bus_set_identity(t->o.bus, t->identity.cluster_id, t->identity.node_id, t->identity.epoch);
     members_begin(t);
 }

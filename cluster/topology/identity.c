@@ -39,14 +39,17 @@ int identity_load(const char *data_dir, struct identity *ret)
     mem_free(path);
     if (err == 0) {
         buf_put_u8(&b, 0);
+        unsigned long long epoch = 0;
+
         ret->node_id = 0;
-        if (sscanf((char *)b.data, "cluster_id: %32s\nnode_uuid: %32s\nlevel: %u\nformed: %3s\nnode_id: %u\n", cluster, node,
-                   &ret->level, formed, &ret->node_id) < 4 ||
+        if (sscanf((char *)b.data, "cluster_id: %32s\nnode_uuid: %32s\nlevel: %u\nformed: %3s\nnode_id: %u\nepoch: %llu\n", cluster, node,
+                   &ret->level, formed, &ret->node_id, &epoch) < 4 ||
             !parse_hex(cluster, ret->cluster_id) || !parse_hex(node, ret->node_uuid))
             err = ERR_CORRUPT;
         else if (ret->level > EFFECT_LEVEL_MAX)
             err = ERR_LEVEL;
         ret->formed = strcmp(formed, "yes") == 0;
+        ret->epoch = epoch;
     }
     buf_fini(&b);
     return err;
@@ -60,8 +63,8 @@ int identity_save(const char *data_dir, const struct identity *id)
 
     identity_hex(id->cluster_id, cluster);
     identity_hex(id->node_uuid, node);
-    buf_printf(&b, "cluster_id: %s\nnode_uuid: %s\nlevel: %u\nformed: %s\nnode_id: %u\n", cluster, node, id->level,
-               id->formed ? "yes" : "no", id->node_id);
+    buf_printf(&b, "cluster_id: %s\nnode_uuid: %s\nlevel: %u\nformed: %s\nnode_id: %u\nepoch: %llu\n", cluster, node, id->level,
+               id->formed ? "yes" : "no", id->node_id, (unsigned long long)id->epoch);
     err = file_replace(path, b.data, b.len);
     buf_fini(&b);
     mem_free(path);

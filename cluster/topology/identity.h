@@ -5,6 +5,7 @@
  *   level: the highest feature level that wrote here
  *   formed: yes once the topology exists
  *   node_id: as the cluster gave it; 0, or missing as in versions before clusters: not known, or the only node
+ *   epoch: the latest node epoch that a start on this disk may have been registered with, written before it is asked for; 0 or missing: not known. The topology never knows a later one, unless this is an old copy of the disk
  *
  * A cluster id and a node id with `formed: no` is a promise: this node was founded with that cluster and has not begun yet (forming.c).
  */
@@ -21,6 +22,7 @@ struct identity {
     uint32_t level;
     bool formed;
     uint32_t node_id;
+    uint64_t epoch;
 };
 
 /* ERR_NOT_FOUND: a new directory; ERR_CORRUPT; ERR_LEVEL: written by a newer version. */

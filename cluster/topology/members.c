@@ -12,10 +12,13 @@
 #include "cluster/topology/private.h"
 #include "log/effect.h"
 
+static const char refusal_of_old_copies[] = "this data directory is an older copy of this node's disk than the one the cluster knows; remove the node (gomsgctl cluster remove on another node) and start it with an empty data directory: what it held comes back from the others";
+
 enum {
     REGISTER_RETRY_US = 100000,
     RECONCILE_US = 200000,
     ALIVE_US = 1500000,
+    HEARD_NOW_US = 500000,
     SAY_US = 5000000,
     FIRST_SAY_US = 2000000, /* an election takes its time */
 };
@@ -101,6 +104,29 @@ void members_begin(struct topology_store *t)
         store_set_phase(t, TOPOLOGY_LOADING, "waiting for the cluster's controller");
 }
 
+/* ---- starts, counted -------------------------------------------------------------------------------------------------------
+ * A node epoch is written to node.id before it is asked for, so that the topology never knows a later one than the disk, unless the disk is an old copy: one that was put back from a backup, whose node may have promised in
+ * votes and appends what this disk knows nothing of. Peers refuse it (bus.h); where none of them knows enough yet, this node finds out itself, by the log that it gets or by the epoch that it is given. */
+
+static bool is_old_copy(struct topology_store *t)
+{
+    const struct topo_node *n = topo_node_find(&t->state.v, t->identity.node_id);
+
+    if (n == NULL || t->identity.epoch == 0 || n->epoch <= t->identity.epoch)
+        return false;
+    diag_error("this data directory is an old copy", "its_epoch=%llu registered=%llu", (unsigned long long)t->identity.epoch, (unsigned long long)n->epoch);
+    host_fail(t, ERR_FENCED, refusal_of_old_copies);
+    return true;
+}
+
+static int claim_epoch(struct topology_store *t)
+{
+    const struct topo_node *n = topo_node_find(&t->state.v, t->identity.node_id);
+
+    t->identity.epoch = MAX_OF(t->identity.epoch, n == NULL ? 0 : n->epoch) + 1;
+    return identity_save(t->o.data_dir, &t->identity);
+}
+
 /* ---- a node alone -------------------------------------------------------------------------------------------------------- */
 
 static int propose_now(struct topology_store *t, struct buf *command)
@@ -174,6 +200,8 @@ int members_open_alone(struct topology_store *t, char *why, size_t why_size)
         return t->failed < 0 ? t->failed : ERR_IO;
     if (t->state.v.total_partitions == 0)
         err = form_alone(t);
+    if (err == 0)
+        err = claim_epoch(t);
     if (err == 0) {
         encode_enter(t, &b, t->state.v.nodes.count <= 1);
         err = propose_now(t, &b);
@@ -213,7 +241,7 @@ static void registration_done(struct topology_proposal *p)
     default:
         return; /* tried again when there is a leader */
     }
-    if (t->failed < 0)
+    if (t->failed < 0 || is_old_copy(t))
         return;
     if (t->state.v.total_partitions != t->o.total_partitions) {
         host_fail(t, ERR_MISMATCH, "cluster.total_partitions differs from the cluster's, which was fixed when it was formed; set it to that");
@@ -258,8 +286,13 @@ static void register_self(struct topology_store *t, uint64_t now_us)
         return;
     }
     /* The controller gives a new node its place first; until the log with it has come, there is nothing to register for. */
-    if (topo_node_find(&t->state.v, t->identity.node_id) == NULL)
+    if (topo_node_find(&t->state.v, t->identity.node_id) == NULL || is_old_copy(t))
         return;
+    if (claim_epoch(t) < 0) {
+        host_fail(t, ERR_IO, "node.id cannot be written");
+        return;
+    }
+    bus_set_identity(t->o.bus, t->identity.cluster_id, t->identity.node_id, t->identity.epoch);
     *p = (struct topology_proposal){.done = registration_done};
     encode_enter(t, &p->command, false);
     t->registering = true;
@@ -413,6 +446,31 @@ static bool addresses_are_known(struct topology_store *t, const struct raft_memb
     return true;
 }
 
+/* A follower that forgot what it vouched for, by a disk that was put back without a start in between, so that its epoch says nothing: its epoch is raised, as if it had started on another disk. From then on everybody refuses it. */
+static bool fence_who_forgot(struct topology_store *t, uint64_t now_us)
+{
+    struct raft_peer_status peers[RAFT_MEMBERS_MAX];
+    size_t n = raft_peers(t->raft, peers, RAFT_MEMBERS_MAX);
+
+    for (size_t i = 0; i < n && !t->own_proposing; i++) {
+        const struct topo_node *node = topo_node_find(&t->state.v, peers[i].node.id);
+        struct topology_proposal *p = &t->own_proposal;
+        struct topo_node again;
+
+        if (!peers[i].lost || node == NULL || memcmp(node->uuid, peers[i].node.uuid, 16) != 0 || now_us - peers[i].heard_us > HEARD_NOW_US)
+            continue;
+        diag_error("a node forgot what it had written: is its disk an old copy? It is shut out", "node=%u had=%llu hint=\"gomsgctl cluster remove %u, then start it with an empty data directory\"", node->id,
+                   (unsigned long long)peers[i].match, node->id);
+        again = *node;
+        again.unclean = true;
+        *p = (struct topology_proposal){.done = own_done};
+        topo_cmd_node_enter(&p->command, &again, false);
+        t->own_proposing = true;
+        topology_propose(t, p);
+    }
+    return !t->own_proposing;
+}
+
 static void lead(struct topology_store *t, uint64_t now_us)
 {
     struct raft_member *members;
@@ -423,7 +481,7 @@ static void lead(struct topology_store *t, uint64_t now_us)
     t->reconcile_after_us = now_us + RECONCILE_US;
     if (raft_config_decode(raft_config(t->raft), &members, &n) < 0)
         return;
-    if (complete_founding(t, members, n) && raft_config_index(t->raft) <= t->applied && addresses_are_known(t, members, n))
+    if (complete_founding(t, members, n) && fence_who_forgot(t, now_us) && raft_config_index(t->raft) <= t->applied && addresses_are_known(t, members, n))
         plan_voters(t, members, n, now_us);
     mem_free(members);
 }

@@ -64,6 +64,7 @@ struct topology_store {
     struct topo_state state;
     uint64_t applied, applied_term;
     uint64_t config_index; /* of the configuration the bus knows */
+    bool starts_changed;   /* the bus has yet to be told which epochs the nodes have */
     uint64_t snapshot_index; /* of the newest snapshot that was asked for */
     int failed;            /* the node takes part no more */
     struct raft_decoder decoder;

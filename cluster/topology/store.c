@@ -404,7 +404,7 @@ int topology_open(const struct topology_options *o, char *why, size_t why_size, 
     if (t->o.bus != NULL) {
         handle_bus(t);
         if (t->identity.formed) {
-            bus_set_identity(t->o.bus, t->identity.cluster_id, t->identity.node_id, 0);
+            bus_set_identity(t->o.bus, t->identity.cluster_id, t->identity.node_id, t->identity.epoch);
             members_know_cluster(t);
         }
     }

@@ -4,6 +4,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -390,6 +391,103 @@ def a_copy_of_a_disk_that_is_in_use_is_refused():
         assert m.status()["node_id"] == 3
 
 
+def keep(m):
+    """A copy of a node's disk, as a backup makes it."""
+    to = m.data + ".kept"
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(m.data, to, ignore=shutil.ignore_patterns("ctl.sock", "gomsgd.pid", "lock"))
+    return to
+
+
+def put_back(m, kept):
+    shutil.rmtree(m.data)
+    os.rename(kept, m.data)
+
+
+def is_shut_out(c, m):
+    """The node says what to do, the others too, and they lose nothing by it."""
+    others = [x for x in c.members if x is not m]
+
+    def says_so():
+        # It ended by itself, or waits, refused.
+        if not m.alive():
+            return "older copy of this node's disk" in m.log()
+        return "disk is older" in m.state() and "gomsgctl cluster remove" in m.state()
+
+    def seen(x):
+        finding = any("disk is older" in f["finding"] for f in x.gomsg("doctor"))
+        return finding and any("disk is older" in e["event"] for e in x.gomsg("cluster", "events"))
+
+    eventually(says_so, timeout=20)
+    assert not m.alive() or not m.is_ready()
+    for x in others:
+        add_vhost(x, "still%d" % time.monotonic_ns())
+        if m.alive():
+            eventually(lambda: seen(x), timeout=20)
+
+
+def comes_back_empty(c, m):
+    other = next(x for x in c.members if x is not m)
+    m.stop()
+    eventually(lambda: other.gomsg("cluster", "remove", "3") == {"ok": True}, timeout=30)
+    shutil.rmtree(m.data)
+    m.begin()
+    eventually(m.is_ready, timeout=30)
+    assert m.status()["node_id"] == 4, m.status()
+    eventually(lambda: "second" in vhosts(m))
+
+
+def a_disk_put_back_from_a_backup_is_refused_and_says_what_to_do():
+    with Cluster() as c:
+        m = c.members[2]
+        m.stop()
+        kept = keep(m)
+        m.begin()
+        eventually(m.is_ready, timeout=20)
+        add_vhost(m, "second")
+        eventually(lambda: all("second" in vhosts(x) for x in c.members))
+        m.stop()
+        put_back(m, kept)
+        m.begin()
+        is_shut_out(c, m)
+        # Nor after all others began anew and know only what is on their disks.
+        m.stop()
+        for x in c.members:
+            if x is not m:
+                x.stop()
+        m.begin()
+        for x in c.members:
+            if x is not m:
+                x.begin()
+        for x in c.members:
+            if x is not m:
+                eventually(x.is_ready, timeout=30)
+        is_shut_out(c, m)
+        comes_back_empty(c, m)
+
+
+def a_disk_that_forgot_within_one_start_is_shut_out_too():
+    with Cluster() as c:
+        m = c.members[2]
+        if c.controller() is m:
+            m.stop()
+            m.begin()
+            eventually(m.is_ready, timeout=20)
+        lead = c.controller()
+        assert lead is not m
+        os.kill(m.process.pid, signal.SIGSTOP)
+        kept = keep(m)
+        os.kill(m.process.pid, signal.SIGCONT)
+        eventually(lambda: c.controller() is lead)
+        add_vhost(m, "second")
+        eventually(lambda: all("second" in vhosts(x) for x in c.members))
+        m.kill()
+        put_back(m, kept)
+        m.begin()
+        is_shut_out(c, m)
+        comes_back_empty(c, m)
+
+
 def garbage_on_the_bus_harms_nobody():
     with Cluster() as c:
         for text in (b"GET / HTTP/1.1\r\n\r\n", os.urandom(4096), b"\x00" * 4096, b"\xff" * 64):
@@ -419,5 +517,6 @@ if __name__ == "__main__":
                a_killed_controller_is_replaced_within_two_seconds, a_controller_that_stops_hands_over_first,
                without_a_majority_a_change_is_refused_in_bounded_time, a_fourth_joins_and_learns,
                an_empty_disk_at_the_address_of_a_member_is_a_new_node, another_number_of_partitions_is_refused, a_wrong_or_missing_secret_is_refused,
-               two_clusters_never_merge, another_list_of_seeds_is_named, a_node_that_is_no_seed_never_forms, a_copy_of_a_disk_that_is_in_use_is_refused, garbage_on_the_bus_harms_nobody,
+               two_clusters_never_merge, another_list_of_seeds_is_named, a_node_that_is_no_seed_never_forms, a_copy_of_a_disk_that_is_in_use_is_refused,
+               a_disk_put_back_from_a_backup_is_refused_and_says_what_to_do, a_disk_that_forgot_within_one_start_is_shut_out_too, garbage_on_the_bus_harms_nobody,
                a_non_loopback_bus_needs_a_secret_or_the_word])

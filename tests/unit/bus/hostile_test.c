@@ -437,3 +437,54 @@ Test(hostile, an_impostor_at_a_peers_address_gets_no_messages)
     buf_fini(&in);
     node_stop(0);
 }
+
+/* ---- an old copy of a disk ---- */
+
+static void know_epoch(struct worker *w, void *arg)
+{
+    struct bus_target t = {.address = nodes[1].address, .node_id = 2, .node_epoch = *(uint64_t *)arg};
+
+    (void)w;
+    memcpy(t.uuid, nodes[1].uuid, 16);
+    bus_set_targets(nodes[0].bus, &t, 1);
+}
+
+static void start_anew(struct worker *w, void *arg)
+{
+    uint8_t cluster[16];
+
+    (void)w;
+    memset(cluster, 7, sizeof(cluster));
+    bus_set_identity(nodes[1].bus, cluster, 2, *(uint64_t *)arg);
+}
+
+static bool is_refused(unsigned node)
+{
+    struct bus_peer_info i = {0};
+
+    return bus_peers(nodes[node].bus, &i, 1) == 1 && !i.control_up && !i.data_up && strstr(i.refused, "older than what the cluster knows") != NULL;
+}
+
+static bool is_up(unsigned node)
+{
+    struct bus_peer_info i = {0};
+
+    return bus_peers(nodes[node].bus, &i, 1) == 1 && i.control_up && i.data_up;
+}
+
+Test(hostile, a_node_on_an_old_copy_of_its_disk_is_refused_also_when_it_is_found_out_later)
+{
+    uint64_t epoch = 1;
+
+    start_nodes(2); /* both of epoch 1 */
+    worker_run(workers_extra(nodes[0].ws, 0), know_epoch, &epoch);
+    cr_assert(is_up(0), "as old as it should be");
+    epoch = 2; /* the topology tells of another start */
+    worker_run(workers_extra(nodes[0].ws, 0), know_epoch, &epoch);
+    WAIT_UNTIL(is_refused(0));
+    WAIT_UNTIL(is_refused(1));
+    /* The true disk knows of it. */
+    worker_run(workers_extra(nodes[1].ws, 0), start_anew, &epoch);
+    WAIT_UNTIL(is_up(0) && is_up(1));
+    stop_nodes(2);
+}

@@ -510,3 +510,57 @@ CORE(too_large_a_proposal_and_too_many_are_refused)
     cr_assert_eq(err, ERR_LIMIT);
     cr_assert_eq(n, 65, "64 MiB");
 }
+
+/* ---- a disk that forgot ---- */
+
+static struct raft_peer_status peer_of(uint32_t id)
+{
+    struct raft_peer_status peers[5];
+    size_t n = raft_peers(g.s[1].r, peers, 5);
+
+    for (size_t i = 0; i < n; i++) {
+        if (peers[i].node.id == id)
+            return peers[i];
+    }
+    cr_assert_fail("no such member");
+    return peers[0];
+}
+
+CORE(a_follower_that_denies_what_it_vouched_for_is_known_to_have_lost_it)
+{
+    uint64_t index = propose(&g, 1, 5);
+
+    deliver(&g);
+    cr_assert_eq(peer_of(3).match, index);
+    /* An old copy of its disk: the founding, no more. */
+    raft_free(g.s[3].r);
+    memset(&g.s[3], 0, sizeof(g.s[3]));
+    group_server(&g, 3, 3, 1, (uint64_t[]){1}, 1);
+    heartbeat(&g, 1);
+    cr_assert_not(peer_of(3).lost, "once may be a message that was under way for long");
+    for (int i = 0; i < 12; i++)
+        heartbeat(&g, 1);
+    cr_assert(peer_of(3).lost);
+    cr_assert_not(peer_of(2).lost);
+    cr_assert_eq(raft_role(g.s[1].r), RAFT_LEADER);
+    /* The others go on. */
+    index = propose(&g, 1, 6);
+    deliver(&g);
+    cr_assert_eq(raft_commit(g.s[1].r), index);
+    cr_assert_lt(peer_of(3).match, index);
+}
+
+CORE(a_late_denial_is_forgotten_with_the_next_answer)
+{
+    struct raft_message m;
+
+    propose(&g, 1, 5);
+    deliver(&g);
+    m = message(&g, RAFT_MSG_APPEND_RESP, 3, 1, raft_current_term(g.s[1].r));
+    m.index = 1;
+    for (int i = 0; i < 30; i++) {
+        give(&g, &m);
+        heartbeat(&g, 1);
+    }
+    cr_assert_not(peer_of(3).lost);
+}
