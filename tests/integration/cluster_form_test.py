@@ -428,7 +428,7 @@ def is_shut_out(c, m):
 
 def comes_back_empty(c, m):
     other = next(x for x in c.members if x is not m)
-    m.stop()
+    m.kill()  # it may have ended by itself
     eventually(lambda: other.gomsg("cluster", "remove", "3") == {"ok": True}, timeout=30)
     shutil.rmtree(m.data)
     m.begin()
@@ -451,7 +451,7 @@ def a_disk_put_back_from_a_backup_is_refused_and_says_what_to_do():
         m.begin()
         is_shut_out(c, m)
         # Nor after all others began anew and know only what is on their disks.
-        m.stop()
+        m.kill()
         for x in c.members:
             if x is not m:
                 x.stop()
