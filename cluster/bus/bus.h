@@ -145,4 +145,16 @@ void bus_show_metrics(struct bus *b);
 /* Any thread; returns how many there are, at most max are filled in. */
 unsigned bus_peers(struct bus *b, struct bus_peer_info *ret, unsigned max);
 
+/* One connection that is up, opened by us (requests go there) or by the peer. */
+struct bus_link_info {
+    uint32_t node_id;
+    enum bus_channel channel;
+    bool ours;
+    int64_t since_wall_ms;
+    uint64_t waiting_bytes;   /* what waits to be given to the socket */
+    uint64_t allocated_bytes; /* memory for that */
+};
+/* Any thread; those of nodes with an id, in no order; returns how many there are, at most max are filled in. */
+unsigned bus_links(struct bus *b, struct bus_link_info *ret, unsigned max);
+
 #endif

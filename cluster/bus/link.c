@@ -61,6 +61,9 @@ void link_unref(struct link *l)
     if (atomic_fetch_sub_explicit(&l->refs, 1, memory_order_acq_rel) != 1)
         return;
     CHECK(l->conn == NULL && l->connecting == NULL && !list_linked(&l->node) && list_empty(&l->requests));
+    mutex_lock(&l->bus->lock);
+    list_remove(&l->all); /* before anything of it ends: bus_links looks at those in the list */
+    mutex_unlock(&l->bus->lock);
     while ((n = list_pop_front(&l->requests_free)) != NULL)
         mem_free(LIST_ENTRY(n, struct bus_request, node));
     buf_fini(&l->out);
@@ -68,9 +71,6 @@ void link_unref(struct link *l)
     buf_fini(&l->my_hello);
     buf_fini(&l->their_hello);
     mutex_fini(&l->lock);
-    mutex_lock(&l->bus->lock);
-    list_remove(&l->all);
-    mutex_unlock(&l->bus->lock);
     MAGIC_FINI(l, LINK_MAGIC);
     mem_free(l);
 }
@@ -279,6 +279,8 @@ static void go_up(struct link *l)
     l->beat_us = worker_now_us(l->worker);
     mutex_lock(&l->lock);
     l->up = true;
+    l->up_node = l->theirs.node_id;
+    l->up_wall_ms = clock_wall_ms();
     mutex_unlock(&l->lock);
     io_timer_start(l->worker, &l->timer, l->bus->options.heartbeat_ms, l->bus->options.heartbeat_ms);
     if (l->dialled)
@@ -305,8 +307,11 @@ static void arrive(struct worker *w, struct mail *m)
         link_unref(l);
         return;
     }
+    link_ref(l);
     list_push_back(&l->bus->links[BUS_DATA], &l->node);
-    conn_adopt(w, fd, &moved_ops, l, NULL);
+    if (conn_adopt(w, fd, &moved_ops, l, NULL) < 0 && l->state != LINK_GONE)
+        leave(l); /* the worker stops: nobody would look after it */
+    link_unref(l);
 }
 
 static void move_to_data(struct link *l)
@@ -638,6 +643,9 @@ static bool take_identity(struct link *l, struct slice payload)
     }
     l->who.node_id = l->theirs.node_id;
     l->who.node_epoch = l->theirs.node_epoch;
+    mutex_lock(&l->lock);
+    l->up_node = l->theirs.node_id;
+    mutex_unlock(&l->lock);
     if (l->dialled)
         peer_tell(l, EVENT_IDENTITY, BUS_DOWN_CLOSED, "");
     return true;

@@ -200,6 +200,25 @@ unsigned bus_peers(struct bus *b, struct bus_peer_info *ret, unsigned max)
     return count;
 }
 
+unsigned bus_links(struct bus *b, struct bus_link_info *ret, unsigned max)
+{
+    unsigned count = 0;
+
+    mutex_lock(&b->lock);
+    LIST_FOREACH (n, &b->all_links) {
+        struct link *l = LIST_ENTRY(n, struct link, all);
+
+        if (l->loopback)
+            continue;
+        mutex_lock(&l->lock);
+        if (l->up && l->up_node != 0 && count++ < max)
+            ret[count - 1] = (struct bus_link_info){l->up_node, l->channel, l->dialled, l->up_wall_ms, l->out_bytes, l->out.cap + l->spare.cap + l->out_bytes - MIN_OF(l->out_bytes, l->out.len)};
+        mutex_unlock(&l->lock);
+    }
+    mutex_unlock(&b->lock);
+    return count;
+}
+
 /* ---- the control worker: what happened to a link ---- */
 
 static void tell_up(struct bus *b, struct peer *p)

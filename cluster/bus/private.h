@@ -155,6 +155,8 @@ struct link {
     /* any thread */
     struct mutex lock;
     bool up;
+    uint32_t up_node;  /* while up: the peer's id, */
+    int64_t up_wall_ms; /* and since when */
     bool posted;
     struct mail pump;
     struct buf out, spare;

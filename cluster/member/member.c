@@ -325,6 +325,7 @@ int member_new(const struct member_options *options, struct member **ret)
     if (m->o.replace_after_ms != 0)
         m->plan.replace_after_ms = m->o.replace_after_ms;
     m->plan.replication_factor = m->o.replication_factor;
+    m->plan.rebalance_permille = m->o.rebalance_permille;
     for (unsigned i = 0; i < HEARTBEATS_MAX; i++)
         m->beats[i].m = m;
     list_init(&m->waiting);

@@ -24,6 +24,7 @@ struct member_options {
     struct topology_store *topology;
     struct partitions *partitions;
     uint32_t heartbeat_ms, lease_ms, failure_timeout_ms, replace_after_ms;
+    uint32_t rebalance_permille; /* cluster.rebalance_threshold */
     uint32_t replication_factor, min_insync; /* of the configuration, for a cluster that has not stored them yet */
     /* Asked for every heartbeat: ages in ms of the oldest running sync round and of the last pass of the replication thread (rule 25). */
     void (*ages)(void *arg, uint32_t *ret_sync_ms, uint32_t *ret_replication_ms);

@@ -613,6 +613,45 @@ void cmd_cluster_getkeysinslot(struct exec *x)
     reply_deferred_array(&x->r, at, walk.found);
 }
 
+/* ---- LINKS ---- */
+
+enum { LINKS_MAX = 1024 };
+
+/* A pair of nodes has four: two each way, control and data. */
+void cmd_cluster_links(struct exec *x)
+{
+    const struct resp_options *o = &x->w->front->o;
+    const struct topology *v = view_of(x);
+    struct bus_link_info *links;
+    unsigned n;
+
+    if (v == NULL)
+        return;
+    links = mem_calloc(LINKS_MAX, sizeof(links[0]));
+    n = o->links == NULL ? 0 : o->links(o->links_arg, links, LINKS_MAX);
+    n = MIN_OF(n, (unsigned)LINKS_MAX);
+    reply_array(&x->r, n);
+    for (unsigned i = 0; i < n; i++) {
+        char id[NODE_ID_LEN + 1];
+
+        redis_id(v, links[i].node_id, false, id);
+        reply_map(&x->r, 6);
+        reply_bulk_str(&x->r, "direction");
+        reply_bulk_str(&x->r, links[i].ours ? "to" : "from");
+        reply_bulk_str(&x->r, "node");
+        reply_bulk_str(&x->r, id);
+        reply_bulk_str(&x->r, "create-time");
+        reply_int(&x->r, links[i].since_wall_ms);
+        reply_bulk_str(&x->r, "events");
+        reply_bulk_str(&x->r, links[i].waiting_bytes != 0 ? "rw" : "r");
+        reply_bulk_str(&x->r, "send-buffer-allocated");
+        reply_int(&x->r, (int64_t)links[i].allocated_bytes);
+        reply_bulk_str(&x->r, "send-buffer-used");
+        reply_int(&x->r, (int64_t)links[i].waiting_bytes);
+    }
+    mem_free(links);
+}
+
 /* ---- what is done otherwise here ---- */
 
 void cmd_cluster_refused(struct exec *x)

@@ -143,6 +143,7 @@ void cmd_cluster_getkeysinslot(struct exec *x);
 void cmd_cluster_info(struct exec *x);
 void cmd_cluster_keyslot(struct exec *x);
 void cmd_cluster_myid(struct exec *x);
+void cmd_cluster_links(struct exec *x);
 void cmd_cluster_myshardid(struct exec *x);
 void cmd_cluster_nodes(struct exec *x);
 void cmd_cluster_refused(struct exec *x);

@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/slice.h"
+#include "cluster/bus/bus.h"
 #include "io/conn.h"
 #include "protocols/resp/admin.h"
 
@@ -43,6 +44,9 @@ struct resp_options {
     /* Sends a published message to every other node, which gives it to resp_front_receive there. Any worker. */
     void (*cast)(void *arg, struct slice message);
     void *cast_arg;
+    /* The connections to other nodes (bus_links), for CLUSTER LINKS; NULL: none. Any worker. */
+    unsigned (*links)(void *arg, struct bus_link_info *ret, unsigned max);
+    void *links_arg;
 };
 
 /* 0 or ERR_*. *options is copied. */

@@ -219,6 +219,7 @@ static int make_member(struct server *s)
         .lease_ms = (uint32_t)c->cluster_lease_ms,
         .failure_timeout_ms = (uint32_t)c->cluster_failure_timeout_ms,
         .replace_after_ms = (uint32_t)c->cluster_replace_after_ms,
+        .rebalance_permille = (uint32_t)(c->cluster_rebalance_threshold * 1000 + 0.5),
         .replication_factor = (uint32_t)c->cluster_replication_factor,
         .min_insync = c->cluster_min_insync == 2 ? 0 : (uint32_t)c->cluster_min_insync, /* 0 is rule 12's default: 2, but 1 for fewer than three replicas */
         .ages = ages,
@@ -235,9 +236,18 @@ static int make_member(struct server *s)
 void server_cast_pubsub(void *arg, struct slice message)
 {
     struct server *s = arg;
+    struct bus *bus = __atomic_load_n(&s->bus, __ATOMIC_ACQUIRE);
 
-    if (s->bus != NULL)
-        bus_cast(s->bus, BUS_PUBSUB, message);
+    if (bus != NULL)
+        bus_cast(bus, BUS_PUBSUB, message);
+}
+
+unsigned server_list_links(void *arg, struct bus_link_info *ret, unsigned max)
+{
+    struct server *s = arg;
+    struct bus *bus = __atomic_load_n(&s->bus, __ATOMIC_ACQUIRE);
+
+    return bus == NULL ? 0 : bus_links(bus, ret, max);
 }
 
 static void hear_pubsub(void *arg, const struct bus_peer *from, struct bus_request *r, struct slice payload)
@@ -339,6 +349,11 @@ void server_cluster_ready(struct server *s)
     topology_set_endpoints(s->topology, endpoints);
 }
 
+static void take_turn(struct worker *w, void *arg)
+{
+    (void)w, (void)arg;
+}
+
 /* Before the workers stop: somebody else leads the group first, so that nobody waits for an election. */
 void server_leave_cluster(struct server *s)
 {
@@ -353,7 +368,12 @@ void server_leave_cluster(struct server *s)
         replication_stop(s->replication);
     amqp_front_leave_cluster(s->amqp);
     topology_leave(s->topology);
-    if (s->bus != NULL)
-        bus_close(s->bus);
-    s->bus = NULL;
+    if (s->bus == NULL)
+        return;
+    struct bus *bus = s->bus;
+
+    /* Clients' commands still run: whoever took the bus for one is through with it a turn later. */
+    __atomic_store_n(&s->bus, NULL, __ATOMIC_RELEASE);
+    workers_run_each(s->workers, take_turn, NULL);
+    bus_close(bus);
 }

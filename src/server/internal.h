@@ -5,6 +5,7 @@
 #include <jansson.h>
 #include <stdbool.h>
 
+#include "cluster/bus/bus.h"
 #include "cluster/topology/topology.h"
 #include "config/config.h"
 #include "io/listener.h"
@@ -66,6 +67,7 @@ int server_cluster_news(struct server *s);
 void server_cluster_ready(struct server *s);
 void server_leave_cluster(struct server *s);
 void server_cast_pubsub(void *arg, struct slice message); /* resp_options.cast; arg is the server */
+unsigned server_list_links(void *arg, struct bus_link_info *ret, unsigned max);
 /* topology_options', on the control worker; arg is the server. */
 void server_cluster_phase(void *arg, enum topology_phase phase, const char *text);
 void server_cluster_published(void *arg);

@@ -378,6 +378,8 @@ static int open_fronts(struct server *s)
         .topology = s->topology,
         .cast = server_is_clustered(s) ? server_cast_pubsub : NULL,
         .cast_arg = s,
+        .links = server_is_clustered(s) ? server_list_links : NULL,
+        .links_arg = s,
     };
     struct kafka_front_options kafka = {
         .workers = s->workers,

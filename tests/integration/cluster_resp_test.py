@@ -99,6 +99,27 @@ def every_slot_has_one_leader_and_nodes_have_addresses():
         assert len(ids) == 3
 
 
+def links_are_listed_both_ways():
+    with formed() as cluster:
+        ids = {i: bytes(n.resp().call("CLUSTER", "MYID")) for i, n in cluster.nodes.items()}
+        for i, n in cluster.nodes.items():
+            def whole():
+                links = [dict(zip(x[::2], x[1::2])) for x in n.resp().call("CLUSTER", "LINKS")]
+                ends = [(x[b"direction"], x[b"node"]) for x in links]
+                return len(links) == 8 and all(ends.count((d, ids[o])) == 2 for d in (b"to", b"from") for o in ids if o != i) and links
+
+            eventually(whole)
+            now = time.time() * 1000
+            for x in whole():
+                assert list(x) == [b"direction", b"node", b"create-time", b"events", b"send-buffer-allocated", b"send-buffer-used"], x
+                assert now - 3600000 < x[b"create-time"] <= now + 5000 and x[b"events"] in (b"r", b"rw") and x[b"send-buffer-used"] <= x[b"send-buffer-allocated"], x
+        c = cluster.nodes[1].resp()
+        c.call("HELLO", "3")
+        assert all(isinstance(x, dict) for x in c.call("CLUSTER", "LINKS"))
+        cluster.nodes[3].kill()
+        eventually(lambda: not any(x[b"node"] == ids[3] for x in c.call("CLUSTER", "LINKS")))
+
+
 def what_the_controller_does_is_refused_with_a_hint():
     with formed() as cluster:
         c = cluster.nodes[1].resp()
@@ -308,7 +329,7 @@ def many_writers_at_level_leader_see_their_own_writes():
         assert c.call("INCR", "w:0") == 41 and c.call("WAIT", 2, 5000) == 2
 
 
-run_tests([every_slot_has_one_leader_and_nodes_have_addresses, what_the_controller_does_is_refused_with_a_hint, keys_are_redirected_to_their_leader,
+run_tests([every_slot_has_one_leader_and_nodes_have_addresses, links_are_listed_both_ways, what_the_controller_does_is_refused_with_a_hint, keys_are_redirected_to_their_leader,
            transactions_stay_in_a_slot, replicas_answer_reads_that_allow_it, messages_reach_subscribers_on_every_node, shard_channels_belong_to_a_slot,
            blocked_clients_are_sent_on, a_killed_leader_is_replaced_and_clients_find_the_next, the_minority_refuses, redis_cli_follows_redirects,
            many_writers_at_level_leader_see_their_own_writes])

@@ -590,3 +590,49 @@ Test(conn, a_socketpair_can_be_adopted)
     wait_for(&server.closed, 1);
     server_stop();
 }
+
+struct taken {
+    int fd;
+    _Atomic int done;
+};
+
+static void take_it(struct conn *c, void *arg)
+{
+    struct taken *t = arg;
+
+    if (c == NULL)
+        return;
+    t->fd = conn_take_socket(c);
+    t->done = 1;
+}
+
+static void adopt_on_second(struct worker *w, void *arg)
+{
+    if (worker_index(w) == 1)
+        adopt(w, arg);
+}
+
+Test(conn, its_socket_moves_to_another_worker_and_the_peer_notices_nothing)
+{
+    struct taken t = {.fd = -1};
+    int fd;
+
+    server_start(2, 0);
+    fd = client_connect();
+    client_say(fd, "here\n");
+    client_expect(fd, "here\n");
+    on_conn(take_it, &t);
+    wait_for(&t.done, 1);
+    cr_assert_geq(t.fd, 0);
+    wait_for(&server.closed, 1); /* the connection ended, */
+    cr_assert_eq(server.last_reason, ERR_CANCELLED);
+    client_say(fd, "on the way\n"); /* the socket did not: what comes meanwhile waits in it */
+    workers_run_each(server.ws, adopt_on_second, &t.fd);
+    client_expect(fd, "on the way\n");
+    client_say(fd, "there\n");
+    client_expect(fd, "there\n");
+    cr_assert_eq(server.opened, 2);
+    close(fd);
+    wait_for(&server.closed, 2);
+    server_stop();
+}
