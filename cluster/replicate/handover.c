@@ -42,6 +42,7 @@ void handover_park(struct rpart *part)
     struct partition_guard g;
 
     partition_set_role(part->p, PARTITION_PARKED, part->epoch);
+    stream_table_admit(part->r->o.streams, part->index, false); /* who looked at the role before is waited for, or refused */
     partition_enter_background(part->p, 0, &g);
     effect_add(&g.fx, EFFECT_HANDOVER, 0, SLICE_NONE, buf_slice(&part->handover->record));
     part->work_err = partition_leave(&g);
@@ -49,6 +50,7 @@ void handover_park(struct rpart *part)
 
 void handover_unpark(struct rpart *part)
 {
+    stream_table_admit(part->r->o.streams, part->index, true);
     partition_set_role(part->p, PARTITION_LEADER, part->epoch);
 }
 

@@ -159,6 +159,10 @@ void insync_scan(struct rpart *part, uint64_t now)
 
     if (!rpart_leads(part) || part->working == WORK_STEP)
         return;
+    if (part->recent) {
+        part->recent = false;
+        watermark_update_all(part);
+    }
     for (unsigned i = 0; i < part->follower_count; i++) {
         struct follower *f = &part->followers[i];
         uint64_t lag = lag_us(part, f, now);

@@ -99,6 +99,7 @@ struct rpart {
     uint32_t insync_known;
     uint64_t insync_changes;
     bool held;              /* a watermark waits for hold_until_us */
+    bool recent;            /* a watermark took who is not in the set into account (R16) */
     /* following */
     struct fetcher *following; /* NULL: none */
     struct list followed_node, fetch_node; /* in its fetcher's lists */

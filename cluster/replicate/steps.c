@@ -202,6 +202,7 @@ static int open_leader(struct rpart *part)
     stream_table_close_partition(part->r->o.streams, part->index); /* what was read of them as a follower's is read anew */
     each_log(part, set_epoch);
     ASTORE(&part->replicated, part->target.count > 1);
+    stream_table_admit(part->r->o.streams, part->index, true);
     partition_set_role(p, PARTITION_LEADER, part->target.epoch);
     return 0;
 }
@@ -217,6 +218,7 @@ void step_run(struct rpart *part)
         return;
     }
     partition_set_role(p, want, MAX_OF(part->target.epoch, partition_epoch(p)));
+    stream_table_admit(part->r->o.streams, part->index, false);
     if (rpart_leads(part)) {
         /* Nothing is appended any more, and then: who waits for what was may be undone. */
         stream_table_close_partition(part->r->o.streams, part->index);

@@ -100,6 +100,19 @@ int16_t kafka_leader_code(const struct kafka_session *s, uint32_t partition)
     return partitions_lease_ok(s->front->options.partitions) ? 0 : KAFKA_ERR_NOT_LEADER_OR_FOLLOWER;
 }
 
+int kafka_wait_handover(struct kafka_session *s, uint32_t partition)
+{
+    struct partition_guard g;
+    int err;
+
+    if (partition_role(partition_of(s, partition)) != PARTITION_PARKED)
+        return 0;
+    err = kafka_enter(s, partition, &g); /* which parks us, unless it is over */
+    if (err == 0)
+        (void)partition_leave(&g);
+    return err == KAFKA_RETRY ? KAFKA_RETRY : 0;
+}
+
 int16_t kafka_reader_code(const struct kafka_session *s, uint32_t partition)
 {
     enum partition_role role = partition_role(partition_of(s, partition));

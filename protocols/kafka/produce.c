@@ -114,8 +114,9 @@ int kafka_produce_check(const struct kafka_request *rq)
     return err;
 }
 
-/* Finds every stream; those not open yet are gathered in *open. */
-static void resolve(struct kafka_session *s, struct produce *p, struct kafka_open **open)
+/* Finds every stream; those not open yet are gathered in *open. KAFKA_RETRY: one of them hands over, and the request waits for the end of it. That keeps a producer's batches in order: were one refused and the next one taken
+ * after the handover was given up, a producer nothing is known of yet would have its first batch behind its second. */
+static int resolve(struct kafka_session *s, struct produce *p, struct kafka_open **open)
 {
     const struct topology *v = kafka_view(s);
     const struct topo_topic *t = NULL;
@@ -132,7 +133,10 @@ static void resolve(struct kafka_session *s, struct produce *p, struct kafka_ope
             part->code = KAFKA_ERR_INVALID_TOPIC_EXCEPTION;
         else
             part->stream = kafka_stream_of(s, t, part->index, open, &part->code);
+        if (part->code == KAFKA_ERR_NOT_LEADER_OR_FOLLOWER && kafka_wait_handover(s, placement_of_topic(t->name, (uint32_t)part->index, s->front->partition_count)) != 0)
+            return KAFKA_RETRY;
     }
+    return 0;
 }
 
 static int16_t code_of_fault(enum stream_fault f)
@@ -379,7 +383,12 @@ int kafka_handle_produce(struct kafka_session *s, struct kafka_request *rq)
         answer(s, rq, &p);
         return KAFKA_DONE;
     }
-    resolve(s, &p, &open);
+    if (resolve(s, &p, &open) != 0) {
+        let_go(&p);
+        if (open != NULL)
+            kafka_open_drop(open);
+        return KAFKA_RETRY;
+    }
     if (open != NULL) {
         let_go(&p);
         return kafka_open_start(s, open);

@@ -482,7 +482,7 @@ static ssize_t session_input(struct conn *c, const uint8_t *data, size_t len)
         if (outcome < 0)
             return outcome;
         if (outcome == KAFKA_RETRY) {
-            s->retried = true;
+            s->retried |= !s->parked; /* only for the lock, or for the end of a handover */
             break;
         }
         used += (size_t)size + 4;

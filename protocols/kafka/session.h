@@ -50,7 +50,7 @@ struct kafka_session {
     struct partition_park park;
     bool parked;
     bool output_paused;
-    bool retried;  /* the request being handled was handled before and answered KAFKA_RETRY */
+    bool retried;  /* the request being handled was handled before and answered KAFKA_RETRY, not merely parked */
     int retry_err; /* what the step in between came to */
 };
 
@@ -232,6 +232,8 @@ void kafka_put_node_endpoints(const struct kafka_session *s, struct buf *b, cons
 /* 0, or NOT_LEADER_OR_FOLLOWER: whether this node may answer as the leader, or as a replica that is read. */
 int16_t kafka_leader_code(const struct kafka_session *s, uint32_t partition);
 int16_t kafka_reader_code(const struct kafka_session *s, uint32_t partition);
+/* Rule 21: while the partition hands over, a request that would append waits: KAFKA_RETRY, hand it up. 0: it need not, or not any more. */
+int kafka_wait_handover(struct kafka_session *s, uint32_t partition);
 /* R9: 0, FENCED_LEADER_EPOCH, UNKNOWN_LEADER_EPOCH; -1 is not checked. */
 int16_t kafka_epoch_code(const struct kafka_session *s, uint32_t partition, int32_t epoch);
 /* R31, rule 23: whether acks=all has its replicas. t may be NULL. */

@@ -98,7 +98,7 @@ static int append_locked(struct stream *s, uint8_t *data, const struct batch_hea
     ret->duplicate = false;
     if (s->deleted)
         return ERR_NOT_FOUND;
-    if (s->closed)
+    if (s->closed || !stream_table_admits(s->table, s->partition))
         return ERR_NOT_LEADER;
     if (h->producer_id >= 0)
         err = producers_check(&s->producers, h, &repeated);

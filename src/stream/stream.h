@@ -57,10 +57,13 @@ void stream_ref(struct stream *s);
 void stream_unref(struct stream *s); /* NULL is fine */
 /* The topic is gone from the topology: open or not, its data goes. Background threads. */
 void stream_delete(struct stream_table *t, const struct stream_place *place);
-/* This node's role in a partition changes: its streams leave the table, so that a new leader reads anew what they know. Appends end
- * with ERR_NOT_LEADER, waiting fetches are told, who holds one finds it closed and lets go; the logs stay open for whoever else holds
- * them. Called when the partition stopped leading, before its commits are failed (log_fail_commits: nothing is appended any more), and
- * again before it begins to lead. Any thread; waits for an append under way. */
+/* Whether streams of a partition take appends, be they open or opened later; all do at first. A node that hands over or stops leading shuts the
+ * partition before it looks at the ends of its logs: who looked at the role before and appends after that gets ERR_NOT_LEADER (rule 21). Any thread;
+ * shutting waits for appends under way. */
+void stream_table_admit(struct stream_table *t, uint32_t partition, bool appends);
+/* This node's role in a partition changes: its streams leave the table, so that a new leader reads anew what they know. Appends and commits
+ * that wait end with ERR_NOT_LEADER, waiting fetches are told, who holds one finds it closed and lets go; the logs stay open for whoever else
+ * holds them. Called when the partition stopped leading, and again before it begins to lead. Any thread; waits for an append under way. */
 void stream_table_close_partition(struct stream_table *t, uint32_t partition);
 /* Calls fn for every open stream, holding a reference meanwhile. */
 void stream_table_each(struct stream_table *t, void (*fn)(struct stream *s, void *arg), void *arg);

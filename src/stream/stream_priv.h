@@ -29,6 +29,7 @@ struct stream {
 };
 
 void stream_notify(struct stream *s); /* all who wait */
+bool stream_table_admits(const struct stream_table *t, uint32_t partition); /* appends; under the mutex of one of its streams */
 const char *stream_table_data_dir(const struct stream_table *t);
 /* Reads the snapshot and the batch headers behind it. */
 int stream_load_producers(struct stream *s);

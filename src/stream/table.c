@@ -9,6 +9,7 @@
 
 #define STRIPES 64
 #define GONE_MAX 1024
+#define PARTITIONS_MAX 16384
 
 struct stripe {
     struct mutex mu;
@@ -27,6 +28,7 @@ struct stream_table {
     uint64_t gone[GONE_MAX]; /* ids of topics deleted of late, a ring: a request with an older view must not
                                 bring one back */
     unsigned gone_next;
+    _Atomic uint64_t shut[PARTITIONS_MAX / 64]; /* a bit a partition: its streams take no appends */
     _Atomic uint32_t closings; /* raised by stream_table_close_partition: what was being opened then is read anew */
 };
 
@@ -355,6 +357,33 @@ static uint32_t take_out(struct stripe *st, uint32_t partition, struct stream **
     return n;
 }
 
+bool stream_table_admits(const struct stream_table *t, uint32_t partition)
+{
+    return !(atomic_load(&t->shut[partition / 64]) >> partition % 64 & 1);
+}
+
+static void wait_for_append(struct stream *s, void *arg)
+{
+    if (s->partition != *(const uint32_t *)arg)
+        return;
+    mutex_lock(&s->mu);
+    mutex_unlock(&s->mu);
+}
+
+/* A stream that is put into the table behind the walk takes its stripe's mutex after it, and sees the bit. */
+void stream_table_admit(struct stream_table *t, uint32_t partition, bool appends)
+{
+    uint64_t bit = (uint64_t)1 << partition % 64;
+
+    CHECK(partition < PARTITIONS_MAX);
+    if (appends) {
+        atomic_fetch_and(&t->shut[partition / 64], ~bit);
+        return;
+    }
+    if (!(atomic_fetch_or(&t->shut[partition / 64], bit) & bit))
+        stream_table_each(t, wait_for_append, &partition);
+}
+
 void stream_table_close_partition(struct stream_table *t, uint32_t partition)
 {
     atomic_fetch_add(&t->closings, 1);
@@ -368,6 +397,7 @@ void stream_table_close_partition(struct stream_table *t, uint32_t partition)
             mutex_lock(&s->mu); /* an append is over, or finds it closed */
             s->closed = true;
             mutex_unlock(&s->mu);
+            log_fail_commits(s->log, ERR_NOT_LEADER); /* the replication may not know this log yet */
             stream_notify(s);
             stream_unref(s);
         }

@@ -1,10 +1,12 @@
 """Kafka clients in a cluster of three: any node is a way in, a leader's death loses nothing that was acknowledged and repeats nothing of an idempotent producer,
 and a group goes on with its members, generation and offsets at its next coordinator. kcat is librdkafka; requests where exactness counts are our own."""
 import json
+import os
 import re
 import shutil
 import struct
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -117,16 +119,23 @@ def what_another_leads_is_refused_and_named():
 
 
 class Producer:
-    """kcat fed line by line; what it could not deliver it says at its end."""
+    """kcat fed line by line; what it could not deliver it says at its end, and its debug output with it when it does not end."""
 
     def __init__(self, cluster, topic, *args, partition=None):
         self.lines = []
+        self.cluster, self.topic = cluster, topic
+        self.said = tempfile.NamedTemporaryFile(prefix="gomsg-it-kcat-")
         self.process = subprocess.Popen(
             ["kcat", "-b", cluster.bootstrap(), "-P", "-t", topic, "-X", "acks=all", "-X", "linger.ms=2", "-X", "topic.metadata.refresh.interval.ms=500",
              # It ends when it has no connection at all, and by default does not look for a node that came back until it needs it.
-             "-X", "enable.sparse.connections=false", "-X", "reconnect.backoff.max.ms=200",
+             "-X", "enable.sparse.connections=false", "-X", "reconnect.backoff.max.ms=200", "-d", "broker,topic,metadata,eos,msg",
              *(["-p", str(partition)] if partition is not None else []), *args],
-            stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+            stdin=subprocess.PIPE, stderr=self.said, stdout=subprocess.DEVNULL)
+
+    def errors(self):
+        """What it said, but for its debug output."""
+        with open(self.said.name, errors="replace") as f:
+            return "".join(line for line in f if not line.startswith("%7|"))[-2000:]
 
     def feed(self, n, every=0.001):
         for _ in range(n):
@@ -136,16 +145,52 @@ class Producer:
                 self.process.stdin.write(line.encode() + b"\n")
                 self.process.stdin.flush()
             except BrokenPipeError:
-                raise AssertionError("the producer gave up: " + self.process.stderr.read().decode()[-2000:])
+                raise AssertionError("the producer gave up: " + self.errors())
             if every:
                 time.sleep(every)
 
     def finish(self, timeout=90):
         self.process.stdin.close()
-        self.process.stdin = None
-        err = self.process.communicate(timeout=timeout * PATIENCE)[1].decode()
-        assert self.process.returncode == 0, err[-2000:]
-        assert "Delivery failed" not in err, err[-2000:]
+        try:
+            self.process.wait(timeout * PATIENCE)
+        except subprocess.TimeoutExpired:
+            why = "the producer does not end\n" + self.where_it_stands()
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(why)
+        err = self.errors()
+        assert self.process.returncode == 0, err
+        assert "Delivery failed" not in err, err
+
+    def where_it_stands(self):
+        """Of each partition what every node says, of the topic's the watermarks and whether a record can be added; the producer's threads and last words."""
+        said = []
+        for m in self.cluster.members:
+            said.append("%s alive=%s" % (m.name, m.alive()))
+            try:
+                said += ["  " + json.dumps(row) for row in m.gomsg("cluster", "partitions")]
+            except (OSError, EOFError, AssertionError) as e:
+                said.append("  " + repr(e))
+        try:
+            for index, leader in sorted(self.cluster.leaders(self.topic).items()):
+                m, line = self.cluster.members[leader - 1] if leader > 0 else None, "%s[%d] leader=%d" % (self.topic, index, leader)
+                if m is not None:
+                    k = Kafka(m.ports["kafka"], timeout=15)
+                    error, hw, _ = k.fetch(self.topic, index, 0)
+                    line += " fetch error=%d hw=%d produce acks=all: %s" % (error, hw, k.produce(self.topic, index, batch([b"probe"])))
+                    k.close()
+                said.append(line)
+        except (OSError, EOFError, AssertionError, subprocess.TimeoutExpired) as e:
+            said.append(repr(e))
+        for task in sorted(os.listdir("/proc/%d/task" % self.process.pid)):
+            at = "/proc/%d/task/%s/" % (self.process.pid, task)
+            try:
+                said.append("thread %s %s: %s" % (task, open(at + "comm").read().strip(), open(at + "syscall").read().split(" ")[0]))
+            except OSError as e:
+                said.append(repr(e))
+        with open(self.said.name, errors="replace") as f:
+            said += [line.rstrip() for line in f.readlines()[-60:]]
+        return "\n".join(said)
 
 
 def a_leaders_death_loses_nothing_and_repeats_nothing():

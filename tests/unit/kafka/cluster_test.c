@@ -105,7 +105,7 @@ static void play(uint32_t partition, enum partition_role role)
     struct partition *p = partitions_get(n.partitions, partition);
 
     partition_set_role(p, role, record(partition).epoch);
-    if (role != PARTITION_LEADER)
+    if (role < PARTITION_LEADER)
         stream_table_close_partition(n.streams, partition);
 }
 
@@ -620,6 +620,43 @@ Test(kafka_cluster, acks_all_needs_its_replicas_before_the_append)
         if (leader_of(i) == 1)
             change(i, 1, one, 1);
     cr_assert_eq(produce(-1, "t", index), KAFKA_ERR_NOT_ENOUGH_REPLICAS);
+    end();
+}
+
+Test(kafka_cluster, a_produce_waits_for_the_end_of_a_handover)
+{
+    int64_t base;
+    int32_t index;
+    uint32_t partition;
+    struct log *l;
+
+    begin();
+    create("t", PARTITIONS, -1, NULL, NULL, 0, 3);
+    index = index_led("t", 1);
+    partition = owner("t", (uint32_t)index);
+    l = log_of("t", index);
+    /* given up: it goes on, in order */
+    play(partition, PARTITION_PARKED);
+    send_produce(8, 1, 1000, "t", index, one_record(7, 0));
+    send_produce(8, 1, 1000, "t", index, one_record(7, 1));
+    cr_assert_not(answered(100));
+    cr_assert_eq(log_end(l), 0);
+    play(partition, PARTITION_LEADER);
+    c.next--;
+    for (int i = 0; i < 2; i++, c.next++) {
+        cr_assert_eq(read_produced(8, &base), 0);
+        cr_assert_eq(base, i);
+    }
+    c.next--;
+    /* it went through: the next leader is named */
+    play(partition, PARTITION_PARKED);
+    send_produce(10, 1, 1000, "t", index, one_record(7, 2));
+    cr_assert_not(answered(100));
+    change(partition, 3, (const uint32_t[]){1, 2, 3}, 3);
+    play(partition, PARTITION_FOLLOWER);
+    cr_assert_eq(read_produced(10, &base), KAFKA_ERR_NOT_LEADER_OR_FOLLOWER);
+    cr_assert(frame_has("n3.example"));
+    cr_assert_eq(log_end(l), 2);
     end();
 }
 

@@ -1,5 +1,6 @@
 /* Replication of data logs: those of topics and queues, opened by engines on whoever leads. */
 #include <criterion/criterion.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -10,6 +11,7 @@
 #include "base/mem.h"
 #include "log/effect.h"
 #include "queue/queue.h"
+#include "stream/stream.h"
 #include "sim.h"
 
 static struct sim s;
@@ -152,6 +154,87 @@ Test(data, a_topic_that_asks_for_more_in_sync_replicas_gets_them)
     cr_assert_eq(log_hw(l), 10);
     sim_isolate(&s, away, false);
     cr_assert(SIM_WAIT(log_hw(l) == 11));
+    log_close(l);
+    sim_end(&s);
+}
+
+/* Appends to a topic wherever its partition is led, without ever looking at a role: as who looked just before it changed. */
+struct appender {
+    pthread_t thread;
+    const char *topic;
+    bool stop; /* atomic */
+    int64_t appended;
+};
+
+static void append_until_refused(struct appender *a, struct stream *st)
+{
+    static const struct stream_rules rules = {.max_batch_bytes = 1u << 20, .timestamp_after_max_ms = INT64_MAX};
+    struct batch_builder b = {0};
+    int err = 0;
+
+    while (err == 0 && !__atomic_load_n(&a->stop, __ATOMIC_ACQUIRE)) {
+        struct stream_appended done;
+        struct batch_header h;
+        struct slice bytes;
+        const char *why;
+
+        batch_begin(&b, 1000);
+        batch_add(&b, 1000, SLICE_NONE, SLICE_LIT("v"));
+        bytes = batch_finish(&b);
+        cr_assert_eq(stream_check((uint8_t *)(uintptr_t)bytes.data, bytes.len, &rules, 1000, &h, &why), STREAM_OK);
+        err = stream_append(st, (uint8_t *)(uintptr_t)bytes.data, &h, 1000, NULL, &done);
+        a->appended += err == 0;
+        if (a->appended % 16 == 0)
+            sim_nap();
+    }
+    batch_builder_fini(&b);
+}
+
+static void *run_appender(void *arg)
+{
+    struct appender *a = arg;
+    struct stream_place place = {.topic_id = topic_id(a->topic), .topic = slice_str(a->topic), .partition = partition_of(a->topic, 0)};
+
+    while (!__atomic_load_n(&a->stop, __ATOMIC_ACQUIRE)) {
+        uint32_t leader = sim_leader(&s, place.partition);
+        struct stream *st;
+
+        if (leader == 0 || stream_open(s.node[leader].streams, &place, &st) != 0)
+            continue;
+        append_until_refused(a, st);
+        stream_unref(st);
+    }
+    return NULL;
+}
+
+/* Rule 21. */
+Test(data, appends_at_level_leader_survive_a_planned_handover)
+{
+    struct appender a = {.topic = "orders"};
+    uint32_t leader, partition;
+    struct log *l;
+
+    sim_init(&s, 3, 1);
+    sim_begin(&s, 3);
+    create_topic("orders", 1, NULL);
+    partition = partition_of("orders", 0);
+    cr_assert_eq(pthread_create(&a.thread, NULL, run_appender, &a), 0);
+    for (int round = 0; round < 30; round++) {
+        leader = sim_leader(&s, partition);
+        for (int i = 0; i < 1000 && sim_leader(&s, partition) == leader; i++) {
+            replication_hand_over(s.node[leader].r, partition, leader % 3 + 1); /* those that cannot drain in time are given up */
+            for (int k = 0; k < 250 && sim_leader(&s, partition) == leader; k++)
+                sim_nap();
+        }
+        cr_assert_neq(sim_leader(&s, partition), leader);
+        cr_assert(SIM_WAIT(sim_insync(&s, partition) == 3));
+    }
+    __atomic_store_n(&a.stop, true, __ATOMIC_RELEASE);
+    pthread_join(a.thread, NULL);
+    leader = sim_leader(&s, partition);
+    l = open_topic(leader, "orders", 0);
+    cr_assert_eq(log_end(l), a.appended, "%lld of %lld are there", (long long)log_end(l), (long long)a.appended);
+    cr_assert(SIM_WAIT(same_ends("orders", 0, leader, a.appended)));
     log_close(l);
     sim_end(&s);
 }

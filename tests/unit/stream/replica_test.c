@@ -218,11 +218,37 @@ Test(stream_replica, acknowledgements_wait_for_the_high_watermark_or_the_end_of_
     cr_assert_not(log_commit_arm(&c));
     fake_deliver();
     cr_assert_eq(done, 1);
-    stream_table_close_partition(t, 0);
-    log_fail_commits(stream_log(s), ERR_NOT_LEADER);
+    stream_table_close_partition(t, 0); /* whether or not the replication knows the log */
     fake_deliver();
     cr_assert_eq(done, 2);
     cr_assert_eq(done_err, ERR_NOT_LEADER);
     stream_unref(s);
+    end();
+}
+
+/* Rule 21: who hands over shuts the partition, then looks at the ends of its logs. */
+Test(stream_replica, a_partition_that_is_shut_takes_no_appends_whoever_opened_the_stream_when)
+{
+    struct stream_appended a;
+    struct stream *before, *after, *other;
+
+    begin();
+    before = open_stream(0);
+    other = open_stream(1);
+    cr_assert_eq(produce(before, 9, 0, NULL, &a), 0);
+    stream_table_admit(t, stream_partition(before), false);
+    cr_assert_eq(produce(before, 9, 1, NULL, &a), ERR_NOT_LEADER);
+    cr_assert_eq(produce(before, 9, 0, NULL, &a), ERR_NOT_LEADER, "a repeat is the next leader's to answer");
+    cr_assert_eq(produce(other, 9, 0, NULL, &a), 0, "of another partition");
+    stream_table_close_partition(t, stream_partition(before));
+    after = open_stream(0);
+    cr_assert_eq(produce(after, 9, 1, NULL, &a), ERR_NOT_LEADER);
+    stream_table_admit(t, stream_partition(after), true);
+    cr_assert_eq(produce(after, 9, 1, NULL, &a), 0);
+    cr_assert_eq(a.base, 1);
+    cr_assert_eq(produce(before, 9, 2, NULL, &a), ERR_NOT_LEADER, "it is closed for good");
+    stream_unref(before);
+    stream_unref(after);
+    stream_unref(other);
     end();
 }
