@@ -116,7 +116,10 @@ void ends_want(struct member *m, uint32_t partition)
         if (n->id == topology_node_id(m->o.topology)) {
             struct log *log = partition_main_log(partitions_get(m->o.partitions, partition));
 
-            learn(m, partition, n->id, n->epoch, log_last_epoch(log), log_end(log));
+            if (log_failed(log) != 0 || partition_state(partitions_get(m->o.partitions, partition)) == PARTITION_FAILED)
+                learn(m, partition, n->id, n->epoch, -1, 0); /* D6: it counts as empty */
+            else
+                learn(m, partition, n->id, n->epoch, log_last_epoch(log), log_end(log));
             continue;
         }
         c = mem_zalloc(sizeof(*c));

@@ -230,3 +230,18 @@ void events_view_changed(struct member *m, const struct topology *v)
     for (unsigned i = 0; i < joined.count; i++)
         events_add(m, "node %u joined the in-sync set of %s", joined.list[i].from, which(&joined.list[i], text, sizeof(text)));
 }
+
+void member_partition_damaged(struct member *m, uint32_t node, uint32_t partition)
+{
+    const struct topo_partition *p = topo_partition_at(topology_pin(m->o.topology), partition);
+    uint32_t leader = p == NULL ? 0 : p->leader;
+    bool waits = p != NULL && (p->insync | p->eligible | p->last_known) != 0;
+
+    topology_unpin(m->o.topology);
+    if (leader != 0)
+        events_add(m, "partition %u: the copy on node %u is damaged and is fetched anew from node %u", partition, node, leader);
+    else if (waits)
+        events_add(m, "partition %u: the copy on node %u is damaged; it is fetched anew when another that has everything is back", partition, node);
+    else
+        events_add(m, "partition %u: the copy on node %u is damaged and was the last that may lead; gomsgctl partitions recover elects the best of what is left", partition, node);
+}

@@ -47,6 +47,8 @@ void member_peer_up(struct member *m, const struct bus_peer *peer);
 void member_peer_down(struct member *m, const struct bus_peer *peer, enum bus_down why);
 void member_topology_changed(struct member *m);
 void member_leading(struct member *m, bool leading, uint64_t term); /* topology_options.leading */
+/* For the events: a node's copy of a partition is damaged and left all sets. Any thread. */
+void member_partition_damaged(struct member *m, uint32_t node, uint32_t partition);
 
 /* ---- for people; any thread ---- */
 struct member_node_info {

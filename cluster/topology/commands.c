@@ -288,3 +288,11 @@ void topo_cmd_partition_insync(struct buf *out, const struct topo_insync_request
     for (unsigned i = 0; i < q->insync.count; i++)
         buf_put_be64(out, q->epochs[i]);
 }
+
+void topo_cmd_partition_damaged(struct buf *out, uint32_t node, uint64_t node_epoch, uint32_t partition)
+{
+    buf_put_u8(out, TOPO_CMD_PARTITION_DAMAGED);
+    buf_put_be32(out, node);
+    buf_put_be64(out, node_epoch);
+    buf_put_be32(out, partition);
+}

@@ -60,6 +60,10 @@ struct topo_insync_request {
     uint64_t epochs[TOPO_REPLICAS_MAX]; /* node epochs of its members as the leader knows them (KIP-903) */
 };
 void topo_cmd_partition_insync(struct buf *out, const struct topo_insync_request *q);
+/* From a replica that has stopped serving this partition: its copy is damaged below what it vouched for (D6). It leaves every set; what it led is led by another of them, and where neither the in-sync nor the eligible set has
+ * anybody left, nobody leads by what the sets say, rule 19 included: an administrator decides. The record's version rises in any case, so that no change of the in-sync set from before counts the copy in again. Afterwards the
+ * node may throw the copy away. ERR_NOT_FOUND: no such partition, or not a member of it; ERR_FENCED: the node's epoch is old; ERR_IN_USE: it is the only replica there is. */
+void topo_cmd_partition_damaged(struct buf *out, uint32_t node, uint64_t node_epoch, uint32_t partition);
 
 /* ERR_EXISTS. Also creates the predeclared exchanges ("", amq.direct, amq.fanout, amq.topic, amq.headers, amq.match, amq.rabbitmq.trace) of the vhost. */
 void topo_cmd_vhost_add(struct buf *out, struct slice name);

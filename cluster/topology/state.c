@@ -649,6 +649,8 @@ static int apply_command(struct topo_state *s, struct reader *r, struct topo_res
         return topo_apply_partition_change(s, r, ret);
     case TOPO_CMD_PARTITION_INSYNC:
         return topo_apply_partition_insync(s, r, ret);
+    case TOPO_CMD_PARTITION_DAMAGED:
+        return topo_apply_partition_damaged(s, r);
     case TOPO_CMD_VHOST_ADD:
         name = reader_lslice(r);
         return r->bad ? ERR_CORRUPT : add_vhost(s, name, &ret->id);

@@ -363,3 +363,50 @@ int topo_apply_partition_insync(struct topo_state *s, struct reader *r, struct t
     ret->id = p->version + 1;
     return 0;
 }
+
+/* A copy that is damaged vouches for nothing any more (D6), neither now nor by rule 19. Where it leaves nobody who has what was committed, another's last known copy is not enough: it may lack what this one had. */
+static void drop_damaged(const struct topology *v, struct topo_partition_change *c, uint32_t node)
+{
+    bool counted = topo_set_has(&c->insync, node) || topo_set_has(&c->eligible, node) || topo_set_has(&c->last_known, node);
+    bool led = c->leader == node;
+
+    topo_set_remove(&c->insync, node);
+    topo_set_remove(&c->eligible, node);
+    topo_set_remove(&c->last_known, node);
+    if (counted && c->insync.count == 0 && c->eligible.count == 0)
+        c->last_known.count = 0;
+    if (!led)
+        return;
+    c->leader = 0;
+    topo_change_elect(v, c, node);
+}
+
+int topo_apply_partition_damaged(struct topo_state *s, struct reader *r)
+{
+    uint32_t node = reader_be32(r);
+    uint64_t epoch = reader_be64(r);
+    uint32_t index = reader_be32(r);
+    const struct topo_partition *p = topo_partition_at(&s->v, index);
+    const struct topo_node *n = topo_node_find(&s->v, node);
+    struct topo_partition_change c;
+    struct topo_partition_edit e;
+    struct topology_change *told;
+
+    if (r->bad)
+        return ERR_CORRUPT;
+    if (n == NULL || n->epoch != epoch)
+        return ERR_FENCED;
+    if (p == NULL || !topo_is_replica(p, node))
+        return ERR_NOT_FOUND;
+    if (p->replica_count == 1 && p->members[0] == node)
+        return ERR_IN_USE;
+    topo_change_of(&c, p);
+    drop_damaged(&s->v, &c, node);
+    edit_begin(s, &e);
+    put(s, &e, p, &c);
+    s->v.partitions = e.table;
+    told = topo_add_change(s, TOPO_PARTITION_DAMAGED, SLICE_NONE);
+    told->id = node;
+    told->partition = index;
+    return 0;
+}

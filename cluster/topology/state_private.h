@@ -25,6 +25,7 @@ int topo_apply_cluster_settings(struct topo_state *s, struct reader *r);
 int topo_apply_partitions_place(struct topo_state *s, struct reader *r);
 int topo_apply_partition_change(struct topo_state *s, struct reader *r, struct topo_result *ret);
 int topo_apply_partition_insync(struct topo_state *s, struct reader *r, struct topo_result *ret);
+int topo_apply_partition_damaged(struct topo_state *s, struct reader *r);
 /* The node stops serving what it serves: it leaves in-sync sets and its leaderships go to others (R26 to R30, D7). */
 void topo_partitions_without(struct topo_state *s, uint32_t node, bool unclean);
 /* Leaders for what has none, after a node became alive. */

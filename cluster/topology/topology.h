@@ -212,10 +212,10 @@ void topo_match_all(const struct topology *v, uint64_t exchange_id, bool (*fn)(c
 void topo_bindings_to(const struct topology *v, enum topo_binding_kind kind, uint64_t destination_id, bool (*fn)(const struct topo_binding *, void *arg), void *arg);
 
 /* ---- changes: told to the server as they are applied, on the control worker, before the proposal is answered and after the new view is published ------------ */
-enum topology_change_kind { TOPO_QUEUE_DELETED, TOPO_TOPIC_CREATED, TOPO_TOPIC_DELETED, TOPO_TOPIC_CHANGED, TOPO_VHOST_DELETED, TOPO_USER_CHANGED, TOPO_CONFIG_CHANGED, TOPO_NODE_CHANGED, TOPO_PARTITION_CHANGED };
+enum topology_change_kind { TOPO_QUEUE_DELETED, TOPO_TOPIC_CREATED, TOPO_TOPIC_DELETED, TOPO_TOPIC_CHANGED, TOPO_VHOST_DELETED, TOPO_USER_CHANGED, TOPO_CONFIG_CHANGED, TOPO_NODE_CHANGED, TOPO_PARTITION_CHANGED, TOPO_PARTITION_DAMAGED };
 struct topology_change {
     enum topology_change_kind kind;
-    uint64_t id;            /* queue, topic or node */
+    uint64_t id;            /* queue, topic or node; PARTITION_DAMAGED: whose copy */
     struct slice name;      /* topic, vhost, user or config; borrowed for the call */
     uint32_t partition;     /* of a queue, or which changed */
     uint32_t partitions;    /* of a topic */

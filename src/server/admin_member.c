@@ -208,7 +208,7 @@ static const char *partition_health(const struct topology *v, const struct topo_
     struct topo_replica_set insync = topo_insync(p);
 
     if (p->leader == 0)
-        return p->eligible != 0 ? "offline: waits for an eligible replica" : p->last_known != 0 ? "offline: waits for all last known replicas" : "offline";
+        return p->eligible != 0 ? "offline: waits for an eligible replica" : p->last_known != 0 ? "offline: waits for all last known replicas" : p->insync != 0 ? "offline: waits for an in-sync replica" : "offline: the last copies are damaged; gomsgctl partitions recover";
     if (topo_is_recovering(p))
         return "recovering";
     if (insync.count < topo_partition_min_insync(v, p))

@@ -28,6 +28,10 @@ void server_topology_changed(void *arg, const struct topology_change *c)
     case TOPO_VHOST_DELETED:
         diag_info("virtual host deleted", "name=\"%.*s\"", (int)c->name.len, (const char *)c->name.data);
         break;
+    case TOPO_PARTITION_DAMAGED:
+        if (__atomic_load_n(&s->members_run, __ATOMIC_ACQUIRE))
+            member_partition_damaged(s->member, (uint32_t)c->id, c->partition);
+        break;
     case TOPO_TOPIC_CREATED:
     case TOPO_TOPIC_CHANGED:
     case TOPO_USER_CHANGED:

@@ -430,6 +430,97 @@ Test(cluster, an_administrators_word_elects_what_no_set_allows, .init = three, .
     ASSERT_SET(topo_last_known(at(0)), 0);
 }
 
+static int damaged(uint32_t node, uint32_t partition)
+{
+    topo_cmd_partition_damaged(&b, node, topo_node_find(&s.v, node)->epoch, partition);
+    return apply();
+}
+
+Test(cluster, a_damaged_copy_leaves_every_set_and_others_lead, .init = three, .fini = teardown)
+{
+    uint32_t version = at(0)->version;
+    struct topo_insync_request late = request(0, set_of(3, 1, 2, 3));
+
+    cr_assert_eq(at(0)->leader, 1);
+    cr_assert_eq(damaged(3, 0), 0);
+    ASSERT_SET(topo_insync(at(0)), 2, 1, 2);
+    ASSERT_SET(topo_eligible(at(0)), 0);
+    cr_assert_eq(at(0)->leader, 1);
+    cr_assert_eq(at(0)->epoch, 1, "its leader stays");
+    cr_assert_eq(at(0)->version, version + 1);
+    cr_assert_eq(s.changes[s.change_count - 1].kind, TOPO_PARTITION_DAMAGED);
+    cr_assert_eq(s.changes[s.change_count - 1].id, 3);
+    cr_assert_eq(insync(&late), ERR_MISMATCH, "what was meant before it was known to be damaged comes too late");
+    cr_assert_eq(damaged(3, 0), 0);
+    cr_assert_eq(at(0)->version, version + 2, "also when it is in no set");
+    cr_assert_eq(damaged(1, 0), 0);
+    cr_assert_eq(at(0)->leader, 2);
+    cr_assert_eq(at(0)->epoch, 2);
+    ASSERT_SET(topo_insync(at(0)), 1, 2);
+    ASSERT_SET(topo_insync(at(1)), 3, 1, 2, 3);
+}
+
+Test(cluster, the_last_copy_that_is_damaged_leaves_the_choice_to_people, .init = three, .fini = teardown)
+{
+    struct topo_insync_request q = request(0, set_of(1, 1));
+    struct topo_partition_change c;
+
+    cr_assert_eq(insync(&q), 0);
+    ASSERT_SET(topo_eligible(at(0)), 2, 2, 3);
+    for (uint32_t id = 2; id <= 3; id++) {
+        cr_assert_eq(enter(id, true), 0); /* unclean: in last_known from here on */
+        cr_assert_eq(set_state(id, TOPO_NODE_ACTIVE), 0);
+    }
+    ASSERT_SET(topo_eligible(at(0)), 0);
+    ASSERT_SET(topo_last_known(at(0)), 2, 2, 3);
+    cr_assert_eq(damaged(1, 0), 0);
+    cr_assert_eq(at(0)->leader, 0, "what the others have may be less");
+    ASSERT_SET(topo_insync(at(0)), 0);
+    ASSERT_SET(topo_last_known(at(0)), 0);
+    cr_assert_eq(set_state(2, TOPO_NODE_FENCED), 0);
+    cr_assert_eq(set_state(2, TOPO_NODE_ACTIVE), 0);
+    cr_assert_eq(at(0)->leader, 0);
+    topo_change_of(&c, at(0));
+    c.leader = 2;
+    topo_set_add(&c.insync, 2);
+    c.unclean = true;
+    cr_assert_eq(change(2, &c), 0);
+    cr_assert_eq(at(0)->leader, 2);
+}
+
+Test(cluster, a_damaged_last_known_copy_does_not_make_the_other_the_newest, .init = three, .fini = teardown)
+{
+    for (uint32_t id = 1; id <= 3; id++)
+        cr_assert_eq(enter(id, true), 0);
+    cr_assert_eq(at(0)->leader, 0);
+    ASSERT_SET(topo_last_known(at(0)), 3, 1, 2, 3);
+    cr_assert_eq(damaged(1, 0), 0);
+    cr_assert_eq(damaged(2, 0), 0);
+    cr_assert_eq(set_state(3, TOPO_NODE_ACTIVE), 0);
+    cr_assert_eq(at(0)->leader, 0);
+    ASSERT_SET(topo_last_known(at(0)), 0);
+}
+
+Test(cluster, an_eligible_copy_leads_when_the_last_in_sync_one_is_damaged, .init = three, .fini = teardown)
+{
+    struct topo_insync_request q = request(0, set_of(1, 1));
+
+    cr_assert_eq(insync(&q), 0);
+    cr_assert_eq(damaged(1, 0), 0);
+    cr_assert_eq(at(0)->leader, 2);
+    ASSERT_SET(topo_insync(at(0)), 1, 2);
+}
+
+Test(cluster, the_only_replica_is_not_given_up, .init = one_copy, .fini = teardown)
+{
+    cr_assert_eq(damaged(1, 0), ERR_IN_USE);
+    cr_assert_eq(damaged(2, 0), ERR_NOT_FOUND);
+    topo_cmd_partition_damaged(&b, 1, topo_node_find(&s.v, 1)->epoch - 1, 0);
+    cr_assert_eq(apply(), ERR_FENCED);
+    cr_assert_eq(at(0)->leader, 1);
+    cr_assert_eq(at(0)->version, 1);
+}
+
 Test(cluster, a_batch_applies_what_fits_and_tells_how_many, .init = three, .fini = teardown)
 {
     struct topo_partition_change c[3];
@@ -592,7 +683,7 @@ Test(cluster, truncated_commands_are_refused_at_every_length, .init = three, .fi
     struct topo_replica_set sets[2] = {set_of(1, 1), set_of(1, 1)};
 
     topo_change_of(&c, at(0));
-    for (unsigned kind = 0; kind < 7; kind++) {
+    for (unsigned kind = 0; kind < 8; kind++) {
         switch (kind) {
         case 0: topo_cmd_node_enter(&b, &n, false); break;
         case 1: topo_cmd_node_state(&b, 1, 1, TOPO_NODE_FENCED, 0); break;
@@ -601,6 +692,7 @@ Test(cluster, truncated_commands_are_refused_at_every_length, .init = three, .fi
         case 4: topo_cmd_partition_change(&b, 1, &c, 1); break;
         case 5: topo_cmd_partition_insync(&b, &q); break;
         case 6: topo_cmd_node_endpoints(&b, 1, 1, n.endpoints); break;
+        case 7: topo_cmd_partition_damaged(&b, 1, 1, 0); break;
         }
         for (size_t cut = 0; cut < b.len; cut++)
             cr_assert_eq(topo_state_apply(&s, slice_of(b.data, cut), &res), ERR_CORRUPT, "kind %u cut at %zu", kind, cut);
