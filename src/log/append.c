@@ -79,6 +79,11 @@ static int first_segment(struct log *l)
         err = log_create_files(l);
     if (err == 0)
         err = segment_create(l, base, &f);
+    if (err == ERR_NOT_FOUND) { /* its directory was put aside, and the node stopped before there was another */
+        err = log_create_files(l);
+        if (err == 0)
+            err = segment_create(l, base, &f);
+    }
     if (err != 0)
         return err;
     mutex_lock(log_stripe(l));

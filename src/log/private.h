@@ -6,6 +6,7 @@
  *                   -> wait mutex (commits that wait for a high watermark, watches) -> commit queue of a worker
  *                   -> store->files_mutex (LRU of open files) / store->table_mutex (names of logs) / store->mutex (the ledger's pending entries,
  *                      queues of the store's threads): leaves.
+ * aside_mutex (what lies in damaged/) -> store->mutex.
  * files_mutex -> stripe only by trylock. store->recover_mutex[] is taken before everything. store->ledger_mutex (the file itself) is taken before store->mutex.
  *
  * Publishing an append: bytes first, then, between two increments of `seq`, position and end. Whoever needs the pair (readers, the sync thread) loops until seq is
@@ -249,6 +250,7 @@ struct log_store {
     void (*opened)(void *arg, struct log *l, uint64_t log_id); /* under table_mutex */
     void *opened_arg;
 
+    struct mutex aside_mutex; /* who looks into damaged/ */
     struct mutex round_mutex; /* a round from its cut to its end; a truncation. Before ledger_mutex, behind the cut's callback */
     struct mutex ledger_mutex;
     int ledger_fd;
@@ -309,6 +311,8 @@ void failpoint_parse(struct log_store *s, const char *text);
 int log_touch(struct log *l); /* recovers when that is due; 0 or what stopped it */
 /* Takes the directory to trash/. */
 void store_trash(struct log_store *s, const char *dir);
+/* To damaged/, where an administrator can look at it; the newest few stay, and none while space is short. */
+void store_put_aside(struct log_store *s, const char *dir);
 
 /* segment.c */
 void segment_path(const struct log *l, int64_t base, char *out, size_t size);

@@ -381,16 +381,13 @@ static void forget_unlinks(struct log *l)
     mutex_unlock(&l->store->mutex);
 }
 
-/* The ledger: nothing is left, the start and the mark are `start`. Then the files: what a crash leaves of them lies outside the mark, and recovery removes it. */
-static int drop_files(struct log *l, int64_t start)
+/* The ledger says that nothing is left, and that start and mark are `start`. What a crash leaves of the files lies outside the mark, and recovery removes it. */
+static int drop_marks(struct log *l, int64_t start)
 {
     struct buf entry = {0};
     int64_t mark_off = l->mark_off, mark_seg = l->mark_seg;
-    char *path;
     int err;
 
-    if (!l->created || l->number == 0)
-        return log_create_files(l);
     forget_unlinks(l);
     l->mark_off = start;
     l->mark_seg = -1;
@@ -407,9 +404,19 @@ static int drop_files(struct log *l, int64_t start)
         (void)set_going(l, 0, false);
         l->mark_off = mark_off;
         l->mark_seg = mark_seg;
-        return err;
     }
-    for (uint32_t i = 0; i < l->seg_count; i++) {
+    return err;
+}
+
+static int drop_files(struct log *l, int64_t start)
+{
+    char *path;
+    int err;
+
+    if (!l->created || l->number == 0)
+        return log_create_files(l);
+    err = drop_marks(l, start);
+    for (uint32_t i = 0; err == 0 && i < l->seg_count; i++) {
         path = mem_printf("%s/%020lld.log", l->dir, (long long)seg_at(l, i)->base);
         if (unlinkat(l->store->dirfd, path, 0) < 0 && errno != ENOENT)
             diag_warn("a segment that went could not be removed", "path=\"%s\"", path);
@@ -418,7 +425,29 @@ static int drop_files(struct log *l, int64_t start)
         (void)unlinkat(l->store->dirfd, path, 0);
         mem_free(path);
     }
-    return 0;
+    return err;
+}
+
+/* Under the append lock: an empty log that begins at `start`. */
+static void empty(struct log *l, int64_t start)
+{
+    mutex_lock(log_stripe(l));
+    while (l->seg_count > 0)
+        segment_remove(l, l->seg_count - 1);
+    l->tail_from = l->tail_next = -1;
+    epochs_clear(l);
+    ASTORE(&l->seq, l->seq + 1);
+    ASTORE(&l->pos, 0);
+    ASTORE(&l->seg_max_ts, -1);
+    ASTORE(&l->start, start);
+    ASTORE(&l->end, start);
+    ASTORE(&l->seq, l->seq + 1);
+    ASTORE(&l->durable, start);
+    ASTOREX(&l->last_ts, -1);
+    ASTOREX(&l->sealed_bytes, 0);
+    l->index_pos = l->reserved = 0;
+    l->written_back = 0;
+    mutex_unlock(log_stripe(l));
 }
 
 int log_restart_at(struct log *l, int64_t start)
@@ -434,31 +463,44 @@ int log_restart_at(struct log *l, int64_t start)
     if (l->hot != NULL)
         hot_demote(l, false);
     err = l->memory ? 0 : drop_files(l, start);
-    if (err == 0) {
-        mutex_lock(log_stripe(l));
-        while (l->seg_count > 0)
-            segment_remove(l, l->seg_count - 1);
-        l->tail_from = l->tail_next = -1;
-        epochs_clear(l);
-        ASTORE(&l->seq, l->seq + 1);
-        ASTORE(&l->pos, 0);
-        ASTORE(&l->seg_max_ts, -1);
-        ASTORE(&l->start, start);
-        ASTORE(&l->end, start);
-        ASTORE(&l->seq, l->seq + 1);
-        ASTORE(&l->durable, start);
-        ASTOREX(&l->last_ts, -1);
-        ASTOREX(&l->sealed_bytes, 0);
-        l->index_pos = l->reserved = 0;
-        l->written_back = 0;
-        mutex_unlock(log_stripe(l));
-    }
+    if (err == 0)
+        empty(l, start);
     log_append_unlock(l);
     mutex_unlock(&l->store->round_mutex);
     if (err == 0 && !l->memory)
         log_mark_dirty(l);
     if (err == 0)
         hw_bound(l);
+    return err;
+}
+
+int log_begin_anew(struct log *l)
+{
+    int err;
+
+    (void)log_touch(l);
+    err = ALOAD(&l->failed);
+    if (err != ERR_CORRUPT)
+        return err == 0 ? 0 : err; /* whole, or another must not use it either */
+    mutex_lock(&l->store->round_mutex);
+    log_append_lock(l);
+    if (l->hot != NULL)
+        hot_demote(l, false);
+    err = l->number == 0 ? 0 : drop_marks(l, 0);
+    if (err == 0) {
+        store_put_aside(l->store, l->dir);
+        empty(l, 0);
+        l->created = false;
+        err = log_create_files(l);
+    }
+    if (err == 0)
+        ASTORE(&l->failed, 0);
+    log_append_unlock(l);
+    mutex_unlock(&l->store->round_mutex);
+    if (err == 0) {
+        log_mark_dirty(l);
+        hw_bound(l);
+    }
     return err;
 }
 

@@ -257,6 +257,70 @@ void store_trash(struct log_store *s, const char *dir)
     store_submit(s, job);
 }
 
+/* ---- what is damaged ----------------------------------------------------------------------------------------------------- */
+
+#define DAMAGED_MAX 8
+
+/* The oldest of what lies in damaged/ goes until there is room for one more. Names begin with their time. */
+static void make_room(struct log_store *s)
+{
+    for (unsigned tries = 0; tries < 64; tries++) {
+        int fd = openat(s->dirfd, "damaged", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        DIR *d = fd < 0 ? NULL : fdopendir(fd);
+        char oldest[256] = "";
+        char *path;
+        unsigned n = 0;
+
+        for (struct dirent *e; d != NULL && (e = readdir(d)) != NULL;) {
+            if (e->d_name[0] == '.')
+                continue;
+            n++;
+            if (oldest[0] == '\0' || strcmp(e->d_name, oldest) < 0)
+                snprintf(oldest, sizeof(oldest), "%s", e->d_name);
+        }
+        if (d != NULL)
+            closedir(d);
+        else if (fd >= 0)
+            close(fd);
+        if (n < DAMAGED_MAX)
+            return;
+        path = mem_printf("damaged/%s", oldest);
+        store_trash(s, path);
+        mem_free(path);
+    }
+}
+
+void store_put_aside(struct log_store *s, const char *dir)
+{
+    static uint32_t serial;
+    char *path = mem_printf("damaged/%lld-%04u-%s", (long long)clock_wall_ms(), __atomic_add_fetch(&serial, 1, __ATOMIC_RELAXED) % 10000, dir);
+
+    for (char *at = path + strlen("damaged/"); *at != '\0'; at++)
+        if (*at == '/')
+            *at = '_';
+    path[MIN_OF(strlen(path), (size_t)250)] = '\0';
+    mutex_lock(&s->aside_mutex);
+    make_room(s);
+    if (mkdirat(s->dirfd, "damaged", 0750) < 0 && errno != EEXIST)
+        diag_warn("damaged/ cannot be made", "error=\"%s\"", strerror(errno));
+    if (!ALOADX(&s->may_grow)) {
+        store_trash(s, dir); /* what is whole needs the space */
+    } else if (renameat(s->dirfd, dir, s->dirfd, path) == 0) {
+        diag_warn("what is damaged was put aside; it can be deleted", "from=\"%s\" to=\"%s/%s\" kept=%u", dir, s->data_dir, path, DAMAGED_MAX);
+    } else if (errno != ENOENT) {
+        diag_error("a damaged directory cannot be put aside", "from=\"%s\" to=\"%s\" error=\"%s\"", dir, path, strerror(errno));
+        store_trash(s, dir);
+    }
+    mutex_unlock(&s->aside_mutex);
+    ASTOREX(&s->new_names, true);
+    mem_free(path);
+}
+
+void log_store_put_aside(struct log_store *s, const char *dir)
+{
+    store_put_aside(s, dir);
+}
+
 static void free_store(struct log_store *s)
 {
     for (uint32_t i = 0; i < s->table_size; i++) {
@@ -280,6 +344,7 @@ static void free_store(struct log_store *s)
     mutex_fini(&s->mutex);
     mutex_fini(&s->ledger_mutex);
     mutex_fini(&s->round_mutex);
+    mutex_fini(&s->aside_mutex);
     pthread_cond_destroy(&s->sync_cond);
     pthread_cond_destroy(&s->prefault_cond);
     pthread_cond_destroy(&s->janitor_cond);
@@ -375,6 +440,7 @@ int log_store_open(const struct log_store_options *options, struct workers *ws, 
     mutex_init(&s->mutex);
     mutex_init(&s->ledger_mutex);
     mutex_init(&s->round_mutex);
+    mutex_init(&s->aside_mutex);
     cond_init_mono(&s->sync_cond);
     cond_init_mono(&s->prefault_cond);
     cond_init_mono(&s->janitor_cond);

@@ -173,6 +173,84 @@ static void recovery(struct batch_builder *b, size_t size)
     log_store_close(s);
 }
 
+/* ---- ten thousand logs (rule 11, P19) ------------------------------------------------------------------------------------------- */
+
+#define MANY 10000
+
+static struct log *many[MANY];
+
+static void open_many(struct log_store *s)
+{
+    char dir[64];
+
+    for (int i = 0; i < MANY; i++) {
+        snprintf(dir, sizeof(dir), "p-%04d/topic/orders-%d", i % 32, i);
+        log_open(s, &(struct log_options){.kind = LOG_TOPIC, .dir = dir, .log_id = (uint64_t)i + 1}, &many[i]);
+        CHECK(many[i] != NULL);
+    }
+}
+
+static void write_many_and_die(struct batch_builder *b)
+{
+    struct log_store *s = open_store();
+    size_t before = mem_allocated();
+    uint64_t at = clock_mono_us();
+
+    open_many(s);
+    printf("%d logs declared: %zu bytes and %.1f us each\n", MANY, (mem_allocated() - before) / MANY, (double)(clock_mono_us() - at) / MANY);
+    at = clock_mono_us();
+    for (int i = 0; i < MANY; i++)
+        append(many[i], b, 1, 50, 0);
+    printf("first append: %.1f us each\n", (double)(clock_mono_us() - at) / MANY);
+    at = clock_mono_us();
+    CHECK(log_store_sync(s) == 0);
+    printf("a round over %d new logs: %.1f ms\n", MANY, (double)(clock_mono_us() - at) / 1000);
+    for (int i = 0; i < 1000; i++)
+        append(many[i], b, 1, 50, 0);
+    at = clock_mono_us();
+    CHECK(log_store_sync(s) == 0);
+    printf("a round over 1000 dirty logs: %.1f ms\n", (double)(clock_mono_us() - at) / 1000);
+    fflush(NULL);
+    raise(SIGKILL);
+}
+
+static void many_logs(struct batch_builder *b)
+{
+    struct log_store *s;
+    size_t before;
+    uint64_t at;
+    int status;
+    pid_t pid;
+
+    fflush(NULL);
+    pid = fork();
+    if (pid == 0)
+        write_many_and_die(b);
+    CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    at = clock_mono_us();
+    s = open_store();
+    open_many(s);
+    append(many[4711], b, 1, 50, 0);
+    printf("first write after a kill with %d logs: %.1f ms\n", MANY, (double)(clock_mono_us() - at) / 1000);
+    at = clock_mono_us();
+    for (int i = 0; i < MANY; i++)
+        CHECK(log_recover(many[i]) == 0);
+    printf("recovering them all: %.1f us each\n", (double)(clock_mono_us() - at) / MANY);
+    for (int i = 0; i < MANY; i++)
+        log_close(many[i]);
+    at = clock_mono_us();
+    log_store_close(s);
+    printf("clean stop: %.1f ms\n", (double)(clock_mono_us() - at) / 1000);
+    before = mem_allocated();
+    at = clock_mono_us();
+    s = open_store();
+    open_many(s);
+    printf("clean start with %d logs: %.1f ms, %zu bytes a log\n", MANY, (double)(clock_mono_us() - at) / 1000, (mem_allocated() - before) / MANY);
+    for (int i = 0; i < MANY; i++)
+        log_close(many[i]);
+    log_store_close(s);
+}
+
 int main(int argc, char **argv)
 {
     char dir[256];
@@ -188,6 +266,7 @@ int main(int argc, char **argv)
     recovery(&b, 64);
     recovery(&b, 1024);
     recovery(&b, 65536);
+    many_logs(&b);
     batch_builder_fini(&b);
     CHECK(file_remove_tree(dir) == 0);
     return 0;

@@ -12,64 +12,49 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/err.h"
 #include "base/fileio.h"
 #include "base/mem.h"
 #include "rig.h"
 
-#define MANY 10000
+#define MANY 1000 /* bench-log does the same with ten thousand, and takes the times */
 
-Test(cost, ten_thousand_idle_logs, .timeout = 120)
+Test(cost, many_idle_logs_cost_little_memory_and_no_files)
 {
     struct rig r;
     static struct log *l[MANY];
     struct log_store_stats st;
     char dir[64];
-    uint64_t at;
     size_t before, after;
 
     rig_init(&r);
     before = mem_allocated();
-    at = clock_mono_us();
     for (int i = 0; i < MANY; i++) {
         snprintf(dir, sizeof(dir), "p-%04d/topic/orders-%d", i % 32, i);
         l[i] = rig_log(&r, LOG_TOPIC, dir, (uint64_t)i + 1);
     }
     after = mem_allocated();
-    fprintf(stderr, "declared: %zu bytes a log, %.1f us each\n", (after - before) / MANY, (double)(clock_mono_us() - at) / MANY);
 #ifdef HAVE_JEMALLOC
     cr_assert_leq((after - before) / MANY, 512);
 #endif
     log_store_stats(r.s, &st);
     cr_assert_eq(st.open_files, 0);
-    at = clock_mono_us();
     for (int i = 0; i < MANY; i++)
         rig_append(&r, l[i], 1, 50);
-    fprintf(stderr, "first append: %.1f us each\n", (double)(clock_mono_us() - at) / MANY);
-    at = clock_mono_us();
     cr_assert_eq(log_store_sync(r.s), 0);
-    fprintf(stderr, "a round over %d new logs: %.1f ms\n", MANY, (double)(clock_mono_us() - at) / 1000);
-    for (int i = 0; i < 1000; i++)
+    for (int i = 0; i < MANY / 10; i++)
         rig_append(&r, l[i], 1, 50);
-    at = clock_mono_us();
     cr_assert_eq(log_store_sync(r.s), 0);
-    fprintf(stderr, "a round over 1000 dirty logs: %.1f ms\n", (double)(clock_mono_us() - at) / 1000);
     for (int i = 0; i < MANY; i++)
         log_close(l[i]);
-    at = clock_mono_us();
     rig_close(&r);
-    fprintf(stderr, "clean stop: %.1f ms\n", (double)(clock_mono_us() - at) / 1000);
     before = mem_allocated();
-    at = clock_mono_us();
     rig_open(&r);
     for (int i = 0; i < MANY; i++) {
         snprintf(dir, sizeof(dir), "p-%04d/topic/orders-%d", i % 32, i);
         l[i] = rig_log(&r, LOG_TOPIC, dir, (uint64_t)i + 1);
-        cr_assert_eq(log_end(l[i]), i < 1000 ? 2 : 1);
+        cr_assert_eq(log_end(l[i]), i < MANY / 10 ? 2 : 1);
     }
-    fprintf(stderr, "clean start with %d logs: %.1f ms, %zu bytes a log\n", MANY, (double)(clock_mono_us() - at) / 1000,
-            (mem_allocated() - before) / MANY);
 #ifdef HAVE_JEMALLOC
     cr_assert_leq((mem_allocated() - before) / MANY, 512);
 #endif
@@ -80,7 +65,7 @@ Test(cost, ten_thousand_idle_logs, .timeout = 120)
     rig_fini(&r);
 }
 
-static void ten_thousand_then_killed(struct rig *r)
+static void many_then_killed(struct rig *r)
 {
     char dir[64];
 
@@ -91,31 +76,28 @@ static void ten_thousand_then_killed(struct rig *r)
     log_store_sync(r->s);
 }
 
-Test(cost, killed_with_ten_thousand_logs_the_first_write_is_under_a_second, .timeout = 120)
+/* Rule 11: only the log that is touched is scanned. */
+Test(cost, killed_with_many_logs_the_first_write_looks_at_its_own_only)
 {
     struct rig r;
     static struct log *l[MANY];
     char dir[64];
-    uint64_t at;
+    struct log_store_stats st;
 
     rig_init(&r);
     rig_close(&r);
-    rig_crash(&r, ten_thousand_then_killed);
-    at = clock_mono_us();
+    rig_crash(&r, many_then_killed);
     rig_open(&r);
     for (int i = 0; i < MANY; i++) {
         snprintf(dir, sizeof(dir), "p-%04d/topic/orders-%d", i % 32, i);
         l[i] = rig_log(&r, LOG_TOPIC, dir, (uint64_t)i + 1);
     }
-    rig_append(&r, l[4711], 1, 50);
-    at = clock_mono_us() - at;
-    fprintf(stderr, "first write after a kill with %d logs: %.1f ms\n", MANY, (double)at / 1000);
-    cr_assert_lt(at, 1000000);
-    cr_assert_eq(log_end(l[4711]), 2);
-    at = clock_mono_us();
+    rig_append(&r, l[471], 1, 50);
+    log_store_stats(r.s, &st);
+    cr_assert_leq(st.open_files, 1);
+    cr_assert_eq(log_end(l[471]), 2);
     for (int i = 0; i < MANY; i++)
         cr_assert_eq(log_recover(l[i]), 0);
-    fprintf(stderr, "recovering them all: %.1f us each\n", (double)(clock_mono_us() - at) / MANY);
     for (int i = 0; i < MANY; i++)
         log_close(l[i]);
     rig_fini(&r);

@@ -1,6 +1,7 @@
 /* Rule 4: what a log holds after a kill, a power cut, a flipped bit, a torn write. */
 #include <criterion/criterion.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -130,6 +131,104 @@ Test(recover, a_flip_below_the_mark_is_corruption_and_stops_that_log_alone)
     l = reopen(&r, &err); /* also after a clean stop */
     cr_assert_eq(err, ERR_CORRUPT);
     finish(&r, l);
+}
+
+static unsigned put_aside(const struct rig *r)
+{
+    char path[128];
+    glob_t g = {0};
+    unsigned n;
+
+    snprintf(path, sizeof(path), "%s/damaged/*/*.log", r->dir);
+    n = glob(path, 0, NULL, &g) == 0 ? (unsigned)g.gl_pathc : 0;
+    globfree(&g);
+    return n;
+}
+
+/* D6: what was damaged is kept aside, and nothing of it is in the log that begins anew, whatever happens next. */
+Test(recover, a_damaged_log_begins_anew_and_its_files_are_put_aside)
+{
+    for (int how = 0; how < 3; how++) {
+        struct rig r;
+        struct log *l;
+        uint64_t size;
+        int err;
+
+        start(&r, synced_20_then_15);
+        rig_flip(rig_segment(&r, "p-0001/main", 0), 13 * batch_size(&r) + 100);
+        l = reopen(&r, &err);
+        cr_assert_eq(err, ERR_CORRUPT);
+        cr_assert_eq(log_begin_anew(l), 0);
+        cr_assert_eq(log_failed(l), 0);
+        cr_assert(log_start(l) == 0 && log_end(l) == 0 && log_durable(l) == 0 && log_last_epoch(l) == -1);
+        cr_assert_eq(put_aside(&r), 1);
+        cr_assert_eq(log_begin_anew(l), 0, "nothing happens to a whole log");
+        cr_assert_eq(put_aside(&r), 1);
+        size = 0;
+        if (how > 0) {
+            rig_append(&r, l, 7, 500);
+            size = 7;
+        }
+        if (how > 1)
+            cr_assert_eq(log_store_sync(r.s), 0);
+        cr_assert_eq(rig_check(l, 0, (int64_t)size), (int64_t)size);
+        log_close(l);
+        rig_close(&r);
+        l = reopen(&r, &err);
+        cr_assert_eq(err, 0);
+        cr_assert_eq(log_end(l), (int64_t)size);
+        cr_assert_eq(rig_check(l, 0, (int64_t)size), (int64_t)size);
+        finish(&r, l);
+    }
+}
+
+static void begin_anew_and_write(struct rig *r)
+{
+    struct log *l = rig_log(r, LOG_MAIN, "p-0001/main", 1);
+
+    (void)log_recover(l);
+    if (log_begin_anew(l) == 0)
+        rig_append(r, l, 9, 500);
+}
+
+Test(recover, a_log_that_began_anew_is_found_so_after_a_kill)
+{
+    struct rig r;
+    struct log *l;
+    int err;
+
+    start(&r, synced_20_then_15);
+    rig_flip(rig_segment(&r, "p-0001/main", 0), 13 * batch_size(&r) + 100);
+    rig_crash(&r, begin_anew_and_write);
+    l = reopen(&r, &err);
+    cr_assert_eq(err, 0);
+    cr_assert_eq(log_end(l), 9);
+    cr_assert_eq(rig_check(l, 0, 9), 9);
+    finish(&r, l);
+}
+
+Test(recover, only_the_newest_of_what_is_damaged_is_kept)
+{
+    struct rig r;
+    char path[128], dir[32];
+
+    rig_init(&r);
+    for (int i = 0; i < 12; i++) {
+        FILE *f;
+
+        snprintf(dir, sizeof(dir), "p-%04d/kv", i);
+        snprintf(path, sizeof(path), "%s/%s", r.dir, dir);
+        cr_assert_eq(file_make_dirs(path), 0);
+        snprintf(path, sizeof(path), "%s/%s/x.log", r.dir, dir);
+        f = fopen(path, "w");
+        cr_assert(f != NULL && fclose(f) == 0);
+        log_store_put_aside(r.s, dir);
+    }
+    cr_assert_eq(put_aside(&r), 8);
+    snprintf(path, sizeof(path), "%s/damaged/*-p-0011_kv/x.log", r.dir);
+    cr_assert_eq(glob(path, 0, NULL, &(glob_t){0}), 0, "the last one is there");
+    rig_close(&r);
+    rig_fini(&r);
 }
 
 Test(recover, a_log_shorter_than_its_mark_is_corruption)
