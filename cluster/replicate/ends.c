@@ -18,7 +18,7 @@ void ends_handle(void *arg, const struct bus_peer *from, struct bus_request *req
     }
     part = &r->parts[index];
     /* Logs that were not closed cleanly know their ends when a step has scanned them. */
-    if (!r->started || r->stopping || part->working == WORK_STEP || part->step_wanted || part->rec.epoch < epoch || partition_state(part->p) != PARTITION_OPEN) {
+    if (!r->started || r->stopping || part->working == WORK_STEP || part->step_wanted || part->rec.epoch < epoch || partition_state(part->p) < PARTITION_OPEN) {
         bus_reply(r->o.bus, req, ERR_AGAIN, SLICE_NONE);
         return;
     }
@@ -27,7 +27,13 @@ void ends_handle(void *arg, const struct bus_peer *from, struct bus_request *req
     {
         struct rlog *l = LIST_ENTRY(node, struct rlog, node);
 
-        if (l->log == NULL || log_failed(l->log) != 0)
+        bool failed = l->log == NULL || log_failed(l->log) != 0;
+
+        if (l->key.kind == LOG_MAIN && (failed || partition_state(part->p) == PARTITION_FAILED)) {
+            log_end_put(&b, &(struct log_end_entry){.key = l->key, .epoch = -1}); /* D6: it counts as empty */
+            continue;
+        }
+        if (failed)
             continue;
         log_end_put(&b, &(struct log_end_entry){.key = l->key, .start = log_start(l->log), .end = log_end(l->log), .epoch = log_last_epoch(l->log)});
     }

@@ -90,6 +90,14 @@ static void subscribe(struct rpart *part)
     f->urgent = true;
 }
 
+void fetcher_resubscribe(struct rpart *part)
+{
+    if (part->following == NULL)
+        return;
+    subscribe(part);
+    fetcher_kick(part->following);
+}
+
 void fetcher_follow(struct rpart *part)
 {
     fetcher_unfollow(part);
@@ -172,6 +180,7 @@ static void put_request(struct fetcher *f, struct buf *b, bool wait)
         q.parts++;
         count += put_subscription(&positions, part);
         part->subscribed = true;
+        part->subscribed_in = f->requests;
     }
     while (count < POSITIONS_MAX && (n = list_pop_front(&f->report)) != NULL) {
         put_position(&positions, LIST_ENTRY(n, struct rlog, report));
@@ -219,6 +228,8 @@ void fetcher_kick(struct fetcher *f)
     }
     f->urgent = false;
     more = false;
+    f->requests++;
+    idle->number = f->requests;
     put_request(f, &b, true);
     more = !list_empty(&f->report) || !list_empty(&f->subscribe);
     idle->busy = true;
@@ -417,6 +428,7 @@ static void take_log(struct fetcher *f, const struct fetch_log *a)
         }
     }
     if (has_failed(l)) {
+        repair_look(part);
         if (a->status != FETCH_POSITION) {
             l->retry_us = replication_now_us() + RETRY_APPEND_US;
             part->retry_appends = true;
@@ -508,6 +520,8 @@ static void fetched(struct bus_call *c, int err, struct slice payload)
         begin_anew(f);
     } else if (err == 0) {
         f->failures = 0;
+        if (!stale)
+            f->answered = MAX_OF(f->answered, call->number);
     }
     fetcher_kick(f);
 }

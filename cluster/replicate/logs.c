@@ -168,7 +168,7 @@ int rlog_open(struct rlog *l)
     err = log_open(r->o.logs,
                    &(struct log_options){.kind = (enum log_kind)l->key.kind, .dir = dir, .log_id = identity_of(&l->key)}, &l->log);
     mem_free(dir);
-    if (err != 0) {
+    if (err != 0 && err != ERR_CORRUPT) { /* what is damaged is opened all the same, to be told of and repaired */
         if (l->log != NULL)
             log_close(l->log);
         l->log = NULL;
@@ -449,6 +449,8 @@ void rlogs_sweep(struct replication *r, unsigned max)
                     fetcher_report(l, true);
             } else if (l->log != NULL && log_failed(l->log) == ERR_NOT_FOUND) {
                 rlog_drop(l, false); /* deleted by its engine */
+            } else if (l->log != NULL && log_failed(l->log) == ERR_CORRUPT) {
+                repair_look(l->part);
             }
             mem_free(dir);
         }

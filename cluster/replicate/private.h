@@ -36,7 +36,7 @@ struct part_record {
     uint32_t version;
     uint32_t count;
     uint32_t nodes[TOPO_REPLICAS_MAX]; /* all members */
-    uint32_t insync, adding, last_known; /* bit i: nodes[i] */
+    uint32_t insync, eligible, adding, last_known; /* bit i: nodes[i] */
     uint32_t min_insync;
     bool mine;        /* this node is a member */
     bool lease_may_run; /* the former leader's, by what the topology says of it */
@@ -58,7 +58,7 @@ struct follower {
     int64_t main_end, main_durable; /* atomic; -1: unknown */
 };
 
-enum work_kind { WORK_NONE, WORK_STEP, WORK_PARK, WORK_UNPARK, WORK_CUT, WORK_INSTALL, WORK_APPLY };
+enum work_kind { WORK_NONE, WORK_STEP, WORK_PARK, WORK_UNPARK, WORK_REPAIR, WORK_CUT, WORK_INSTALL, WORK_APPLY };
 
 struct rpart {
     struct replication *r;
@@ -75,7 +75,7 @@ struct rpart {
     struct rlog *main;
     /* work.c */
     enum work_kind working;
-    bool apply_wanted, step_wanted, park_wanted, unpark_wanted;
+    bool apply_wanted, step_wanted, park_wanted, unpark_wanted, repair_wanted;
     struct list cuts;    /* of struct rlog: to be cut */
     struct bg_job job;
     struct part_record target; /* of the step under way */
@@ -105,7 +105,10 @@ struct rpart {
     struct list followed_node, fetch_node; /* in its fetcher's lists */
     bool retry_appends;     /* a log of it waits after a failed append */
     bool subscribed;
+    uint64_t subscribed_in; /* the fetcher's request that told of all logs */
     uint64_t subscribe_not_before_us;
+    struct repair *repair;  /* owned; NULL: this copy is whole */
+    bool damaged;           /* atomic: the same for other threads */
     struct list waiters;    /* of struct replication_waiter, under r->wait_mutex */
     uint32_t waiter_count;  /* atomic */
     uint32_t insync_seen;   /* atomic copy of rec.insync for replication_acked */
@@ -168,6 +171,7 @@ struct fetch_call {
     struct fetcher *f;
     bool busy;
     uint64_t session; /* it was sent in */
+    uint64_t number;
 };
 struct fetcher {
     struct replication *r;
@@ -179,6 +183,7 @@ struct fetcher {
     struct list subscribe; /* of them, by fetch_node: to be told of in the next request */
     struct list refused;   /* the same: the leader is not there yet, or not any more */
     bool urgent;          /* news that must not wait for the long poll */
+    uint64_t requests, answered; /* how many were sent; the latest that the leader has dealt with, and with it all before */
     uint64_t not_before_us;
     unsigned failures;
 };
@@ -256,6 +261,7 @@ struct replication {
     struct mail leave_mail;
     bool left;             /* atomic: leave_mail was delivered */
     uint32_t handing_over; /* atomic: handovers under way */
+    struct list repairs;   /* of struct repair */
     struct list handovers; /* of struct handover_proposal, in flight */
     unsigned installs_running;
 };
@@ -302,6 +308,7 @@ void step_forget(struct rpart *part); /* frees what leading needed */
 struct fetcher *fetcher_of(struct replication *r, uint32_t node_id);
 void fetcher_follow(struct rpart *part);   /* subscribe with the leader it has now */
 void fetcher_unfollow(struct rpart *part);
+void fetcher_resubscribe(struct rpart *part); /* all positions are told again */
 void fetcher_report(struct rlog *l, bool urgent);
 void fetcher_kick(struct fetcher *f);
 /* R11: cuts a log where it parts from another's, as work. */
@@ -371,6 +378,15 @@ void pull_forget(struct rpart *part);
 void pulls_tick(struct replication *r);
 void pulls_free(struct replication *r);
 void pull_handle_read(void *arg, const struct bus_peer *from, struct bus_request *req, struct slice payload);
+
+/* repair.c */
+bool repair_is_due(const struct rpart *part, const struct part_record *rec); /* something here is damaged, and there are others to fetch from; any thread that has the partition's work */
+void repair_look(struct rpart *part);  /* something may be damaged */
+void repair_mask(struct rpart *part);  /* its record was read: a damaged copy does not lead */
+void repair_go_on(struct rpart *part, uint64_t now);
+int repair_run(struct rpart *part);    /* as work */
+void repair_done(struct rpart *part, int err);
+void repairs_free(struct replication *r);
 
 /* wait.c */
 void waiters_notify(struct rpart *part);

@@ -46,6 +46,7 @@ void record_read(struct replication *r, const struct topology *v, uint32_t index
     add_members(ret, topo_replicas(p));
     add_members(ret, topo_adding(p));
     ret->insync = bits_of(ret, topo_insync(p));
+    ret->eligible = bits_of(ret, topo_eligible(p));
     ret->adding = bits_of(ret, topo_adding(p));
     ret->last_known = bits_of(ret, topo_last_known(p));
     ret->min_insync = topo_partition_min_insync(v, p);

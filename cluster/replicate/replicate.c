@@ -138,6 +138,10 @@ static void fire_tick(struct worker *w, struct io_timer *t)
 
         insync_scan(part, now);
         handover_progress(part);
+        if (part->repair != NULL)
+            repair_go_on(part, now);
+        else if (partition_state(part->p) == PARTITION_FAILED || (part->main != NULL && part->main->log != NULL && log_failed(part->main->log) != 0))
+            repair_look(part);
         if (part->retry_step_us != 0 && now >= part->retry_step_us) {
             part->retry_step_us = 0;
             part->step_wanted = true;
@@ -176,6 +180,7 @@ int replication_new(const struct replication_options *options, struct replicatio
     list_init(&r->proposals);
     list_init(&r->installs);
     list_init(&r->pulls);
+    list_init(&r->repairs);
     list_init(&r->handovers);
     mutex_init(&r->opened_mutex);
     mutex_init(&r->wait_mutex);
@@ -258,6 +263,7 @@ void replication_free(struct replication *r)
         step_forget(&r->parts[i]);
     installs_free(r);
     pulls_free(r);
+    repairs_free(r);
     rlogs_stop(r);
     insync_free_all(r);
     handovers_free(r);

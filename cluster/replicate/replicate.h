@@ -77,6 +77,7 @@ struct replication_totals {
     uint32_t led, followed;    /* partitions */
     uint32_t below_min_insync; /* of those led */
     uint32_t out_of_sync;      /* followers of partitions led */
+    uint32_t damaged;          /* copies here that are damaged and not repaired yet */
     uint64_t lag_records_max, lag_ms_max;
 };
 void replication_totals(struct replication *r, struct replication_totals *ret);

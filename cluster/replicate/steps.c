@@ -130,6 +130,7 @@ void step_plan(struct rpart *part)
         return;
     record_read(part->r, v, part->index, &part->rec);
     part->seen = tp->version;
+    repair_mask(part);
     ASTOREX(&part->insync_seen, part->rec.insync);
     if (part->working == WORK_STEP)
         return; /* looked at again when it is done */
@@ -159,10 +160,16 @@ static void each_log(struct rpart *part, void (*fn)(struct rpart *part, struct r
     }
 }
 
-static void fail_commits(struct rpart *part, struct rlog *l)
+/* Also where the log has failed. */
+static void fail_commits(struct rpart *part)
 {
-    (void)part;
-    log_fail_commits(l->log, ERR_NOT_LEADER);
+    LIST_FOREACH(node, &part->logs)
+    {
+        struct rlog *l = LIST_ENTRY(node, struct rlog, node);
+
+        if (l->log != NULL)
+            log_fail_commits(l->log, ERR_NOT_LEADER);
+    }
 }
 
 /* Ends and epochs of a log that was not closed cleanly are known when it was scanned. */
@@ -195,6 +202,8 @@ static int open_leader(struct rpart *part)
 
     partition_set_role(p, PARTITION_OPENING, part->target.epoch);
     each_log(part, recover);
+    if (repair_is_due(part, &part->target))
+        return ERR_CORRUPT; /* D6: a copy with a hole does not lead */
     each_log(part, replicate_on);
     err = partition_apply(p, INT64_MAX);
     if (err != 0 || partition_state(p) != PARTITION_OPEN)
@@ -222,7 +231,7 @@ void step_run(struct rpart *part)
     if (rpart_leads(part)) {
         /* Nothing is appended any more, and then: who waits for what was may be undone. */
         stream_table_close_partition(part->r->o.streams, part->index);
-        each_log(part, fail_commits);
+        fail_commits(part);
     }
     each_log(part, recover);
     if (want == PARTITION_FOLLOWER)
@@ -263,9 +272,14 @@ void step_done(struct rpart *part)
         else
             diag_error("a partition cannot be opened", "partition=%u epoch=%d error=%s", part->index, part->target.epoch,
                        err_name(part->work_err));
+        if (led)
+            end_leading(part);
         part->role = partition_role(part->p);
         part->epoch = part->target.epoch;
         part->retry_step_us = replication_now_us() + 1000000;
+        if (r->o.role_changed != NULL && led)
+            r->o.role_changed(r->o.arg, part->index, false);
+        repair_look(part);
         return;
     }
     if (led)
@@ -284,6 +298,12 @@ void step_done(struct rpart *part)
     }
     if (part->role == PARTITION_FOLLOWER)
         fetcher_follow(part);
+    if (part->repair == NULL)
+        repair_look(part);
+    else
+        repair_go_on(part, replication_now_us());
+    if (part->step_wanted)
+        return; /* it is damaged */
     part->pulled_epoch = leads ? part->epoch : part->pulled_epoch;
     if (leads && !same_members(&part->target, &part->rec))
         followers_set(part);

@@ -106,6 +106,7 @@ void replication_totals(struct replication *r, struct replication_totals *ret)
 
         ret->led += role >= PARTITION_LEADER;
         ret->followed += role == PARTITION_FOLLOWER;
+        ret->damaged += ALOADX(&part->damaged);
         if (role < PARTITION_LEADER)
             continue;
         ret->below_min_insync += !partition_quorum_ok(part->p);

@@ -17,6 +17,9 @@ static void run(struct bg_job *job)
     case WORK_UNPARK:
         handover_unpark(part);
         break;
+    case WORK_REPAIR:
+        part->work_err = repair_run(part);
+        break;
     case WORK_CUT: {
         struct rlog *l = part->work_log;
 
@@ -59,6 +62,8 @@ static void done(struct bg_job *job)
         step_done(part);
     else if (was == WORK_PARK || was == WORK_UNPARK)
         handover_worked(part);
+    else if (was == WORK_REPAIR)
+        repair_done(part, part->work_err);
     else if (was == WORK_CUT)
         cut_done(part->work_log, part->work_err);
     else if (was == WORK_INSTALL)
@@ -67,6 +72,8 @@ static void done(struct bg_job *job)
         part->apply_wanted = true;
     else if (was == WORK_APPLY && part->work_err != 0 && part->main != NULL)
         fetcher_report(part->main, true); /* the partition has failed: its leader must know */
+    if (was != WORK_STEP && part->work_err != 0)
+        repair_look(part);
     if (was == WORK_STEP && r->opened_waiting)
         rlogs_adopt(r);
     work_kick(part);
@@ -109,6 +116,9 @@ void work_kick(struct rpart *part)
     } else if (part->unpark_wanted) {
         part->unpark_wanted = false;
         submit(part, WORK_UNPARK);
+    } else if (part->repair_wanted) {
+        part->repair_wanted = false;
+        submit(part, WORK_REPAIR);
     } else if ((n = list_pop_front(&part->cuts)) != NULL) {
         part->work_log = LIST_ENTRY(n, struct rlog, cut_node);
         submit(part, part->work_log->install != NULL ? WORK_INSTALL : WORK_CUT);

@@ -256,8 +256,8 @@ int log_append_replica(struct log *l, const uint8_t *data, size_t len, int64_t *
 /* An empty log that begins at `start`: everything it had goes (a snapshot was installed, R13 of topic logs). */
 int log_restart_at(struct log *l, int64_t start);
 /* A log that failed with ERR_CORRUPT begins anew: its directory goes to damaged/, and it is empty, at 0 and whole. For a replica that vouches for nothing of it any more (D6) and fetches it again; the caller sees to it that nobody
- * appends. Nothing happens to a log that has not failed; one that failed otherwise stays so. Background. ERR_NOSPACE, ERR_IO: still failed, may be tried again. */
-int log_begin_anew(struct log *l);
+ * appends. Nothing happens to a log that has not failed, unless `whole_too`; one that failed otherwise stays so. Background. ERR_NOSPACE, ERR_IO: still failed, may be tried again. */
+int log_begin_anew(struct log *l, bool whole_too);
 /* The same for another directory of this data directory, named relative to it. */
 void log_store_put_aside(struct log_store *s, const char *dir);
 /* The epochs of a log: (epoch, first offset) pairs, ascending in both; kept with the log, rebuilt by recovery (R1 to R5, rule 11). */

@@ -474,14 +474,14 @@ int log_restart_at(struct log *l, int64_t start)
     return err;
 }
 
-int log_begin_anew(struct log *l)
+int log_begin_anew(struct log *l, bool whole_too)
 {
     int err;
 
     (void)log_touch(l);
     err = ALOAD(&l->failed);
-    if (err != ERR_CORRUPT)
-        return err == 0 ? 0 : err; /* whole, or another must not use it either */
+    if (err != ERR_CORRUPT && (err != 0 || !whole_too))
+        return err;
     mutex_lock(&l->store->round_mutex);
     log_append_lock(l);
     if (l->hot != NULL)

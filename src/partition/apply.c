@@ -4,6 +4,8 @@
  *     cut       the log was cut below `applied`: memory is thrown away and built from snapshot and log again
  *
  * The cursor is kept from one call to the next: it may have read ahead what is cut later, so every cut makes it begin anew. */
+#include <stdio.h>
+
 #include "base/diag.h"
 #include "kv/snapshot.h"
 #include "partition/private.h"
@@ -115,5 +117,37 @@ int partition_append_replica(struct partition *p, const uint8_t *data, size_t le
     mutex_lock(&p->replica_mutex);
     err = log_append_replica(p->main, data, len, ret_end);
     mutex_unlock(&p->replica_mutex);
+    return err;
+}
+
+int partition_begin_anew(struct partition *p) NO_THREAD_SAFETY_ANALYSIS
+{
+    char dir[32];
+    int64_t shown;
+    int err;
+
+    if (p->main == NULL)
+        return partition_error(p);
+    snprintf(dir, sizeof(dir), "p-%04u/kv", p->index);
+    partition_lock_background(p);
+    CHECK(!partition_writes(p));
+    shown = MAX_OF(ALOAD(&p->applied), log_replicated(p->main) ? log_hw(p->main) : 0);
+    kv_snapshot_restart(p->kv);
+    mutex_lock(&p->replica_mutex);
+    err = log_begin_anew(p->main, true);
+    mutex_unlock(&p->replica_mutex);
+    if (err == 0) {
+        log_store_put_aside(p->ps->o.store, dir);
+        kv_clear(p->kv);
+        ASTOREX(&p->snapshot_start, -1);
+        ASTOREX(&p->snapshot_bytes, 0);
+        ASTORE(&p->stale_from, shown); /* nobody reads less than was shown before */
+        ASTORE(&p->applied, 0);
+        __atomic_fetch_add(&p->cuts, 1, __ATOMIC_RELEASE);
+        ASTORE(&p->error, 0);
+        ASTORE(&p->state, (uint32_t)PARTITION_OPEN);
+    }
+    partition_note_counts(p);
+    partition_unlock(p);
     return err;
 }

@@ -138,6 +138,8 @@ int partition_append_replica(struct partition *p, const uint8_t *data, size_t le
 /* The main log was cut to `end`, or replaced behind a snapshot that was installed: memory that holds more is built anew (rule 2). As above. */
 int partition_apply_cut(struct partition *p, int64_t end);
 int partition_apply_snapshot(struct partition *p);
+/* A follower's memory, snapshots and main log are thrown away (put aside, log_begin_anew), whatever state they are in: it is open again, empty and at 0. As above; a copy that counts nowhere any more (D6). */
+int partition_begin_anew(struct partition *p);
 /* Snapshots for those too far behind (rule 3); background. The newest one, opened, and the log pinned from its S on (until partition_pin(p, INT64_MAX), and within a bound); ERR_NOT_FOUND: there is none that the log continues. */
 int partition_snapshot_open(struct partition *p, int *ret_fd, int64_t *ret_start, uint64_t *ret_size);
 void partition_pin(struct partition *p, int64_t start);

@@ -66,7 +66,8 @@ int partition_admit_slow(struct partition *p, struct partition_park *park)
     case PARTITION_OPEN:
         break;
     case PARTITION_FAILED:
-        return ALOAD(&p->error);
+        /* Who leads can serve, whatever became of this copy. */
+        return ALOAD(&p->role) < PARTITION_OPENING ? ERR_NOT_LEADER : ALOAD(&p->error);
     default:
         return ERR_AGAIN;
     }

@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "cluster/bus/bus.h"
 #include "cluster/member/member.h"
+#include "cluster/replicate/replicate.h"
 #include "server/internal.h"
 
 enum level { OK, WARN, BAD };
@@ -142,6 +143,7 @@ static void check_clocks(struct server *s, json_t *out)
 static void check_partitions(struct server *s, json_t *out)
 {
     const struct topology *v = topology_pin(s->topology);
+    struct replication_totals totals = {0};
     uint32_t offline = 0, short_of = 0, behind = 0, led = 0, me = topology_node_id(s->topology), workers = workers_client_count(s->workers);
 
     for (uint32_t i = 0; i < v->total_partitions; i++) {
@@ -157,6 +159,11 @@ static void check_partitions(struct server *s, json_t *out)
         led += p->leader == me;
     }
     topology_unpin(s->topology);
+    if (s->replicating)
+        replication_totals(s->replication, &totals);
+    if (totals.damaged != 0)
+        find(out, "partitions", BAD, "each is fetched anew from its leader by itself, the files go to damaged/ in the data directory; where it was the last copy that may lead: bring its files back and restart if you can, then gomsgctl partitions recover PARTITION --accept-loss. Look after the disk: smartctl -a, dmesg",
+             "the copies of %u partitions on this node are damaged", totals.damaged);
     if (offline != 0)
         find(out, "partitions", BAD, "start the nodes that hold them; gomsgctl cluster partitions names them, gomsgctl partitions recover gives a lost one up", "%u partitions have no leader", offline);
     if (short_of != 0)

@@ -2,6 +2,7 @@
  * client who was told "deleted" finds nothing of it. */
 #include "base/diag.h"
 #include "base/mem.h"
+#include "cluster/member/member.h"
 #include "cluster/topology/commands.h"
 #include "queue/queue.h"
 #include "server/internal.h"

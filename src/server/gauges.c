@@ -214,6 +214,7 @@ REPLICATION(partitions_led, led, 1)
 REPLICATION(partitions_followed, followed, 1)
 REPLICATION(partitions_below, below_min_insync, 1)
 REPLICATION(replicas_out, out_of_sync, 1)
+REPLICATION(replicas_damaged, damaged, 1)
 REPLICATION(replica_lag_records, lag_records_max, 1)
 REPLICATION(replica_lag, lag_ms_max, 1e3)
 
@@ -355,6 +356,7 @@ void server_register_gauges(struct server *s)
         {"gomsg_partitions_followed", "Partitions this node follows", 0, partitions_followed},
         {"gomsg_partitions_below_min_insync", "Partitions led here that cannot serve level quorum", 0, partitions_below},
         {"gomsg_replicas_out_of_sync", "Followers of partitions led here that are not in sync", 0, replicas_out},
+        {"gomsg_replicas_damaged", "Copies of partitions on this node that are damaged and not repaired yet", 0, replicas_damaged},
         {"gomsg_replica_lag_records", "Records the slowest follower of a partition led here has not got, over its logs", 0, replica_lag_records},
         {"gomsg_replica_lag_seconds", "Time since the slowest follower of a partition led here had everything", 0, replica_lag},
         {"gomsg_disk_free_bytes", "Free space where the data directory lies", 0, log_disk_free},

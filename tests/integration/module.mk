@@ -9,6 +9,7 @@ integration_tests = \
 	%D%/cluster_member_test.py \
 	%D%/cluster_resp_test.py \
 	%D%/cluster_replicate_test.py \
+	%D%/cluster_damage_test.py \
 	%D%/cluster_kafka_test.py \
 	%D%/cluster_amqp_test.py \
 	%D%/dev_test.py \

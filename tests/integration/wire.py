@@ -196,9 +196,9 @@ class Kafka(Stream):
         s = s.encode()
         return struct.pack(">h", len(s)) + s
 
-    def create_topic(self, name, partitions):
+    def create_topic(self, name, partitions, factor=1):
         """CreateTopics v2; the error code."""
-        body = struct.pack(">i", 1) + self.string(name) + struct.pack(">ihii", partitions, 1, 0, 0) + struct.pack(">ib", 10000, 0)
+        body = struct.pack(">i", 1) + self.string(name) + struct.pack(">ihii", partitions, factor, 0, 0) + struct.pack(">ib", 10000, 0)
         self.request(19, 2, body)
         data = self.response()
         (n,) = struct.unpack(">h", data[8:10])

@@ -158,11 +158,11 @@ Test(recover, a_damaged_log_begins_anew_and_its_files_are_put_aside)
         rig_flip(rig_segment(&r, "p-0001/main", 0), 13 * batch_size(&r) + 100);
         l = reopen(&r, &err);
         cr_assert_eq(err, ERR_CORRUPT);
-        cr_assert_eq(log_begin_anew(l), 0);
+        cr_assert_eq(log_begin_anew(l, false), 0);
         cr_assert_eq(log_failed(l), 0);
         cr_assert(log_start(l) == 0 && log_end(l) == 0 && log_durable(l) == 0 && log_last_epoch(l) == -1);
         cr_assert_eq(put_aside(&r), 1);
-        cr_assert_eq(log_begin_anew(l), 0, "nothing happens to a whole log");
+        cr_assert_eq(log_begin_anew(l, false), 0, "nothing happens to a whole log");
         cr_assert_eq(put_aside(&r), 1);
         size = 0;
         if (how > 0) {
@@ -187,7 +187,7 @@ static void begin_anew_and_write(struct rig *r)
     struct log *l = rig_log(r, LOG_MAIN, "p-0001/main", 1);
 
     (void)log_recover(l);
-    if (log_begin_anew(l) == 0)
+    if (log_begin_anew(l, false) == 0)
         rig_append(r, l, 9, 500);
 }
 
