@@ -140,8 +140,11 @@ struct metadata {
 
 static void put_broker(const struct kafka_broker *b, void *arg)
 {
-    struct kout *o = arg;
+    struct metadata *m = arg;
+    struct kout *o = m->o;
 
+    if (b->fenced && !kafka_left_lately(m->s, (uint32_t)b->id))
+        return;
     kout_item(o);
     kout_i32(o, "NodeId", b->id);
     kout_str(o, "Host", b->at.host);
@@ -152,7 +155,7 @@ static void put_broker(const struct kafka_broker *b, void *arg)
 static void put_brokers(struct metadata *m)
 {
     kout_array(m->o, "Brokers");
-    kafka_each_broker(m->s, false, put_broker, m->o);
+    kafka_each_broker(m->s, true, put_broker, m);
     kout_array_end(m->o);
 }
 
@@ -243,6 +246,32 @@ static void put_wanted_topic(struct metadata *m, struct slice name, const uint8_
                      name, NULL);
 }
 
+static bool topic_waits(const struct kafka_session *s, const struct topo_topic *t)
+{
+    for (uint32_t i = 0; t != NULL && i < t->partitions; i++)
+        if (kafka_election_is_due(s, placement_of_topic(t->name, i, s->front->partition_count)))
+            return true;
+    return false;
+}
+
+/* Whether a topic that is asked for by name or id has a partition without a leader that lives: the answer can wait for its election. */
+static bool waits_for_election(const struct kafka_session *s, const struct kafka_request *rq)
+{
+    static const uint8_t zero[16];
+    bool waits = false;
+    struct kin in;
+
+    kin_init(&in, rq->api->request, rq->version, rq->body);
+    (void)kin_array(&in, "Topics");
+    while (!waits && kin_item(&in)) {
+        const uint8_t *uuid = kin_uuid(&in, "TopicId");
+        struct kafka_topic_ref ref = {kin_string(&in, "Name"), uuid != NULL && memcmp(uuid, zero, 16) != 0 ? uuid : NULL};
+
+        waits = topic_waits(s, kafka_topic_resolve(kafka_view(s), &ref));
+    }
+    return waits;
+}
+
 int kafka_handle_metadata(struct kafka_session *s, struct kafka_request *rq)
 {
     struct metadata m = {.s = s};
@@ -254,6 +283,8 @@ int kafka_handle_metadata(struct kafka_session *s, struct kafka_request *rq)
 
     if (may_create(s, rq) && create_missing(s, rq))
         return KAFKA_RETRY;
+    if (waits_for_election(s, rq))
+        return kafka_wait_election(s);
     kin_init(&flags, rq->api->request, rq->version, rq->body);
     cluster_operations = kin_bool(&flags, "IncludeClusterAuthorizedOperations", false);
     m.operations = kin_bool(&flags, "IncludeTopicAuthorizedOperations", false);
@@ -328,6 +359,19 @@ static void put_coordinator(struct kout *o, const struct coordinator *c)
     kout_i32(o, "Port", c->code == 0 ? c->at.port : -1);
 }
 
+/* As for Metadata. */
+static bool coordinator_waits(const struct kafka_session *s, const struct kafka_request *rq)
+{
+    bool waits;
+    struct kin in;
+
+    kin_init(&in, rq->api->request, rq->version, rq->body);
+    waits = kafka_election_is_due(s, kafka_group_partition(s, kin_string(&in, "Key")));
+    for (int64_t n = kin_list(&in, "CoordinatorKeys"); n > 0; n--)
+        waits |= kafka_election_is_due(s, kafka_group_partition(s, kin_elem_string(&in)));
+    return waits;
+}
+
 int kafka_handle_find_coordinator(struct kafka_session *s, struct kafka_request *rq)
 {
     struct coordinator c;
@@ -338,6 +382,8 @@ int kafka_handle_find_coordinator(struct kafka_session *s, struct kafka_request 
     int8_t type;
     int64_t n;
 
+    if (coordinator_waits(s, rq))
+        return kafka_wait_election(s);
     kin_init(&in, rq->api->request, rq->version, rq->body);
     key = kin_string(&in, "Key");
     type = kin_i8(&in, "KeyType", COORDINATOR_GROUP);

@@ -26,6 +26,7 @@ struct kafka_front_options {
     struct topology_store *topology;
     struct log_store *logs;
     uint32_t group_initial_rebalance_delay_ms; /* Kafka's default is 3000 */
+    uint32_t farewell_ms; /* Metadata goes on naming a node that was fenced for so long */
 };
 
 struct kafka_front *kafka_front_new(const struct kafka_front_options *options);
@@ -33,6 +34,8 @@ struct kafka_front *kafka_front_new(const struct kafka_front_options *options);
 const struct conn_ops *kafka_front_ops(const struct kafka_front *f);
 /* Starts the timers (sessions of groups, retention) on worker 0: before workers_start or on worker 0. */
 void kafka_front_start(struct kafka_front *f);
+/* The bus reached another node, or lost it: what it leads will soon have another leader. */
+void kafka_front_peer(struct kafka_front *f, uint32_t node, bool reachable);
 /* No worker runs any more. */
 void kafka_front_free(struct kafka_front *f);
 

@@ -596,6 +596,7 @@ struct kafka_front *kafka_front_new(const struct kafka_front_options *options)
         .input_max = (size_t)CONFIG_GET(options->config, kafka_max_request_bytes) + 4,
     };
     mutex_init(&f->ids_mu);
+    mutex_init(&f->away_mu);
     f->partition_count = partitions_count(options->partitions);
     f->parts = mem_calloc(f->partition_count, sizeof(*f->parts));
     for (uint32_t i = 0; i < f->partition_count; i++) {
@@ -629,6 +630,7 @@ void kafka_front_free(struct kafka_front *f)
     mem_free(f->scratch);
     mem_free(f->parts);
     mutex_fini(&f->ids_mu);
+    kafka_away_fini(f);
     MAGIC_FINI(f, KAFKA_FRONT_MAGIC);
     mem_free(f);
 }

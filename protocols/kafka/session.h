@@ -69,6 +69,13 @@ struct kafka_scratch {
     struct buf text, pieces, chosen, parts;
 };
 
+struct kafka_away { /* another node: away.c */
+    uint32_t node;
+    bool up;            /* when the topology was looked at last */
+    uint64_t lost_us;   /* since when the bus does not reach it; 0: it does */
+    uint64_t fenced_us; /* since when it is no broker any more; 0: it is one, or that is long ago */
+};
+
 struct kafka_front {
     uint32_t magic;
     struct kafka_front_options options;
@@ -79,6 +86,9 @@ struct kafka_front {
     struct mutex ids_mu;
     int64_t ids_next GUARDED_BY(ids_mu), ids_end
         GUARDED_BY(ids_mu); /* of this node's block of producer ids */
+    struct mutex away_mu;
+    struct kafka_away *away GUARDED_BY(away_mu); /* owned */
+    unsigned away_count GUARDED_BY(away_mu);
     _Atomic int32_t next_fetch_session;
     struct io_timer group_timer, upkeep_timer;
     struct bg_job upkeep_job;
@@ -244,6 +254,14 @@ int32_t kafka_preferred_reader(const struct kafka_session *s, uint32_t partition
 int16_t kafka_coordinator_code(int err);
 /* kafka_enter for a group: its state is always of level quorum (rule 14), ERR_NO_REPLICAS when that cannot be had. */
 int kafka_enter_coordinator(struct kafka_session *s, uint32_t partition, struct partition_guard *g);
+
+/* ---- nodes that went away a moment ago: away.c ------------------------------------------------------------ */
+void kafka_away_tick(struct kafka_front *f); /* on worker 0 */
+void kafka_away_fini(struct kafka_front *f);
+bool kafka_left_lately(const struct kafka_session *s, uint32_t node); /* it is still to be named */
+/* Its leader was lost a moment ago: whoever asks for it is answered when there is another. */
+bool kafka_election_is_due(const struct kafka_session *s, uint32_t partition);
+int kafka_wait_election(struct kafka_session *s); /* KAFKA_RETRY: the request runs again when the topology has changed */
 
 /* 22 characters of URL-safe base64, as Kafka writes its cluster ids. */
 void kafka_cluster_id_text(const struct kafka_session *s, char ret[23]);

@@ -193,7 +193,10 @@ static void upkeep_tick(struct worker *w, struct io_timer *t)
 
 static void group_tick_timer(struct worker *w, struct io_timer *t)
 {
-    kafka_groups_tick(CONTAINER_OF(t, struct kafka_front, group_timer), w);
+    struct kafka_front *f = CONTAINER_OF(t, struct kafka_front, group_timer);
+
+    kafka_groups_tick(f, w);
+    kafka_away_tick(f);
 }
 
 void kafka_front_start(struct kafka_front *f)

@@ -24,6 +24,7 @@
 #include "log/effect.h"
 #include "protocols/amqp/amqp.h"
 #include "protocols/http/http.h"
+#include "protocols/kafka/front.h"
 #include "protocols/resp/resp.h"
 #include "server/internal.h"
 #include "server/notify.h"
@@ -41,16 +42,20 @@ static void peer_up(void *arg, const struct bus_peer *peer)
 {
     struct server *s = arg;
 
-    if (__atomic_load_n(&s->members_run, __ATOMIC_ACQUIRE))
-        member_peer_up(s->member, peer);
+    if (!__atomic_load_n(&s->members_run, __ATOMIC_ACQUIRE))
+        return;
+    member_peer_up(s->member, peer);
+    kafka_front_peer(s->kafka, peer->node_id, true);
 }
 
 static void peer_down(void *arg, const struct bus_peer *peer, enum bus_down why)
 {
     struct server *s = arg;
 
-    if (__atomic_load_n(&s->members_run, __ATOMIC_ACQUIRE))
-        member_peer_down(s->member, peer, why);
+    if (!__atomic_load_n(&s->members_run, __ATOMIC_ACQUIRE))
+        return;
+    member_peer_down(s->member, peer, why);
+    kafka_front_peer(s->kafka, peer->node_id, false);
 }
 
 int server_open_bus(struct server *s)

@@ -389,6 +389,7 @@ static int open_fronts(struct server *s)
         .config = s->config,
         .logs = s->logs,
         .group_initial_rebalance_delay_ms = 0,
+        .farewell_ms = 10000,
     };
     struct amqp_front_options amqp = {
         .workers = s->workers,

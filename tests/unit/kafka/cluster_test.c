@@ -352,7 +352,7 @@ static struct fetched fetch(int version, const char *topic, int32_t index, int64
 
 /* ---- finding the way ------------------------------------------------------------------------------------------ */
 
-static void metadata(const char *topic)
+static void send_metadata(const char *topic)
 {
     request(KAFKA_API_METADATA, 9);
     kout_array(&o, "Topics");
@@ -364,7 +364,13 @@ static void metadata(const char *topic)
     kout_bool(&o, "IncludeClusterAuthorizedOperations", false);
     kout_bool(&o, "IncludeTopicAuthorizedOperations", false);
     kout_end(&o);
-    exchange(KAFKA_API_METADATA, 9);
+    client_send(&c, &out);
+}
+
+static void metadata(const char *topic)
+{
+    send_metadata(topic);
+    client_read(&c, KAFKA_API_METADATA, 9);
 }
 
 static unsigned read_brokers(void)
@@ -466,6 +472,105 @@ Test(kafka_cluster, a_fenced_node_vanishes_and_its_replicas_are_offline)
     end();
 }
 
+/* A group whose partition this node leads, or another does. */
+static const char *group_led(uint32_t leader)
+{
+    static char name[16];
+
+    for (unsigned i = 0;; i++) {
+        snprintf(name, sizeof(name), "group-%u", i);
+        if (leader_of(placement_of_group(slice_str(name), PARTITIONS)) == leader)
+            return name;
+    }
+}
+
+/* How many of the answer's partitions are led by a node. */
+static unsigned read_led(int32_t leader)
+{
+    unsigned led = 0;
+
+    (void)kin_array(&c.in, "Topics");
+    cr_assert(kin_item(&c.in));
+    (void)kin_array(&c.in, "Partitions");
+    while (kin_item(&c.in)) {
+        (void)kin_i32(&c.in, "PartitionIndex", -1);
+        led += kin_i32(&c.in, "LeaderId", -1) == leader;
+    }
+    return led;
+}
+
+Test(kafka_cluster, metadata_waits_for_the_election_when_a_leader_was_lost)
+{
+    begin();
+    create("t", PARTITIONS, -1, NULL, NULL, 0, 3);
+    kafka_front_peer(n.front, 2, false);
+    send_metadata("t");
+    cr_assert_not(answered(100), "it would send the client back to the dead");
+    set_state(2, TOPO_NODE_FENCED);
+    client_read(&c, KAFKA_API_METADATA, 9);
+    cr_assert_eq(read_brokers(), 2);
+    cr_assert_eq(read_led(2), 0);
+    /* it was the connection alone: a second later the answer is what the topology says */
+    kafka_front_peer(n.front, 3, false);
+    send_metadata("t");
+    cr_assert_not(answered(100));
+    client_read(&c, KAFKA_API_METADATA, 9);
+    cr_assert_eq(read_brokers(), 2);
+    cr_assert_gt(read_led(3), 0);
+    metadata("t"); /* and nobody waits any more */
+    kafka_front_peer(n.front, 3, true);
+    /* a client that does not wait for the answer */
+    kafka_front_peer(n.front, 3, false);
+    send_metadata("t");
+    cr_assert_not(answered(50));
+    client_close(&c);
+    client_open(&c, &n);
+    end();
+}
+
+Test(kafka_cluster, find_coordinator_waits_for_the_election_too)
+{
+    const char *group;
+    int16_t code;
+
+    begin();
+    group = group_led(2);
+    kafka_front_peer(n.front, 2, false);
+    request(KAFKA_API_FIND_COORDINATOR, 2);
+    kout_str(&o, "Key", group);
+    kout_i8(&o, "KeyType", 0);
+    kout_end(&o);
+    client_send(&c, &out);
+    cr_assert_not(answered(100));
+    set_state(2, TOPO_NODE_FENCED);
+    client_read(&c, KAFKA_API_FIND_COORDINATOR, 2);
+    code = kin_i16(&c.in, "ErrorCode", -1);
+    cr_assert_eq(code, 0);
+    cr_assert_neq(kin_i32(&c.in, "NodeId", -1), 2);
+    end();
+}
+
+Test(kafka_cluster, a_node_that_was_fenced_a_moment_ago_is_still_named)
+{
+    node_farewell_ms = 700;
+    begin();
+    create("t", PARTITIONS, -1, NULL, NULL, 0, 3);
+    usleep(250000); /* the front end has looked at the topology: this node was there */
+    set_state(2, TOPO_NODE_FENCED);
+    metadata("t");
+    cr_assert_eq(read_brokers(), 3);
+    cr_assert_eq(read_led(2), 0);
+    for (int i = 0; i < 200; i++) {
+        usleep(20000);
+        metadata("t");
+        if (read_brokers() == 2)
+            break;
+    }
+    metadata("t");
+    cr_assert_eq(read_brokers(), 2);
+    end();
+}
+
 static int32_t find_coordinator(const char *group, int16_t *ret_code, int32_t *ret_port)
 {
     int32_t id;
@@ -480,18 +585,6 @@ static int32_t find_coordinator(const char *group, int16_t *ret_code, int32_t *r
     (void)kin_string(&c.in, "Host");
     *ret_port = kin_i32(&c.in, "Port", -2);
     return id;
-}
-
-/* A group whose partition this node leads, or another does. */
-static const char *group_led(uint32_t leader)
-{
-    static char name[16];
-
-    for (unsigned i = 0;; i++) {
-        snprintf(name, sizeof(name), "group-%u", i);
-        if (leader_of(placement_of_group(slice_str(name), PARTITIONS)) == leader)
-            return name;
-    }
 }
 
 static int16_t heartbeat(const char *group, const char *member, int32_t generation)

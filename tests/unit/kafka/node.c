@@ -67,6 +67,8 @@ static void close_front(struct worker *w, void *arg)
         listener_close(n->listener);
 }
 
+uint32_t node_farewell_ms;
+
 void node_start(struct node *n, const char *dir, uint16_t port)
 {
     struct workers_options wo = {.count = 2};
@@ -76,7 +78,7 @@ void node_start(struct node *n, const char *dir, uint16_t port)
         .data_dir = dir, .node_name = "test", .total_partitions = 8, .changed = changed, .changed_arg = n};
     struct partitions_options po = {.data_dir = dir, .snapshot_log_bytes = 64u << 20};
     struct stream_table_options sto = {.data_dir = dir};
-    struct kafka_front_options fo = {.group_initial_rebalance_delay_ms = 0};
+    struct kafka_front_options fo = {.group_initial_rebalance_delay_ms = 0, .farewell_ms = node_farewell_ms};
     struct listener_options lo = {0};
     struct buf errors = {0};
     char why[256], address[64];

@@ -23,6 +23,7 @@ struct node {
     uint16_t port;
 };
 
+extern uint32_t node_farewell_ms; /* kafka_front_options' for nodes started from now on; 0 at first */
 /* `port` 0: a free one. A directory that holds data is recovered. */
 void node_start(struct node *n, const char *dir, uint16_t port);
 void node_stop(struct node *n); /* a clean stop; the directory stays */
