@@ -11,6 +11,14 @@ static void attach_done(struct bus_call *call, int err, struct slice payload);
 
 /* ---- attachments --------------------------------------------------------------------------------------- */
 
+/* A prefetch that the channel shares is kept here, where all its deliveries come by; no leader needs to send more than that. */
+static uint32_t prefetch_of(const struct amqp_channel *ch, const struct amqp_consumer *c)
+{
+    uint32_t own = c->qc.prefetch, shared = ch->prefetch_global;
+
+    return shared != 0 && !c->qc.no_ack && (own == 0 || own > shared) ? shared : own;
+}
+
 static struct amqp_attachment *attachment_new(struct amqp_remote *q, struct amqp_channel *ch, uint16_t source, struct amqp_consumer *consumer)
 {
     struct amqp_worker *aw = q->aw;
@@ -26,9 +34,7 @@ static struct amqp_attachment *attachment_new(struct amqp_remote *q, struct amqp
         a->exclusive = consumer->qc.exclusive;
         a->prefetch = consumer->qc.prefetch;
         a->priority = consumer->qc.priority;
-        /* A prefetch that the channel shares bounds each of them: only the leader could share it exactly, and there may be several. */
-        if (ch->prefetch_global != 0 && !a->no_ack && (a->prefetch == 0 || a->prefetch > ch->prefetch_global))
-            a->prefetch = ch->prefetch_global;
+        a->prefetch = prefetch_of(ch, consumer);
         consumer->remote = a;
     }
     list_init(&a->held);
@@ -185,6 +191,19 @@ static void put_settles(struct buf *out, const struct remote_op *op)
     }
 }
 
+/* Sends what is in the worker's scratch. attaching: what is attached by it, NULL for an operation. */
+static void call_leader(struct amqp_remote *q, uint32_t node, int32_t epoch, struct amqp_attachment *attaching, enum bus_type type,
+                        void (*done)(struct bus_call *call, int err, struct slice payload))
+{
+    q->op_running = true;
+    q->attaching = attaching;
+    q->op_node = node;
+    q->op_epoch = epoch;
+    q->op_call.worker = q->aw->worker;
+    q->op_call.done = done;
+    bus_call(q->aw->front->o.bus, node, type, buf_slice(&q->aw->scratch), REMOTE_CALL_MS, &q->op_call);
+}
+
 static void send_op(struct amqp_remote *q, struct remote_op *op, uint32_t node, int32_t epoch)
 {
     struct amqp_worker *aw = q->aw;
@@ -206,11 +225,7 @@ static void send_op(struct amqp_remote *q, struct remote_op *op, uint32_t node, 
     default:
         UNREACHABLE();
     }
-    q->op_running = true;
-    q->attaching = NULL;
-    q->op_call.worker = aw->worker;
-    q->op_call.done = op_done;
-    bus_call(aw->front->o.bus, node, op->type, buf_slice(text), REMOTE_CALL_MS, &q->op_call);
+    call_leader(q, node, epoch, NULL, op->type, op_done);
 }
 
 /* ---- attaching ----------------------------------------------------------------------------------------- */
@@ -268,11 +283,7 @@ static void send_attach(struct amqp_remote *q, struct amqp_attachment *a, uint32
     buf_put_uvarint(text, n);
     buf_put_slice(text, buf_slice(&claims));
     buf_fini(&claims);
-    q->op_running = true;
-    q->attaching = a;
-    q->op_call.worker = aw->worker;
-    q->op_call.done = attach_done;
-    bus_call(aw->front->o.bus, node, BUS_QUEUE_ATTACH, buf_slice(text), REMOTE_CALL_MS, &q->op_call);
+    call_leader(q, node, epoch, a, BUS_QUEUE_ATTACH, attach_done);
 }
 
 static void detach_all(struct amqp_remote *q)
@@ -412,13 +423,27 @@ static void op_done(struct bus_call *call, int err, struct slice payload)
     remote_mark_dirty(q);
 }
 
+/* Another leads: the one that was asked may be silent for long, and whatever it did counts once, or is taken back by attaching anew. */
+static void turn_to_new_leader(struct amqp_remote *q)
+{
+    int32_t epoch;
+    uint32_t node = remote_target(q, &epoch);
+
+    if (!q->op_running || node == 0 || (node == q->op_node && epoch == q->op_epoch))
+        return;
+    bus_call_cancel(&q->op_call);
+    q->op_running = false;
+    q->attaching = NULL;
+    q->retry_us = 0;
+}
+
 /* Who waits for too long is told; the operation goes on by itself, or is dropped when it was not sent. */
 void attach_tick(struct amqp_remote *q, uint64_t now_us)
 {
     /* Cut off for so long, this node may have been fenced, and leaders may have given away what its clients hold: whoever it finds then is told anew. */
     if (!partitions_lease_ok(q->aw->front->o.partitions))
         q->at_node = 0;
-
+    turn_to_new_leader(q);
     LIST_FOREACH_SAFE (n, &q->ops) {
         struct remote_op *op = LIST_ENTRY(n, struct remote_op, node);
         struct amqp_session *asker = op->asker;
@@ -583,6 +608,18 @@ void amqp_remote_consume_begin(struct amqp_consumer *c, const struct topo_queue 
     remote_mark_dirty(q);
 }
 
+void amqp_remote_prefetch_changed(struct amqp_consumer *c)
+{
+    struct amqp_attachment *a = c->remote;
+    uint32_t prefetch = prefetch_of(c->channel, c);
+
+    if (a->prefetch == prefetch)
+        return;
+    a->prefetch = prefetch;
+    a->attached = false;
+    remote_mark_dirty(a->remote);
+}
+
 void amqp_remote_consumer_end(struct amqp_consumer *c)
 {
     struct amqp_attachment *a = c->remote;
@@ -628,6 +665,10 @@ static bool write_delivery(struct amqp_consumer *c, struct remote_delivery *d)
             c->full = true;
             return false;
         }
+        if (!c->qc.no_ack && amqp_channel_shared_room(c->channel) == 0) {
+            c->shared_out = true;
+            return false;
+        }
         forward_get_delivery(&r, &one);
         amqp_consumer_deliver(c, &one);
         d->left--;
@@ -641,7 +682,7 @@ void amqp_remote_consumer_serve(struct amqp_consumer *c)
     struct amqp_attachment *a = c->remote;
     struct amqp_session *s = c->channel->session;
 
-    c->full = false;
+    c->full = c->shared_out = false;
     if (s->conn == NULL || s->state != AMQP_RUNNING || c->channel->state != AMQP_CHANNEL_OPEN || !a->announced)
         return;
     while (!list_empty(&a->held)) {

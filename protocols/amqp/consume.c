@@ -308,6 +308,12 @@ int amqp_on_basic_qos(struct amqp_channel *ch, const struct amqp_basic_qos *m)
         return amqp_fail(ch, AMQP_NOT_IMPLEMENTED, "prefetch_size!=0 (%u)", m->prefetch_size);
     if (m->global) {
         ch->prefetch_global = m->prefetch_count;
+        LIST_FOREACH (n, &ch->consumers) {
+            struct amqp_consumer *c = LIST_ENTRY(n, struct amqp_consumer, node);
+
+            if (c->remote != NULL)
+                amqp_remote_prefetch_changed(c);
+        }
         amqp_channel_wake(ch);
     } else {
         ch->prefetch = m->prefetch_count;

@@ -286,8 +286,7 @@ static void cancelled(struct amqp_consumer *c, int64_t now_ms)
 
 /* ---- serving ------------------------------------------------------------------------------------------- */
 
-/* Deliveries the channel's shared prefetch leaves room for. */
-static uint32_t shared_room(const struct amqp_channel *ch)
+uint32_t amqp_channel_shared_room(const struct amqp_channel *ch)
 {
     if (ch->prefetch_global == 0)
         return QUEUE_TAKE_MAX;
@@ -328,7 +327,7 @@ static bool serve(struct amqp_consumer *c, int64_t now_ms)
         c->full = false;
         queue_consumer_resume(&c->qc);
     }
-    take.max = c->qc.no_ack ? QUEUE_TAKE_MAX : shared_room(ch);
+    take.max = c->qc.no_ack ? QUEUE_TAKE_MAX : amqp_channel_shared_room(ch);
     if (take.max == 0) {
         c->shared_out = true;
         queue_consumer_pause(&c->qc);

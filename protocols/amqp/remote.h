@@ -54,6 +54,7 @@ void amqp_remote_forget(struct amqp_session *s); /* it does not wait any more */
 void amqp_remote_consume_begin(struct amqp_consumer *c, const struct topo_queue *q);
 void amqp_remote_consume_announced(struct amqp_consumer *c); /* consume-ok was written: deliveries may follow */
 void amqp_remote_consumer_serve(struct amqp_consumer *c);    /* its client reads again */
+void amqp_remote_prefetch_changed(struct amqp_consumer *c);  /* its channel's shared one */
 /* No more deliveries; what it took stays with its source. Frees the consumer. */
 void amqp_remote_consumer_end(struct amqp_consumer *c);
 /* The source is used no more: what it holds is ready again. */

@@ -10,7 +10,7 @@
 enum {
     REMOTE_TICK_MS = 50,
     REMOTE_RETRY_US = 20000,
-    REMOTE_CALL_MS = 10000,
+    REMOTE_CALL_MS = 30000, /* of a leader that stays one; another is asked as soon as the topology names it */
     REMOTE_ASK_US = 30000000, /* then the client is told */
     REMOTE_IDLE_US = 10000000,
     REMOTE_BATCH_BYTES = 512 << 10, /* a batch is closed at so much: the leader writes it as one (rule 16) */
@@ -122,6 +122,8 @@ struct amqp_remote {
     struct list ops;
     bool op_running;
     struct amqp_attachment *attaching;
+    uint32_t op_node; /* who was asked, as leader of that epoch */
+    int32_t op_epoch;
     struct bus_call op_call;
     uint64_t issued;
     struct list waits;

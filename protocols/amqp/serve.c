@@ -348,9 +348,8 @@ static int on_attach(struct ask *a)
     c->generation = generation;
     c->broken = c->deleted = false;
     if (c->attached) {
-        if (c->full)
-            queue_consumer_resume(&c->qc);
         c->full = false;
+        queue_consumer_resume(&c->qc); /* its prefetch may be another */
         served_ready(c);
     }
     return say(a, FORWARD_OK);

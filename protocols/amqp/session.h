@@ -334,6 +334,7 @@ void amqp_source_settled(struct amqp_channel *ch, uint16_t index, bool dirty); /
 
 /* Its shared prefetch has room again. */
 void amqp_channel_wake(struct amqp_channel *ch);
+uint32_t amqp_channel_shared_room(const struct amqp_channel *ch); /* deliveries its shared prefetch leaves room for, at most QUEUE_TAKE_MAX (deliver.c) */
 
 /* Deliveries (deliver.c). */
 void amqp_worker_init(struct amqp_worker *aw, struct amqp_front *f, struct worker *w);

@@ -291,6 +291,66 @@ def what_a_client_holds_survives_the_leader():
         eventually(lambda: amqp(a).declare(q, passive=True)[1:] == (0, 1))
 
 
+def settlements_turn_from_a_silent_leader_to_the_next():
+    with formed() as cluster:
+        q, leader, (a, b) = roles(cluster)
+        p = amqp(a)
+        c = Amqp(b.ports["amqp"], host=b.host, timeout=25, user="rig", password="rig")  # below the time a leader is given that stays one
+        p.declare(q)
+        p.confirm_select()
+        for i in range(10):
+            p.publish(q, b"%d" % i)
+        assert confirmed_to(p, 10) == []
+        c.consume(q)
+        held = [c.delivery() for _ in range(10)]
+        leader.pause()
+        c.ack(held[4][0], multiple=True)
+        c.sync()  # its answer waits for the acknowledgements, which the next leader takes while the old one is still silent
+        c.nack(held[9][0], multiple=True)
+        again = [c.delivery() for _ in range(5)]
+        assert [(x[1], x[2]) for x in again] == [(True, b"%d" % i) for i in range(5, 10)]
+        leader.resume()
+        c.ack(again[4][0], multiple=True)
+        c.sync()
+        eventually(lambda: amqp(a).declare(q, passive=True)[1:] == (0, 1))
+
+
+def a_shared_prefetch_is_one_bound_for_queues_of_several_nodes():
+    with formed() as cluster:
+        queues = [queue_led_by(cluster, n) for n in cluster.nodes.values()]
+        c, p = amqp(cluster.nodes[1]), amqp(cluster.nodes[2])
+        p.confirm_select()
+        for q in queues:
+            p.declare(q)
+            for i in range(10):
+                p.publish(q, b"%s.%d" % (q.encode(), i))
+        assert confirmed_to(p, 30) == []
+
+        def shared(n):
+            c.method(1, 60, 10, struct.pack(">IHB", 0, n, 1))
+            c.expect(60, 11)
+
+        shared(3)
+        for q in queues:
+            c.consume(q)
+        got = [c.delivery() for _ in range(3)]
+        assert idle(c, 0.5)
+        c.ack(got[0][0])
+        got.append(c.delivery())
+        assert idle(c, 0.3)
+        shared(5)
+        got += [c.delivery() for _ in range(2)]
+        assert idle(c, 0.3)
+        for i in range(1, 30):
+            c.ack(got[i][0])
+            if len(got) < 30:
+                got.append(c.delivery())
+        c.sync()
+        assert {x[2] for x in got} == {b"%s.%d" % (q.encode(), i) for q in queues for i in range(10)}
+        assert idle(c, 0.3)
+        eventually(lambda: all(amqp(cluster.nodes[3]).declare(q, passive=True)[1:] == (0, 1) for q in queues))
+
+
 def a_client_on_the_leader_follows_its_queue_to_the_next():
     with formed() as cluster:
         q, leader, (a, b) = roles(cluster)
@@ -407,4 +467,5 @@ run_tests([declared_on_one_published_through_another_consumed_through_the_third,
            unsettled_deliveries_come_back_when_their_connection_or_channel_ends, exclusive_queues_stay_with_their_connection_and_replies_find_them,
            a_deleted_queue_ends_its_consumers_on_other_nodes, the_queues_leader_is_killed_and_nothing_confirmed_is_lost, what_a_client_holds_survives_the_leader,
            server_properties_tell_where_queues_are_led, the_minority_is_blocked_and_what_it_publishes_is_answered_when_the_others_are_back, a_client_on_the_leader_follows_its_queue_to_the_next,
+           settlements_turn_from_a_silent_leader_to_the_next, a_shared_prefetch_is_one_bound_for_queues_of_several_nodes,
            what_a_dead_gateways_clients_held_comes_back, batches_count_once_while_the_leadership_wanders])
