@@ -15,6 +15,7 @@
 #include "cluster/replicate/private.h"
 #include "cluster/topology/commands.h"
 #include "log/effect.h"
+#include "queue/queue.h"
 
 #define DRAIN_US 200000
 
@@ -44,6 +45,7 @@ void handover_park(struct rpart *part)
     partition_set_role(part->p, PARTITION_PARKED, part->epoch);
     stream_table_admit(part->r->o.streams, part->index, false); /* who looked at the role before is waited for, or refused */
     partition_enter_background(part->p, 0, &g);
+    queue_table_rest(partition_queues(part->p));
     effect_add(&g.fx, EFFECT_HANDOVER, 0, SLICE_NONE, buf_slice(&part->handover->record));
     part->work_err = partition_leave(&g);
 }

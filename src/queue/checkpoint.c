@@ -338,7 +338,7 @@ int queue_checkpoint_write_clean(struct queue *q)
         return 0;
     /* Nobody holds a delivery any more: what was passed may have been delivered, in this run or before; what
      * lies ahead surely not. */
-    q->reserve_logged = MIN_OF(q->reserve_logged, MAX_OF(q->head, q->redeliver_below));
+    q->reserve_logged = queue_reserve_exact(q);
     queue_checkpoint_encode(q, &out);
     path = path_of(q, "checkpoint.clean");
     fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);

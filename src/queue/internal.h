@@ -173,6 +173,8 @@ struct queue_pending *queue_pending_open(struct queue *q);
 void queue_pending_free(struct queue_pending *p);
 void queue_note_settled(struct queue *q, int64_t first, int64_t count); /* an acknowledgement to be logged */
 int queue_flush(struct queue *q);                                       /* appends; grants nothing */
+/* Where nothing is delivered any more: below it something may have been, here or before the last start. (Of a priority queue that is the end: its cursor is always there.) */
+int64_t queue_reserve_exact(const struct queue *q);
 void queue_reserve(struct queue *q); /* logs a reservation when the last one runs out */
 
 /* reader.c */

@@ -216,11 +216,39 @@ int queue_flush(struct queue *q)
     return err;
 }
 
+static void log_reservation(struct queue *q, int64_t m)
+{
+    struct queue_pending *p = queue_pending_open(q);
+    uint8_t value[VARINT_MAX];
+
+    effect_add(&p->fx, EFFECT_QUEUE_RESERVE, QUEUE_LOG_DB, SLICE_NONE, slice_of(value, uvarint_put(value, (uint64_t)m)));
+    ackmap_add_settled(&q->acks, p->base + p->batch.count - 1);
+    q->reserve_logged = m;
+    q->reserve_end = p->base + p->batch.count; /* refined when appended */
+    p->reserved = true;
+}
+
+int64_t queue_reserve_exact(const struct queue *q)
+{
+    return MIN_OF(q->reserve_logged, MAX_OF(q->head, q->redeliver_below));
+}
+
+void queue_table_rest(struct queue_table *t)
+{
+    for (uint32_t i = 0; i < t->bucket_count; i++)
+        for (struct queue *q = t->buckets[i]; q != NULL; q = q->hash_next) {
+            int64_t exact = queue_reserve_exact(q);
+
+            if (!q->on_disk || q->failed != 0 || q->pending != NULL || exact == q->reserve_logged)
+                continue;
+            q->reserve_committed = MIN_OF(q->reserve_committed, exact);
+            log_reservation(q, exact);
+        }
+}
+
 void queue_reserve(struct queue *q)
 {
     struct queue_pending *p;
-    uint8_t value[VARINT_MAX];
-    int64_t m;
 
     if (!q->on_disk || q->failed != 0 || q->reserve_end != 0 ||
         q->head + q->reserve_ahead / 2 < q->reserve_logged)
@@ -228,11 +256,5 @@ void queue_reserve(struct queue *q)
     p = queue_pending_open(q);
     if (p->reserved)
         return;
-    m = q->head + q->reserve_ahead;
-    effect_add(&p->fx, EFFECT_QUEUE_RESERVE, QUEUE_LOG_DB, SLICE_NONE,
-               slice_of(value, uvarint_put(value, (uint64_t)m)));
-    ackmap_add_settled(&q->acks, p->base + p->batch.count - 1);
-    q->reserve_logged = m;
-    q->reserve_end = p->base + p->batch.count; /* refined when appended */
-    p->reserved = true;
+    log_reservation(q, q->head + q->reserve_ahead);
 }

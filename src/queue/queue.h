@@ -88,6 +88,8 @@ void queue_table_free(struct queue_table *t);
 /* Leadership is lost: consumers are detached and told (c->lost), every queue's memory is dropped, nothing more is appended or
  * written; logs and checkpoints stay. Messages of queues in memory are gone; exclusive queues stay, they belong to this node (rule 18). Jobs under way may end later. */
 void queue_table_close(struct queue_table *t);
+/* Before a planned transfer, when nothing is taken any more: reservations are drawn back to what was delivered, so that the next leader's redelivered flags are exact (rule 8). Goes with the next flush. */
+void queue_table_rest(struct queue_table *t);
 /* Under the lock, before a flush: grants what high watermarks that moved made visible. The partition calls it by mail whenever
  * hw_moved was called. */
 void queue_table_hw_advanced(struct queue_table *t);

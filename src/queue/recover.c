@@ -47,7 +47,7 @@ static int apply(struct queue *q, const struct record *record)
         reserve = reader_uvarint(&r);
         if (r.bad || reserve > INT64_MAX >> 8)
             return ERR_CORRUPT;
-        q->reserve_logged = MAX_OF(q->reserve_logged, (int64_t)reserve);
+        q->reserve_logged = (int64_t)reserve; /* the latest counts: a leader that hands over draws it back */
         break;
     case EFFECT_NOOP:
         break;

@@ -281,6 +281,14 @@ def every_kind_of_damage_to_a_queue_is_found():
 
     assert not damaged(another_connection)
 
+    def through_several_nodes(q):  # connections of one name (the minority's publishes) have no order among each other
+        for i, connection in enumerate((7, 3, 5)):
+            body = b"minority.%d.0" % connection
+            q.sent.add(body)
+            q.deliveries.append((60.0 + i, "c", body, False))
+
+    assert not damaged(through_several_nodes)
+
 
 # ---- replicas, leaders, times, crashes -----------------------------------------------------------------------------------------------
 def differing_replicas_are_found():

@@ -186,6 +186,58 @@ Test(queue_replica, a_deposed_leader_drops_its_memory_and_tells_consumers_apart_
     fixture_fini(&f);
 }
 
+Test(queue_replica, after_a_handover_only_what_was_delivered_is_redelivered)
+{
+    for (int handover = 0; handover < 2; handover++) {
+        begin();
+        queue_consumer_add(q, &a.c, f.now_ms);
+        publish_n(&f, q, 0, 20);
+        cr_assert_eq(taster_take(&a, 5), 0);
+        cr_assert_eq(a.count, 5);
+        if (handover)
+            queue_table_rest(f.table);
+        queue_table_flush(f.table, NULL);
+        queue_table_close(f.table);
+        q = fixture_queue(&f, 1, true);
+        taster_init(&a, &f);
+        queue_consumer_add(q, &a.c, f.now_ms);
+        cr_assert_eq(taster_drain(&a), 20);
+        for (unsigned i = 0; i < 20; i++)
+            cr_assert_eq(a.got[i].redelivered, i < 5 || !handover, "%u", i);
+        queue_consumer_remove(&a.c, f.now_ms);
+        fixture_fini(&f);
+    }
+}
+
+/* The handover is given up: what is delivered from then on needs a reservation of its own. */
+Test(queue_replica, a_handover_that_is_given_up_forgets_no_delivery)
+{
+    begin();
+    queue_consumer_add(q, &a.c, f.now_ms);
+    publish_n(&f, q, 0, 20);
+    cr_assert_eq(taster_take(&a, 5), 0);
+    queue_table_rest(f.table);
+    queue_table_flush(f.table, NULL);
+    cr_assert_eq(taster_drain(&a), 15);
+    queue_table_close(f.table);
+    q = fixture_queue(&f, 1, true);
+    taster_init(&a, &f);
+    queue_consumer_add(q, &a.c, f.now_ms);
+    cr_assert_eq(taster_take(&a, 3), 0);
+    /* Again: what may have been delivered before it was opened stays so. */
+    queue_table_rest(f.table);
+    queue_table_flush(f.table, NULL);
+    queue_table_close(f.table);
+    q = fixture_queue(&f, 1, true);
+    taster_init(&a, &f);
+    queue_consumer_add(q, &a.c, f.now_ms);
+    cr_assert_eq(taster_drain(&a), 20);
+    for (unsigned i = 0; i < 20; i++)
+        cr_assert(a.got[i].redelivered);
+    queue_consumer_remove(&a.c, f.now_ms);
+    fixture_fini(&f);
+}
+
 /* Its news is a mail that may still be in a box: a second one would be the same mail twice in it. */
 Test(queue_replica, who_is_attached_anew_with_news_on_its_way_is_not_told_again_before_it_came)
 {
