@@ -240,7 +240,7 @@ void controller_order(struct member *m, struct buf *command, uint32_t node_id)
     o->m = m;
     o->node_id = node_id;
     o->term = m->term;
-    o->proposal = (struct topology_proposal){.worker = m->o.control, .done = order_done, .command = *command};
+    o->proposal = (struct topology_proposal){.worker = m->o.control, .done = order_done, .command = *command, .only_term = m->term};
     *command = (struct buf){0};
     list_push_back(&m->orders, &o->node);
     topology_propose(m->o.topology, &o->proposal);

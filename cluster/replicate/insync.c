@@ -116,8 +116,12 @@ static uint64_t lag_us(struct rpart *part, struct follower *f, uint64_t now)
 {
     uint64_t oldest = now, records = 0;
 
-    if (!f->subscribed) /* R21: with nothing to fetch it is in sync */
-        return f->behind != 0 || f->caught_us == 0 ? now - f->caught_us : 0;
+    if (!f->subscribed) { /* R21: with nothing to fetch it is in sync */
+        if (f->behind != 0 || f->caught_us == 0)
+            return now - f->caught_us;
+        ASTOREX(&f->caught_us, now);
+        return 0;
+    }
     if (f->behind == 0) {
         ASTOREX(&f->caught_us, now);
         ASTOREX(&f->lag_records, 0);

@@ -194,8 +194,11 @@ static void rlog_positions_drop(struct rlog *l)
 static struct rpos *positions_new(struct rlog *l)
 {
     struct rpos *pos = mem_calloc(MAX_OF(l->part->follower_count, 1u), sizeof(*pos));
+    uint64_t now = replication_now_us();
 
     for (unsigned i = 0; i < l->part->follower_count; i++) {
+        /* R6, R21: who had everything so far has it in a log that is new here, until something is appended. */
+        pos[i].caught_us = l->part->followers[i].caught_us == 0 ? 0 : now;
         pos[i].log = l;
         pos[i].slot = i;
         pos[i].hw_sent = pos[i].start_sent = -1;

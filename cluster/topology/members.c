@@ -463,7 +463,7 @@ static bool fence_who_forgot(struct topology_store *t, uint64_t now_us)
                    (unsigned long long)peers[i].match, node->id);
         again = *node;
         again.unclean = true;
-        *p = (struct topology_proposal){.done = own_done};
+        *p = (struct topology_proposal){.done = own_done, .only_term = raft_current_term(t->raft)};
         topo_cmd_node_enter(&p->command, &again, false);
         t->own_proposing = true;
         topology_propose(t, p);

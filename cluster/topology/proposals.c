@@ -288,11 +288,28 @@ static void forward_one(struct topology_store *t, struct topology_proposal *p, u
     buf_fini(&b);
 }
 
+/* Decisions of a term that is over, or of this one when another leads it. */
+static void drop_outdated(struct topology_store *t)
+{
+    for (struct topology_proposal **at = &t->queue.head; *at != NULL;) {
+        struct topology_proposal *p = *at;
+
+        if (p->only_term == 0 || (raft_role(t->raft) == RAFT_LEADER && raft_current_term(t->raft) == p->only_term)) {
+            at = &p->next;
+            continue;
+        }
+        list_unlink(&t->queue, at);
+        p->err = ERR_NOT_LEADER;
+        answer(p);
+    }
+}
+
 void proposals_turn(struct topology_store *t)
 {
     uint32_t leader = t->leader;
 
     take_inbox(t);
+    drop_outdated(t);
     if (raft_role(t->raft) == RAFT_LEADER) {
         if (raft_store_full(t->disk) && t->queue.head != NULL)
             answer_list(&t->queue, ERR_NOSPACE);

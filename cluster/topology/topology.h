@@ -235,6 +235,9 @@ struct topology_proposal {
     struct worker *worker;   /* where `done` runs; NULL: on the control worker */
     void (*done)(struct topology_proposal *p);
     struct buf command;      /* owned: the encoded command; the proposer frees it in `done` */
+    /* 0, or the only term of the group in which it may be appended, by this node as its leader: a decision of the controller is worth nothing in a later term, whose controller knows better.
+     * Then ERR_NOT_LEADER: it was not done. */
+    uint64_t only_term;
     /* the answer */
     int err;                 /* 0 or ERR_*: what applying said (ERR_EXISTS, ERR_NOT_FOUND, ERR_MISMATCH, …), ERR_NO_LEADER, ERR_TIMEOUT or ERR_IO */
     uint64_t index;          /* the topology index it was applied at */

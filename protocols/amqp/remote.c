@@ -363,9 +363,15 @@ static void take_answer(struct amqp_remote *q, struct reader *r)
     case FORWARD_FENCED:
         begin_again(q);
         break;
-    case FORWARD_REFUSED:
+    case FORWARD_REFUSED: {
+        bool unsure = LIST_ENTRY(q->batches.next, struct remote_batch, node)->unsure;
+
         finish_batch(q, forward_get_refused(r), NULL);
+        /* This leader has not taken it; one that was asked before may have, and come to lead again. What got its number then would be taken for its repeat, and confirmed without being there. */
+        if (unsure)
+            begin_again(q);
         break;
+    }
     default:
         r->bad = 1;
     }
@@ -381,12 +387,14 @@ static void publish_done(struct bus_call *call, int err, struct slice payload)
     struct reader r = reader_of(payload);
 
     q->publishing = false;
-    if (err == ERR_TOO_LARGE)
+    if (err == ERR_TOO_LARGE) {
         finish_batch(q, err, NULL);
-    else if (err != 0)
+    } else if (err != 0) {
+        LIST_ENTRY(q->batches.next, struct remote_batch, node)->unsure |= err != ERR_NOT_FOUND && err != ERR_LIMIT; /* else it was not sent */
         remote_retry_later(q, err);
-    else
+    } else {
         take_answer(q, &r);
+    }
     let_clients_go_on(q->aw);
     remote_mark_dirty(q);
 }
@@ -447,6 +455,7 @@ static void turn_to_new_leader(struct amqp_remote *q)
     if (!q->publishing || node == 0 || (node == q->publish_node && epoch == q->publish_epoch))
         return;
     bus_call_cancel(&q->publish_call);
+    LIST_ENTRY(q->batches.next, struct remote_batch, node)->unsure = true;
     q->publishing = false;
     q->retry_us = 0;
 }

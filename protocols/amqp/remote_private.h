@@ -34,6 +34,7 @@ struct remote_batch {
     uint32_t count;
     bool commit;
     bool closed; /* takes no more */
+    bool unsure; /* it was sent before, and may be in some leader's log */
     uint64_t *confirms; /* owned: publish numbers, 0: none */
     uint32_t confirm_cap;
     struct list parts;

@@ -215,7 +215,9 @@ static int on_publish(struct ask *a)
 
         queue_producers_forget(a->q, producer_ended, &e);
     }
-    if ((a->head.flags & FORWARD_COMMIT) != 0 && !partition_quorum_ok(a->g.p))
+    err = queue_forward_look(a->q, producer, incarnation, number, &expected);
+    /* Only what is new is refused: a refusal says that it is not in the log, and frees its number. */
+    if (err == 0 && (a->head.flags & FORWARD_COMMIT) != 0 && !partition_quorum_ok(a->g.p))
         return refuse(a, ERR_NO_REPLICAS);
     err = queue_forward_begin(a->q, producer, incarnation, number, &expected);
     switch (err) {

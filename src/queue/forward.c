@@ -48,18 +48,27 @@ bool queue_refuses_when_full(const struct queue *q)
     return q->spec.overflow == QUEUE_REJECT_PUBLISH && (q->spec.max_length >= 0 || q->spec.max_length_bytes >= 0);
 }
 
-int queue_forward_begin(struct queue *q, int64_t producer, int16_t epoch, int32_t sequence, int32_t *ret_expected)
+int queue_forward_look(const struct queue *q, int64_t producer, int16_t epoch, int32_t sequence, int32_t *ret_expected)
 {
     const struct queue_producer *p = queue_producer_find(q, producer);
-    struct queue_pending *pending;
-    int err;
 
-    CHECK(!q->forwarding);
     *ret_expected = p == NULL || epoch > p->epoch ? 0 : p->sequence == INT32_MAX ? 0 : p->sequence + 1;
     if (p != NULL && epoch < p->epoch)
         return ERR_FENCED;
     if (sequence != *ret_expected)
         return p != NULL && epoch == p->epoch && sequence <= p->sequence ? ERR_DUPLICATE : ERR_OUT_OF_ORDER;
+    return 0;
+}
+
+int queue_forward_begin(struct queue *q, int64_t producer, int16_t epoch, int32_t sequence, int32_t *ret_expected)
+{
+    struct queue_pending *pending;
+    int err;
+
+    CHECK(!q->forwarding);
+    err = queue_forward_look(q, producer, epoch, sequence, ret_expected);
+    if (err != 0)
+        return err;
     if (q->failed != 0)
         return q->failed;
     err = queue_flush(q);

@@ -175,6 +175,7 @@ int queue_publish(struct queue *q, const struct queue_message *m, int64_t now_ms
 /* Batches that another node's front end numbers (rule 16): begin, queue_publish each message, end; nothing else of this table in between. Begin: 0; ERR_DUPLICATE: it came already (answer it when the log's end is
  * committed); ERR_OUT_OF_ORDER: *ret_expected is the number it must send next; ERR_FENCED: a later incarnation of the producer wrote already; or what queue_publish fails with as a whole. End: 0, or the error with which the
  * whole batch came to nothing and its number is free. */
+int queue_forward_look(const struct queue *q, int64_t producer, int16_t epoch, int32_t sequence, int32_t *ret_expected); /* what begin would say of the number; changes nothing */
 int queue_forward_begin(struct queue *q, int64_t producer, int16_t epoch, int32_t sequence, int32_t *ret_expected);
 int queue_forward_end(struct queue *q, int64_t producer, int16_t epoch, int32_t sequence);
 /* Drops the entries of producers that are no more. */

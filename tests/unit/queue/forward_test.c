@@ -49,6 +49,24 @@ Test(forward, batches_are_taken_once_and_in_order)
     cr_assert_eq(queue_producers(q), 2u);
 }
 
+/* Who refuses for a reason of its own must know first whether it has the batch: a refusal frees the number, and what got it next would be taken for the repeat. */
+Test(forward, looking_at_a_number_tells_what_beginning_would_and_changes_nothing)
+{
+    struct queue *q = fixture_queue(&f, 7, true);
+    int32_t expected;
+
+    cr_assert_eq(queue_forward_look(q, 100, 0, 0, &expected), 0);
+    cr_assert_eq(queue_producers(q), 0u);
+    cr_assert_eq(forward(q, 100, 0, 0, 0, 3, &expected), 0);
+    cr_assert_eq(queue_forward_look(q, 100, 0, 0, &expected), ERR_DUPLICATE);
+    cr_assert_eq(queue_forward_look(q, 100, 0, 2, &expected), ERR_OUT_OF_ORDER);
+    cr_assert_eq(expected, 1);
+    cr_assert_eq(queue_forward_look(q, 100, 1, 0, &expected), 0);
+    cr_assert_eq(queue_forward_look(q, 100, 0, 1, &expected), 0);
+    cr_assert_eq(forward(q, 100, 0, 1, 3, 3, &expected), 0, "nothing was begun");
+    cr_assert_eq(queue_ready(q), 6u);
+}
+
 Test(forward, a_later_incarnation_begins_again_and_fences_the_former)
 {
     struct queue *q = fixture_queue(&f, 7, true);

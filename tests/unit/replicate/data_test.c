@@ -261,6 +261,30 @@ Test(data, a_replica_is_in_sync_only_when_it_is_in_every_log)
     sim_end(&s);
 }
 
+Test(data, a_follower_is_not_late_in_a_log_that_was_just_made)
+{
+    uint32_t leader, away;
+    struct log *l;
+
+    sim_init(&s, 3, 1);
+    s.lag_max_ms = 60000;
+    sim_begin(&s, 3);
+    create_topic("t", 1, NULL);
+    leader = sim_leader(&s, 0);
+    away = leader % 3 + 1;
+    sim_isolate(&s, away, true);
+    l = open_topic(leader, "t", 0);
+    append(l, 1, 10);
+    for (unsigned i = 0; i < 1000; i++) { /* several scans */
+        sim_nap();
+        cr_assert(sim_is_insync(&s, 0, away));
+    }
+    sim_isolate(&s, away, false);
+    cr_assert(SIM_WAIT(same_ends("t", 0, leader, 1)));
+    log_close(l);
+    sim_end(&s);
+}
+
 Test(data, a_follower_behind_a_topics_start_begins_anew_there)
 {
     uint32_t leader, away;

@@ -297,6 +297,41 @@ Test(group, proposals_go_on_exactly_once_while_leaders_change, .init = setup, .f
         eventually(queue_count(i) == sum);
 }
 
+static int declare_in_term(unsigned i, const char *name, uint64_t term)
+{
+    struct topology_proposal p = {.only_term = term};
+    int err;
+
+    topo_cmd_vhost_add(&p.command, slice_str(name));
+    err = topology_propose_wait(nodes[i].topology, &p);
+    buf_fini(&p.command);
+    return err;
+}
+
+/* A controller that was frozen wakes up with decisions of its own time: its successor must not act them out. */
+Test(group, what_is_bound_to_a_term_is_not_done_in_another_or_by_another_leader, .init = setup, .fini = teardown)
+{
+    uint64_t term;
+    unsigned l;
+
+    form();
+    do { /* until the term held still meanwhile */
+        l = leader();
+        term = topology_term(nodes[l].topology);
+        cr_assert_eq(declare_in_term((l + 1) % NODES, "by-a-follower", term), ERR_NOT_LEADER);
+        cr_assert_eq(declare_in_term(l, "in-a-former-term", term - 1), ERR_NOT_LEADER);
+        cr_assert_eq(declare_in_term(l, "in-a-later-term", term + 1000), ERR_NOT_LEADER);
+    } while (declare_in_term(l, "now", term) == ERR_NOT_LEADER);
+    for (unsigned i = 0; i < NODES; i++) {
+        const struct topology *v = topology_pin(nodes[i].topology);
+
+        cr_assert_null(topo_vhost_find(v, SLICE_LIT("by-a-follower")));
+        cr_assert_null(topo_vhost_find(v, SLICE_LIT("in-a-former-term")));
+        cr_assert_null(topo_vhost_find(v, SLICE_LIT("in-a-later-term")));
+        topology_unpin(nodes[i].topology);
+    }
+}
+
 Test(group, a_restarted_node_catches_up_and_a_late_one_joins, .init = setup, .fini = teardown)
 {
     uint64_t id;
