@@ -518,6 +518,28 @@ def old_disk(r):
     r.mark("restart %s with its old disk" % node.name)
     node.start()
 
+    def verdict():
+        """It is shut out when anybody can tell that it has forgotten what it vouched for; a Raft leader elected since has no word of it, and brings it up to date."""
+        if "an old copy" in node.last_run():
+            return "refused"
+        info = node.resp().call("CLUSTER", "INFO").decode() if node.alive() else ""
+        return "taken in" if "cluster_state:ok" in info else None
+
+    said = eventually(verdict, 40)
+    r.mark("%s is %s" % (node.name, said))
+    if said == "refused":  # what its diagnostics tell to do
+        other = r.cluster.living()[0] if r.cluster.living()[0] is not node else r.cluster.living()[1]
+        ids = [x["node"] for x in other.ctl("cluster", "nodes") if x["name"] == node.name]
+        if node.alive():
+            node.kill()
+        node.deaths = [d for d in node.deaths if d[2] or d[1] < 0]  # to end by itself is right, too, unless by a crash
+        for i in ids:
+            other.ctl("cluster", "remove", str(i))
+        node.wipe()
+        r.mark("removed, restart %s with an empty disk" % node.name)
+        node.start()
+        r.cluster.replaced = True
+
 
 @fault("26", "two nodes with one disk", net=True)
 def twin(r):
