@@ -20,8 +20,11 @@ char *mem_printf(const char *fmt, ...) __attribute__((malloc, returns_nonnull, f
 size_t mem_usable(const void *p);
 /* Bytes handed out by the allocator now, and the most there ever were, process-wide; refreshed on the call. */
 size_t mem_allocated(void);
-/* Gives the calling thread an arena of its own: workers do not share one, all other threads share one more (P22: arenas = workers + 1). Nothing without jemalloc. */
+/* Gives the calling thread an arena of its own: workers do not share one. Nothing without jemalloc. */
 void mem_thread_own_arena(void);
+/* The arena that threads share which fill the engines beside the workers (recovery, replicas): P22's one more. The small things of all other
+ * threads are in the arena everybody has without asking. */
+void mem_thread_common_arena(void);
 /* Frees *slot (and sets it to NULL) when the calling thread ends: for scratch memory a thread keeps and grows. Call it once a thread and slot; the slot is thread-local. */
 void mem_free_at_thread_exit(void **slot);
 /* VmRSS of this process in bytes. */

@@ -96,6 +96,7 @@ static void *job_main(void *arg) NO_THREAD_SAFETY_ANALYSIS /* waits on a conditi
     pthread_setname_np(pthread_self(), q->klass == BG_DISK ? "bg-disk" : "bg-free");
     if (q->klass == BG_DISK)
         setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), 10);
+    mem_thread_common_arena();
     mutex_lock(&bg->mutex);
     for (;;) {
         struct list *n = list_pop_front(&q->jobs);
