@@ -217,8 +217,13 @@ int amqp_channel_settle_acks(struct amqp_channel *ch)
         if (err < 0)
             continue;
         q = queue_find(partition_queues(g.p), src->queue_id);
-        if (q != NULL)
+        /* Lost and led again in between: what was acknowledged then may have been cut off. */
+        if (GM_UNLIKELY(s->front->o.bus != NULL && !src->home && (q == NULL || src->opened != queue_opened(q)) && topo_queue_by_id(amqp_session_view(s), src->queue_id) != NULL)) {
+            if (round->err == 0)
+                round->err = ERR_NOT_LEADER;
+        } else if (q != NULL) {
             log_commit_add(&round->commit, queue_log(q), log_end(queue_log(q)));
+        }
         (void)partition_leave(&g);
     }
     for (uint32_t i = 0; i < ch->source_cap; i++) {

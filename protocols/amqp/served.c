@@ -410,7 +410,7 @@ static void drop(struct served *c)
     struct queue *q;
     int err = partition_enter_upkeep(partitions_get(v->front->o.partitions, c->partition), NULL, &g);
 
-    if (err == ERR_BUSY) {
+    if (err == ERR_BUSY || err == ERR_AGAIN) { /* held by another, or its keys are being rebuilt */
         c->broken = true;
         return;
     }

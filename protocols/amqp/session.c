@@ -143,7 +143,14 @@ int amqp_session_enter(struct amqp_session *s, uint32_t partition, struct partit
 /* On a node alone this is how everybody enters: effects of a failed partition's neighbour need no other rule. */
 int amqp_session_enter_upkeep(struct amqp_session *s, uint32_t partition, struct partition_guard *g)
 {
-    return enter(s, partition, s->front->o.bus != NULL, g);
+    int err = enter(s, partition, s->front->o.bus != NULL, g);
+
+    /* Its keys are being rebuilt (after a full disk, say) and it refuses commands; what ends must let go of its queues all the same, and waits for the lock. */
+    if (GM_UNLIKELY(err == ERR_AGAIN)) {
+        partition_enter_background(partitions_get(s->front->o.partitions, partition), 0, g);
+        err = 0;
+    }
+    return err;
 }
 
 int amqp_session_enter_queue(struct amqp_session *s, const struct topo_queue *q, struct partition_guard *g)

@@ -57,7 +57,7 @@ struct queue_table_options {
     uint32_t partition;        /* its index, for the directory p-NNNN/queue/<id> */
     const char *data_dir;      /* where the checkpoints lie: data_dir/p-NNNN/queue/<id>/checkpoint */
     uint64_t segment_bytes;    /* of durable queue logs; default 16 MiB */
-    uint64_t checkpoint_bytes; /* log grown by this much starts a checkpoint; default 16 MiB */
+    uint64_t checkpoint_bytes; /* log grown by this much starts a checkpoint; default 4 MiB: replaying it takes about 20 ms under the lock */
     bool commit_at_end;        /* log.fsync: never: what is in the log is committed */
 
     void *arg; /* borrowed, for the callbacks below */

@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 
 #define SEGMENT_BYTES (16u << 20)
-#define CHECKPOINT_BYTES (16u << 20)
+#define CHECKPOINT_BYTES (4u << 20)
 #define RETRY_MS 1000
 #define TICK_QUEUES 256
 
