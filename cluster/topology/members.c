@@ -19,6 +19,7 @@ enum {
     RECONCILE_US = 200000,
     ALIVE_US = 1500000,
     HEARD_NOW_US = 500000,
+    SHUT_OUT_US = 5000000,
     SAY_US = 5000000,
     FIRST_SAY_US = 2000000, /* an election takes its time */
 };
@@ -459,6 +460,10 @@ static bool fence_who_forgot(struct topology_store *t, uint64_t now_us)
 
         if (!peers[i].lost || node == NULL || memcmp(node->uuid, peers[i].node.uuid, 16) != 0 || now_us - peers[i].heard_us > HEARD_NOW_US)
             continue;
+        if (t->shut_out == node->id && now_us - t->shut_out_us < SHUT_OUT_US) /* what it said before is still on its way */
+            continue;
+        t->shut_out = node->id;
+        t->shut_out_us = now_us;
         diag_error("a node forgot what it had written: is its disk an old copy? It is shut out", "node=%u had=%llu hint=\"gomsgctl cluster remove %u, then start it with an empty data directory\"", node->id,
                    (unsigned long long)peers[i].match, node->id);
         again = *node;

@@ -142,6 +142,8 @@ struct topology_store {
     uint64_t register_after_us, loading_said_us;
     struct topology_proposal own_proposal; /* the controller's */
     bool own_proposing;
+    uint32_t shut_out; /* who forgot what it had vouched for, last, and when it was shut out */
+    uint64_t shut_out_us;
     uint64_t reconcile_after_us;
     struct topology_proposal endpoints_proposal;
     bool endpoints_proposing;

@@ -443,7 +443,7 @@ bool queue_checkpoint_due(const struct queue *q)
     if (!q->on_disk || q->bytes_since == 0)
         return false;
     return q->bytes_since >= limit || q->settled_since * q->average_size >= limit ||
-           (q->acks.live == 0 && log_bytes(q->log) >= limit / 8);
+           (q->acks.live == 0 && log_bytes(q->log) >= limit / 2);
 }
 
 void queue_checkpoint_tick(struct queue *q)

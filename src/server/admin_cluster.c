@@ -7,17 +7,20 @@
 #include "cluster/topology/commands.h"
 #include "server/internal.h"
 
-/* cluster form [HOST:PORT ...]: without those seeds. */
+/* cluster form [--without HOST:PORT ...]: without those seeds. */
 json_t *admin_cluster_form(struct server *s, unsigned argc, const struct slice *argv, struct buf *why)
 {
     char **without = mem_calloc(argc + 1, sizeof(*without));
+    unsigned n = 0;
     char text[400];
     int err;
 
-    for (unsigned i = 0; i < argc; i++)
-        without[i] = mem_strdup_slice(argv[i]);
-    err = topology_form_without(s->topology, (const char *const *)without, argc, text, sizeof(text));
-    for (unsigned i = 0; i < argc; i++)
+    for (unsigned i = 0; i < argc; i++) {
+        if (!slice_eq(argv[i], SLICE_LIT("--without")))
+            without[n++] = mem_strdup_slice(argv[i]);
+    }
+    err = topology_form_without(s->topology, (const char *const *)without, n, text, sizeof(text));
+    for (unsigned i = 0; i < n; i++)
         mem_free(without[i]);
     mem_free(without);
     if (err == 0)
