@@ -281,7 +281,7 @@ int kafka_handle_metadata(struct kafka_session *s, struct kafka_request *rq)
     bool cluster_operations;
     int64_t n;
 
-    if (may_create(s, rq) && create_missing(s, rq))
+    if (kafka_wait_answers(s) != 0 || (may_create(s, rq) && create_missing(s, rq)))
         return KAFKA_RETRY;
     if (waits_for_election(s, rq))
         return kafka_wait_election(s);
@@ -382,6 +382,8 @@ int kafka_handle_find_coordinator(struct kafka_session *s, struct kafka_request 
     int8_t type;
     int64_t n;
 
+    if (kafka_wait_answers(s) != 0)
+        return KAFKA_RETRY;
     if (coordinator_waits(s, rq))
         return kafka_wait_election(s);
     kin_init(&in, rq->api->request, rq->version, rq->body);

@@ -64,10 +64,28 @@ static void commit_free(struct kafka_commit *k)
         mem_free(k);
 }
 
+static void hold_release(struct kafka_session *s, uint64_t hold)
+{
+    conn_hold_release(s->conn, hold);
+    if (!s->behind || conn_held(s->conn))
+        return;
+    s->behind = false;
+    conn_resume_input(s->conn);
+}
+
+int kafka_wait_answers(struct kafka_session *s)
+{
+    if (!conn_held(s->conn))
+        return 0;
+    s->behind = true;
+    conn_pause_input(s->conn);
+    return KAFKA_RETRY;
+}
+
 /* It is over: the reply leaves, as it was encoded or corrected, or the connection goes. */
 static void commit_end(struct kafka_commit *k, int err)
 {
-    struct conn *conn = k->session->conn;
+    struct kafka_session *s = k->session;
     uint64_t hold = k->hold;
     bool abort = err != 0 && k->settle == NULL;
 
@@ -77,10 +95,10 @@ static void commit_end(struct kafka_commit *k, int err)
     commit_free(k);
     if (abort) { /* the reply that waits would promise what did not happen */
         DIAG_EVERY(DIAG_WARN, "a commit failed, the client is disconnected", "err=%s", err_name(err));
-        conn_abort(conn, err);
+        conn_abort(s->conn, err);
         return;
     }
-    conn_hold_release(conn, hold);
+    hold_release(s, hold);
 }
 
 static void commit_done(struct log_commit *c, int err)
@@ -130,7 +148,7 @@ bool kafka_commit_arm_held(struct kafka_commit *k, uint64_t hold)
 
     if (log_commit_arm(&k->c)) {
         commit_free(k);
-        conn_hold_release(s->conn, hold);
+        hold_release(s, hold);
         return false;
     }
     k->hold = hold;
@@ -140,11 +158,11 @@ bool kafka_commit_arm_held(struct kafka_commit *k, uint64_t hold)
 
 void kafka_commit_drop(struct kafka_commit *k, uint64_t hold)
 {
-    struct conn *conn = k->session->conn;
+    struct kafka_session *s = k->session;
 
     log_commit_cancel(&k->c);
     commit_free(k);
-    conn_hold_release(conn, hold);
+    hold_release(s, hold);
 }
 
 bool kafka_commit_arm(struct kafka_commit *k)
@@ -482,7 +500,7 @@ static ssize_t session_input(struct conn *c, const uint8_t *data, size_t len)
         if (outcome < 0)
             return outcome;
         if (outcome == KAFKA_RETRY) {
-            s->retried |= !s->parked; /* only for the lock, or for the end of a handover */
+            s->retried |= !s->parked && !s->behind; /* those wait for the lock, the end of a handover, or their turn */
             break;
         }
         used += (size_t)size + 4;
@@ -507,7 +525,7 @@ static void session_writable(struct conn *c)
 static void session_hangup(struct conn *c)
 {
     struct kafka_session *s = c->session;
-    bool runs_again = s->parked || (s->async != NULL && s->async->rq.api == NULL);
+    bool runs_again = s->parked || s->behind || (s->async != NULL && s->async->rq.api == NULL);
 
     if (s->async != NULL && !runs_again)
         conn_abort(c, ERR_CLOSED);

@@ -49,8 +49,9 @@ struct kafka_session {
     struct io_timer commit_timer;        /* runs while one of them has a deadline */
     struct partition_park park;
     bool parked;
+    bool behind; /* a request waits until the answers before it have left */
     bool output_paused;
-    bool retried;  /* the request being handled was handled before and answered KAFKA_RETRY, not merely parked */
+    bool retried;  /* the request being handled was handled before and answered KAFKA_RETRY, not merely parked or behind */
     int retry_err; /* what the step in between came to */
 };
 
@@ -145,6 +146,10 @@ bool kafka_commit_arm(struct kafka_commit *k);
 /* For a reply that shows what it then turns out to wait for: `hold` is conn_hold's from before the reply was begun. No deadline. */
 bool kafka_commit_arm_held(struct kafka_commit *k, uint64_t hold);
 void kafka_commit_drop(struct kafka_commit *k, uint64_t hold); /* instead: nothing is waited for */
+/* Whether answers before this request's are still held back: KAFKA_RETRY, hand it up, and it runs again when they have left. For what tells the client where to go: Kafka answers a connection's requests
+ * one after the other, so an answer is as new as its arrival, and clients count on that. librdkafka before 2.1 that is told of a leader's successor by one node, and then by another of the leader himself in an answer that waited
+ * behind a produce for a second, can be left with a partition that it sends to the one and believes at the other, for good. 0: handle it. */
+int kafka_wait_answers(struct kafka_session *s);
 /* One log up to `end`; `mark` is that of its guard. */
 void kafka_commit_log(struct kafka_session *s, struct log *l, int64_t end, uint64_t mark);
 

@@ -1,12 +1,15 @@
 """Real gomsgd processes for the integration tests: start, kill, restart, look at what they say.
 
 Python's standard library only. A Node owns a data directory (removed at the end unless asked to be kept) and at most one process. Everything listens on
-loopback on ports the system picked; a restart keeps the ports, so that clients can come back.
+loopback on free ports; a restart keeps the ports, so that clients can come back.
 """
+import fcntl
 import os
+import random
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +33,44 @@ def sanitizer_report(said):
     return None if found is None else said[found.start():][:6000]
 
 
+class Ports:
+    """Ports for nodes that may be restarted: not of those that the system gives to outgoing connections, one of which could have it while its node is down; and of a block that no
+    other test process of this machine uses at the same time."""
+    FIRST, BLOCK, BLOCKS = 10000, 250, 40
+
+    def __init__(self):
+        for n in random.sample(range(self.BLOCKS), self.BLOCKS):
+            self.lock = open(os.path.join(tempfile.gettempdir(), "gomsg-it-ports-%d.lock" % n), "a")  # held while this process lives
+            try:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                self.lock.close()
+        self.first, self.next = self.FIRST + n * self.BLOCK, 0
+
+    def take(self):
+        for _ in range(self.BLOCK):
+            port = self.first + self.next % self.BLOCK
+            self.next += 1
+            with socket.socket() as s:
+                try:
+                    s.bind(("127.0.0.1", port))
+                    return port
+                except OSError:
+                    pass
+        raise AssertionError("no free port from %d on" % self.first)
+
+
+ports = None
+
+
+def free_port():
+    global ports
+    if ports is None:
+        ports = Ports()
+    return ports.take()
+
+
 class Node:
     def __init__(self, *args, data=None, env=None, prefix=(), keep=False):
         self.args = list(args)
@@ -39,7 +80,7 @@ class Node:
         self.root = data or tempfile.mkdtemp(prefix="gomsg-it-")
         self.data = os.path.join(self.root, "data")
         self.log_path = os.path.join(self.root, "gomsgd.log")
-        self.ports = {p: 0 for p in PROTOCOLS}
+        self.ports = {p: free_port() for p in PROTOCOLS}
         self.process = None
         self.starts = 0
 

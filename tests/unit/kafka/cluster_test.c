@@ -716,6 +716,45 @@ Test(kafka_cluster, acks_all_needs_its_replicas_before_the_append)
     end();
 }
 
+Test(kafka_cluster, metadata_behind_a_held_answer_is_as_new_as_its_arrival)
+{
+    int64_t base;
+    int32_t index;
+    int16_t code;
+    struct log *l;
+
+    begin();
+    create("t", PARTITIONS, -1, NULL, NULL, 0, 3);
+    index = index_led("t", 1);
+    l = log_of("t", index);
+    log_set_replicated(l, true, 0);
+    send_produce(8, -1, 30000, "t", index, one_record(-1, 0));
+    send_metadata("t");
+    cr_assert_not(answered(100));
+    change(owner("t", (uint32_t)index_led("t", 2)), 3, (const uint32_t[]){1, 2, 3}, 3);
+    log_set_hw(l, 1);
+    c.next--;
+    cr_assert_eq(read_produced(8, &base), 0);
+    c.next++;
+    client_read(&c, KAFKA_API_METADATA, 9);
+    cr_assert_eq(read_brokers(), 3);
+    cr_assert_eq(read_led(2), 2, "of three it led when it was asked");
+    /* likewise, and the client leaves meanwhile */
+    send_produce(8, -1, 30000, "t", index, one_record(-1, 0));
+    request(KAFKA_API_FIND_COORDINATOR, 2);
+    kout_str(&o, "Key", "group");
+    kout_i8(&o, "KeyType", 0);
+    kout_end(&o);
+    client_send(&c, &out);
+    cr_assert_not(answered(50));
+    client_close(&c);
+    client_open(&c, &n);
+    log_set_hw(l, 2);
+    (void)find_coordinator("group", &code, &index);
+    cr_assert_eq(code, 0);
+    end();
+}
+
 Test(kafka_cluster, a_produce_waits_for_the_end_of_a_handover)
 {
     int64_t base;
