@@ -291,6 +291,37 @@ def what_a_client_holds_survives_the_leader():
         eventually(lambda: amqp(a).declare(q, passive=True)[1:] == (0, 1))
 
 
+def followers_do_not_lead_with_what_they_saw_before():
+    with formed() as cluster:
+        q, leader, others = roles(cluster)
+        expiring = shortstr("x-expires") + b"I" + struct.pack(">i", 600000)
+        p = amqp(leader)
+        p.declare(q, arguments=expiring)
+        p.confirm_select()
+        for i in range(5):
+            p.publish(q, b"%d" % i)
+        assert confirmed_to(p, 5) == []
+        for n in others:  # a queue that expires is looked at when a node starts, and any by who lists them
+            n.stop()
+            n.start()
+            eventually(lambda: healthy(cluster), 30)
+            row = next(x for x in eventually(lambda n=n: n.ctl("queues"), 30) if x["name"] == q)
+            assert row["ready"] == 0 and "led by node" in row["error"], row
+        assert next(x for x in leader.ctl("queues") if x["name"] == q)["ready"] == 5
+        for i in range(5, 15):
+            p.publish(q, b"%d" % i)
+        assert confirmed_to(p, 15) == []
+        leader.kill()
+        eventually(lambda: leader_of(cluster, q) not in (None, leader), 20)
+        c = amqp(others[0])
+        c.consume(q)
+        held = [c.delivery() for _ in range(15)]
+        assert [x[2] for x in held] == [b"%d" % i for i in range(15)]
+        c.ack(held[-1][0], multiple=True)
+        c.sync()
+        eventually(lambda: amqp(others[1]).declare(q, arguments=expiring)[1:] == (0, 1))
+
+
 def settlements_turn_from_a_silent_leader_to_the_next():
     with formed() as cluster:
         q, leader, (a, b) = roles(cluster)
@@ -467,5 +498,5 @@ run_tests([declared_on_one_published_through_another_consumed_through_the_third,
            unsettled_deliveries_come_back_when_their_connection_or_channel_ends, exclusive_queues_stay_with_their_connection_and_replies_find_them,
            a_deleted_queue_ends_its_consumers_on_other_nodes, the_queues_leader_is_killed_and_nothing_confirmed_is_lost, what_a_client_holds_survives_the_leader,
            server_properties_tell_where_queues_are_led, the_minority_is_blocked_and_what_it_publishes_is_answered_when_the_others_are_back, a_client_on_the_leader_follows_its_queue_to_the_next,
-           settlements_turn_from_a_silent_leader_to_the_next, a_shared_prefetch_is_one_bound_for_queues_of_several_nodes,
+           followers_do_not_lead_with_what_they_saw_before, settlements_turn_from_a_silent_leader_to_the_next, a_shared_prefetch_is_one_bound_for_queues_of_several_nodes,
            what_a_dead_gateways_clients_held_comes_back, batches_count_once_while_the_leadership_wanders])
