@@ -285,7 +285,7 @@ static void note_small(struct log *l)
         l->small_since_ms = now;
         l->small_count = 0;
     }
-    if (++l->small_count >= HOT_APPENDS && l->store->opt.fsync != LOG_FSYNC_ALWAYS) {
+    if (++l->small_count >= HOT_APPENDS && store_fsync(l->store) != LOG_FSYNC_ALWAYS) {
         l->small_count = 0;
         hot_promote(l);
     }

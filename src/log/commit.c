@@ -103,7 +103,7 @@ void commits_end(struct log *l, int err)
 
 void commits_convert(struct log *l)
 {
-    uint64_t round = l->store->opt.fsync == LOG_FSYNC_NEVER ? 0 : __atomic_load_n(&l->store->round_open, __ATOMIC_SEQ_CST);
+    uint64_t round = store_fsync(l->store) == LOG_FSYNC_NEVER ? 0 : __atomic_load_n(&l->store->round_open, __ATOMIC_SEQ_CST);
 
     if (list_empty(&l->waits))
         return;
@@ -273,7 +273,7 @@ void log_commit_add(struct log_commit *c, struct log *l, int64_t end)
     c->store = l->store;
     if (replicated)
         add_wait(c, l, end);
-    if (end <= ALOAD(&l->durable) || l->store->opt.fsync == LOG_FSYNC_NEVER || (replicated && l->store->opt.fsync != LOG_FSYNC_ALWAYS))
+    if (end <= ALOAD(&l->durable) || store_fsync(l->store) == LOG_FSYNC_NEVER || (replicated && store_fsync(l->store) != LOG_FSYNC_ALWAYS))
         return;
     /* The append happened before this: if its round was not cut yet it is in it, else in the next, which is then the open one. */
     c->round = MAX_OF(c->round, __atomic_load_n(&l->store->round_open, __ATOMIC_SEQ_CST));
@@ -281,7 +281,7 @@ void log_commit_add(struct log_commit *c, struct log *l, int64_t end)
 
 bool log_committed(const struct log *l, int64_t end)
 {
-    enum log_fsync fsync = l->memory ? LOG_FSYNC_NEVER : l->store->opt.fsync;
+    enum log_fsync fsync = l->memory ? LOG_FSYNC_NEVER : store_fsync(l->store);
 
     if (!ALOAD(&l->replicated))
         return fsync == LOG_FSYNC_NEVER || end <= ALOAD(&l->durable);
@@ -301,7 +301,7 @@ static int join(struct log_wait *wt, uint64_t *ret_round)
     } else if (l->lost > wt->commit->mark) {
         rc = ERR_NOT_LEADER;
     } else if (!ALOAD(&l->replicated)) { /* since it was added */
-        if (l->store->opt.fsync != LOG_FSYNC_NEVER && wt->end > ALOAD(&l->durable))
+        if (store_fsync(l->store) != LOG_FSYNC_NEVER && wt->end > ALOAD(&l->durable))
             *ret_round = __atomic_load_n(&l->store->round_open, __ATOMIC_SEQ_CST);
     } else if (wt->end > ALOAD(&l->hw)) {
         for (at = l->waits.prev; at != &l->waits && LIST_ENTRY(at, struct log_wait, node)->end > wt->end; at = at->prev)

@@ -277,7 +277,7 @@ int ledger_append(struct log_store *s, const struct buf *entries)
         err = 0;
     if (err == 0)
         err = file_pwrite_all(s->ledger_fd, b.data, b.len, s->ledger_pos);
-    if (err == 0 && s->opt.fsync != LOG_FSYNC_NEVER && fdatasync(s->ledger_fd) < 0)
+    if (err == 0 && fdatasync(s->ledger_fd) < 0)
         err = err_from_errno(errno);
     written = err == 0;
     if (written)

@@ -43,6 +43,8 @@ struct log_store_options {
     const uint8_t *boot_id;       /* tests: 16 bytes, pretends that boot; NULL: the kernel's */
 };
 
+/* Another policy while it runs; what waits already is served as it was told. Any thread. */
+void log_store_set_fsync(struct log_store *s, enum log_fsync fsync, uint32_t interval_ms);
 /* Takes data_dir/lock (ERR_IN_USE when another process has it), reads the sync marks and boot id, starts the sync thread. The recovery verdict
  * (clean, crash on the same boot, other boot: rule 4) holds for every log opened from then on. */
 int log_store_open(const struct log_store_options *options, struct workers *ws, struct log_store **ret);

@@ -272,6 +272,10 @@ struct log_store {
 #define ASTORE(p, v) __atomic_store_n(p, v, __ATOMIC_RELEASE)
 #define ASTOREX(p, v) __atomic_store_n(p, v, __ATOMIC_RELAXED)
 
+static inline enum log_fsync store_fsync(const struct log_store *s)
+{
+    return ALOADX(&s->opt.fsync);
+}
 static inline struct segment *seg_at(const struct log *l, uint32_t i)
 {
     return &l->segs[l->seg_first + i];

@@ -169,7 +169,16 @@ int log_store_health(const struct log_store *s)
 
 bool log_store_sync_always(const struct log_store *s)
 {
-    return s->opt.fsync == LOG_FSYNC_ALWAYS;
+    return store_fsync(s) == LOG_FSYNC_ALWAYS;
+}
+
+void log_store_set_fsync(struct log_store *s, enum log_fsync fsync, uint32_t interval_ms)
+{
+    mutex_lock(&s->mutex);
+    ASTOREX(&s->opt.fsync, fsync);
+    ASTOREX(&s->opt.sync_interval_ms, interval_ms == 0 ? 1000 : interval_ms);
+    pthread_cond_signal(&s->sync_cond);
+    mutex_unlock(&s->mutex);
 }
 
 void log_store_set_cut(struct log_store *s, void (*begin)(void *arg), void (*end)(void *arg), void *arg)

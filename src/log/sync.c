@@ -8,6 +8,9 @@
  * Where commits come in crowds, a round that would begin at once behind another waits for half as long as that one took: the answers just given bring the next requests, and one
  * round serves them where two would, each with half. Nobody waits longer for it: he would have waited for the rest of the round that began without him.
  *
+ * A round always syncs what it marks: with `log.fsync: never` rounds are as rare as an operating system's own, and only what asks for one (the only copy of a replicated log, rule 12c; a clean stop) has one at once. A mark
+ * that nothing stands behind would be worse than none, since what is missing below it is corruption.
+ *
  * A commit that is told of an append after it happened needs the round that is open then: that round's cut is still to come. An error is never retried: the store is
  * unhealthy from then on, appends are refused, waiters get the error. Who waits is commit.c's. */
 #include <errno.h>
@@ -36,7 +39,7 @@
 #define GATHER_US_MAX 250
 #define GATHER_BEHIND_US 10000 /* the end of the last round */
 #define POSTPONED_US 500000     /* after a round found no space for its marks */
-#define NEVER_INTERVAL_MS 30000 /* `log.fsync: never` still needs its deletions listed */
+#define NEVER_INTERVAL_MS 30000 /* with `log.fsync: never`: as an operating system would by itself */
 
 struct item {
     struct log *log; /* counted, from the dirty stack */
@@ -155,7 +158,7 @@ static int sync_files(struct round *r)
 
     if (failpoint_hit(&s->fp_sync_eio))
         return ERR_IO;
-    if (s->opt.fsync == LOG_FSYNC_NEVER || (r->count == 0 && r->sealed_count == 0 && !r->new_names))
+    if (r->count == 0 && r->sealed_count == 0 && !r->new_names)
         return 0;
     r->by_syncfs = r->new_names || r->count + r->sealed_count > FILES_ONE_BY_ONE;
     if (r->by_syncfs)
@@ -293,22 +296,27 @@ static bool run_round(struct log_store *s, uint64_t *ret_gather_us) NO_THREAD_SA
     return true;
 }
 
+static uint64_t interval_us(const struct log_store *s)
+{
+    return 1000ull * (store_fsync(s) == LOG_FSYNC_NEVER ? NEVER_INTERVAL_MS : ALOADX(&s->opt.sync_interval_ms));
+}
+
 void *sync_thread_main(void *arg)
 {
     struct log_store *s = arg;
-    uint64_t interval = 1000ull * (s->opt.fsync == LOG_FSYNC_NEVER ? NEVER_INTERVAL_MS : s->opt.sync_interval_ms);
-    uint64_t next = clock_mono_us() + interval, not_before = 0, ended = 0, gather_us = 0;
+    uint64_t last = clock_mono_us(), not_before = 0, ended = 0, gather_us = 0;
 
     setpriority(PRIO_PROCESS, (id_t)gettid(), 10);
     prctl(PR_SET_TIMERSLACK, 1000ul, 0ul, 0ul, 0ul);
     mutex_lock(&s->mutex);
     for (;;) {
-        uint64_t now = clock_mono_us();
+        uint64_t now = clock_mono_us(), next = last + interval_us(s); /* it may be another by now */
         bool due = s->round_wanted > s->round_done;
 
         if (now >= next) {
             due = due || ALOAD(&s->dirty) != NULL || s->pending.len > 0 || !list_empty(&s->sealed);
-            next = now + interval;
+            last = now;
+            next = now + interval_us(s);
         }
         if (s->stopping)
             break;

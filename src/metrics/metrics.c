@@ -158,10 +158,9 @@ void metrics_protocol_register(struct metrics_protocol *ret, const char *protoco
                                             labels, "code", codes, code_count);
 }
 
-void metrics_gauge_register(const char *name, const char *help, const char *labels, int counter,
-                            double (*read)(void *arg), void *arg)
+static void add_gauge(struct metrics_gauge g)
 {
-    struct metrics_gauge g = {name, help, labels, counter, read, arg};
+    const char *name = g.name, *labels = g.labels;
     unsigned i;
 
     for (i = 0; i < METRICS_COUNT; i++)
@@ -178,6 +177,18 @@ void metrics_gauge_register(const char *name, const char *help, const char *labe
     if (i == gauge_count)
         gauge_count++;
     mutex_unlock(&registry_lock);
+}
+
+void metrics_gauge_register(const char *name, const char *help, const char *labels, int counter,
+                            double (*read)(void *arg), void *arg)
+{
+    add_gauge((struct metrics_gauge){.name = name, .help = help, .labels = labels, .counter = counter, .read = read, .arg = arg});
+}
+
+void metrics_collector_register(const char *name, const char *help, int counter,
+                                void (*write)(struct buf *out, const char *name, void *arg), void *arg)
+{
+    add_gauge((struct metrics_gauge){.name = name, .help = help, .counter = counter, .write = write, .arg = arg});
 }
 
 void metrics_gauges_clear(void)

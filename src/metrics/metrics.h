@@ -173,6 +173,8 @@ static inline void metrics_error(const struct metrics_protocol *p, unsigned code
  */
 void metrics_gauge_register(const char *name, const char *help, const char *labels, int counter,
                             double (*read)(void *arg), void *arg);
+/* The same for a name whose series are known at the scrape only: `write` adds a line "name{labels} value" for each, and bounds their number. */
+void metrics_collector_register(const char *name, const char *help, int counter, void (*write)(struct buf *out, const char *name, void *arg), void *arg);
 /* Forgets all gauges, before what their callbacks look at goes away; waits for a scrape under way. */
 void metrics_gauges_clear(void);
 

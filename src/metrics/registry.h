@@ -11,6 +11,7 @@ struct metrics_gauge {
     int counter;
     double (*read)(void *arg);
     void *arg;
+    void (*write)(struct buf *out, const char *name, void *arg); /* instead of read */
 };
 
 const char *metrics_help(enum metric id);

@@ -161,6 +161,10 @@ static void render_gauges(struct buf *out)
     for (unsigned i = 0; i < n; i++) {
         if (i == 0 || strcmp(g[i].name, g[i - 1].name) != 0)
             put_head(out, g[i].name, "", g[i].help, g[i].counter ? "counter" : "gauge");
+        if (g[i].write != NULL) {
+            g[i].write(out, g[i].name, g[i].arg);
+            continue;
+        }
         if (g[i].labels != NULL)
             buf_printf(out, "%s{%s} ", g[i].name, g[i].labels);
         else

@@ -48,7 +48,7 @@ static void start_snapshots(struct partitions *ps, uint64_t now_us)
         if (partition_state(p) != PARTITION_OPEN || now_us < ALOADX(&p->snapshot_retry_us))
             continue;
         bytes = log_bytes(p->main);
-        if (bytes >= ALOADX(&p->snapshot_bytes) && bytes - ALOADX(&p->snapshot_bytes) >= ps->o.snapshot_log_bytes) {
+        if (bytes >= ALOADX(&p->snapshot_bytes) && bytes - ALOADX(&p->snapshot_bytes) >= ALOADX(&ps->o.snapshot_log_bytes)) {
             ASTOREX(&p->snapshot_retry_us, now_us + 60 * 1000000); /* a minute, if it fails */
             partitions_snapshot(ps, i, NULL, NULL);
         }

@@ -167,6 +167,11 @@ void partitions_free(struct partitions *ps)
     mem_free(ps);
 }
 
+void partitions_set_snapshot_log_bytes(struct partitions *ps, uint64_t bytes)
+{
+    ASTOREX(&ps->o.snapshot_log_bytes, bytes);
+}
+
 bool partitions_ready(const struct partitions *ps)
 {
     return ALOAD(&ps->ready);

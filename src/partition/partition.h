@@ -36,6 +36,7 @@ struct partitions_options {
 int partitions_new(const struct partitions_options *options, struct partitions **ret);
 /* The cluster id became known; before partitions_recover. */
 void partitions_set_cluster(struct partitions *ps, const uint8_t cluster_id[16]);
+void partitions_set_snapshot_log_bytes(struct partitions *ps, uint64_t bytes); /* any thread */
 /* Recovers all, in parallel on background threads; calls progress now and then (any thread) and done once on a background thread; both may be NULL. A partition that fails does not fail the others. */
 void partitions_recover(struct partitions *ps, void (*progress)(void *arg, uint32_t done, uint32_t total, uint64_t bytes), void (*done)(void *arg), void *arg);
 bool partitions_ready(const struct partitions *ps); /* any thread */

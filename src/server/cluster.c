@@ -212,6 +212,16 @@ static void hand_over(void *arg, uint32_t partition, uint32_t to)
         replication_hand_over(s->replication, partition, to);
 }
 
+/* 0 when nobody asked: rule 12's default, 2, but 1 for fewer than three replicas. Who asks for 2 gets 2 where there are two. */
+static uint32_t min_insync_asked(const struct config *c)
+{
+    struct buf source = {0};
+    bool asked = config_get_source(c, "cluster.min_insync", &source) == 0 && !slice_eq(buf_slice(&source), SLICE_LIT("default"));
+
+    buf_fini(&source);
+    return asked ? (uint32_t)c->cluster_min_insync : 0;
+}
+
 static int make_member(struct server *s)
 {
     const struct config *c = s->config;
@@ -226,7 +236,7 @@ static int make_member(struct server *s)
         .replace_after_ms = (uint32_t)c->cluster_replace_after_ms,
         .rebalance_permille = (uint32_t)(c->cluster_rebalance_threshold * 1000 + 0.5),
         .replication_factor = (uint32_t)c->cluster_replication_factor,
-        .min_insync = c->cluster_min_insync == 2 ? 0 : (uint32_t)c->cluster_min_insync, /* 0 is rule 12's default: 2, but 1 for fewer than three replicas */
+        .min_insync = min_insync_asked(c),
         .ages = ages,
         .healthy = healthy,
         .hand_over = hand_over,

@@ -298,8 +298,79 @@ static double below_min_insync(void *arg)
     return n;
 }
 
+/* ---- a series a partition: of the first that have a role here, so that thousands of partitions do not flood a scrape ---- */
+
+#define PARTITION_SERIES_MAX 512
+
+static void each_partition(struct server *s, struct buf *out, const char *name, bool led_only, void (*put)(struct server *s, struct buf *out, const char *name, struct partition *p))
+{
+    unsigned n = 0;
+
+    for (uint32_t i = 0; i < partitions_count(s->partitions) && n < PARTITION_SERIES_MAX; i++) {
+        struct partition *p = partitions_get(s->partitions, i);
+        enum partition_role role = partition_role(p);
+
+        if (role == PARTITION_NONE || (led_only && role < PARTITION_LEADER))
+            continue;
+        put(s, out, name, p);
+        n++;
+    }
+}
+
+static void put_role(struct server *s, struct buf *out, const char *name, struct partition *p)
+{
+    (void)s;
+    buf_printf(out, "%s{partition=\"%u\",role=\"%s\"} 1\n", name, partition_index(p), partition_role_name(partition_role(p)));
+}
+
+static void put_epoch(struct server *s, struct buf *out, const char *name, struct partition *p)
+{
+    (void)s;
+    buf_printf(out, "%s{partition=\"%u\"} %d\n", name, partition_index(p), partition_epoch(p));
+}
+
+static void put_lag(struct server *s, struct buf *out, const char *name, struct partition *p)
+{
+    struct replica_info replicas[TOPO_REPLICAS_MAX];
+    bool seconds = strstr(name, "seconds") != NULL;
+    unsigned n = s->replication == NULL ? 0 : replication_replicas(s->replication, partition_index(p), replicas, TOPO_REPLICAS_MAX);
+
+    for (unsigned i = 0; i < MIN_OF(n, (unsigned)TOPO_REPLICAS_MAX); i++) {
+        buf_printf(out, "%s{partition=\"%u\",node=\"%u\"} ", name, partition_index(p), replicas[i].node_id);
+        if (seconds)
+            buf_printf(out, "%.3f\n", (double)replicas[i].lag_ms / 1e3);
+        else
+            buf_printf(out, "%llu\n", (unsigned long long)replicas[i].lag_records);
+    }
+}
+
+static void write_roles(struct buf *out, const char *name, void *arg)
+{
+    each_partition(arg, out, name, false, put_role);
+}
+
+static void write_epochs(struct buf *out, const char *name, void *arg)
+{
+    each_partition(arg, out, name, false, put_epoch);
+}
+
+static void write_lags(struct buf *out, const char *name, void *arg)
+{
+    each_partition(arg, out, name, true, put_lag);
+}
+
+static void register_partition_series(struct server *s)
+{
+    metrics_collector_register("gomsg_partition_role", "What this node is to a partition: 1 with its role; the first 512 partitions that have one", 0, write_roles, s);
+    metrics_collector_register("gomsg_partition_epoch", "The leader epoch of that role", 0, write_epochs, s);
+    metrics_collector_register("gomsg_partition_lag_records", "Records a follower of a partition led here has not got, over its logs", 0, write_lags, s);
+    metrics_collector_register("gomsg_partition_lag_seconds", "Time since a follower of a partition led here had everything", 0, write_lags, s);
+}
+
 static void register_cluster_gauges(struct server *s)
 {
+    if (server_is_clustered(s))
+        register_partition_series(s);
     metrics_gauge_register("gomsg_cluster_controller", "1 on the node that is the controller", NULL, 0, is_controller, s);
     metrics_gauge_register("gomsg_cluster_lease", "1 while this node may serve as a leader", NULL, 0, has_lease, s);
     metrics_gauge_register("gomsg_partitions_by_role", "Partitions by what this node is to them", "role=\"leader\"", 0, leaders, s);

@@ -420,7 +420,13 @@ static int open_fronts(struct server *s)
 
 void server_apply_config(struct server *s)
 {
+    struct log_store *logs = __atomic_load_n(&s->logs, __ATOMIC_ACQUIRE);
+
     diag_set_level((enum diag_level)CONFIG_GET(s->config, diag_level));
+    if (logs != NULL)
+        log_store_set_fsync(logs, (enum log_fsync)CONFIG_GET(s->config, log_fsync), (uint32_t)CONFIG_GET(s->config, log_fsync_interval_ms));
+    if (s->partitions != NULL)
+        partitions_set_snapshot_log_bytes(s->partitions, (uint64_t)CONFIG_GET(s->config, kv_snapshot_log_bytes));
 }
 
 /* ---- recovery ---------------------------------------------------------------------------------------------------------------- */

@@ -469,10 +469,10 @@ def kill_tear_restart(r, node, may_tear):
     node.start()
 
 
-@fault("14", "torn tails: writes that were not synced", short=False)
+@fault("14", "torn tails: writes that were not synced")
 def torn_tail(r):
-    """Nothing is synced for a while, so that the ends of all logs that are written lie above their sync marks (rule 4). Not in the short round: a commit of
-    one copy may still ask for a round, and what is torn below its mark is damage (fault 15), from which a replica does not mend itself yet."""
+    """Nothing is synced for a while, so that the ends of all logs that are written lie above their sync marks (rule 4). Where a commit of one copy asked for a
+    round all the same, what is torn below its mark is damage, and that copy is fetched anew."""
     node = r.leader()
     node.ctl("config", "set", "log.fsync", "never")
     r.sleep(1.5)  # the round that was due already is over
