@@ -17,6 +17,7 @@
 #define BACKOFF_US 20000
 #define BACKOFF_MAX_US 500000
 #define RETRY_APPEND_US 1000000
+#define QUEUE_LOOK_BYTES (512u << 10)
 #define CHECKPOINT_EVERY_US 5000000 /* of one queue, to follow its leader's start */
 
 static void fetched(struct bus_call *c, int err, struct slice payload);
@@ -319,6 +320,26 @@ static int64_t last_hole(struct rlog *l, struct slice data)
     return hole;
 }
 
+/* The leader of a queue drops segments of which nothing is live any more, also between others; ours begin and end elsewhere. So its checkpoint is fetched now and then, at most once a segment, and tells which of ours may go
+ * (install.c). */
+static void queue_grew(struct rlog *l, size_t bytes)
+{
+    uint64_t now;
+    size_t n;
+
+    l->grown += bytes;
+    if (l->grown < QUEUE_LOOK_BYTES)
+        return;
+    l->grown = 0;
+    n = log_segments(l->log, NULL, 0);
+    now = replication_now_us();
+    if (n < 3 || n == l->segments || now - l->covers_us < CHECKPOINT_EVERY_US)
+        return;
+    l->segments = n;
+    l->covers_us = now;
+    install_want(l, false);
+}
+
 static void append(struct rlog *l, struct slice data)
 {
     struct partition *p = l->part->p;
@@ -342,6 +363,8 @@ static void append(struct rlog *l, struct slice data)
     if (err == 0) {
         metrics_add(METRIC_REPLICA_FETCHED_BYTES, data.len);
         fetcher_report(l, true);
+        if (l->key.kind == LOG_QUEUE)
+            queue_grew(l, data.len);
         return;
     }
     DIAG_EVERY(DIAG_WARN, "a follower cannot append", "log=\"%s\" error=%s", log_dir(l->log), err_name(err));

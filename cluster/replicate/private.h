@@ -160,6 +160,8 @@ struct rlog {
     bool covers_read;     /* since it was last followed */
     int64_t leader_start; /* as last told */
     int64_t missed_hw;    /* told while it was busy; -1: none */
+    uint64_t grown;       /* a queue's: bytes appended since its segments were looked at */
+    size_t segments;      /* as counted then */
     uint64_t covers_us;   /* when the leader's was last asked for, to follow its start */
     uint64_t retry_us;    /* an append failed: not before */
 };

@@ -327,6 +327,31 @@ int64_t queue_checkpoint_covers(const char *data_dir, uint32_t partition, uint64
     return end;
 }
 
+unsigned queue_checkpoint_drop_dead(struct log *log, const char *data_dir, uint32_t partition, uint64_t queue_id)
+{
+    char *path = mem_printf("%s/p-%04u/queue/%016llx/checkpoint", data_dir, partition, (unsigned long long)queue_id);
+    struct queue q = {.spec.id = queue_id}; /* only what decoding fills in */
+    struct buf bytes = {0};
+    unsigned dropped = 0;
+
+    ackmap_init(&q.acks, 0);
+    if (access(path, F_OK) == 0 && file_read(path, CHECKPOINT_MAX, &bytes) == 0 && queue_checkpoint_decode(&q, buf_slice(&bytes)) == 0) {
+        size_t n = log_segments(log, NULL, 0);
+        struct log_segment_info *segs = mem_calloc(n + 1, sizeof(segs[0]));
+
+        n = MIN_OF(log_segments(log, segs, n), n);
+        for (size_t i = 0; i < n && dropped < SEGMENTS_MAX; i++)
+            if (!segs[i].active && segs[i].next <= q.acks.end && ackmap_next_live(&q.acks, segs[i].base) >= segs[i].next)
+                dropped += log_drop_segment(log, segs[i].base) == 0;
+        mem_free(segs);
+    }
+    ackmap_fini(&q.acks);
+    mem_free(q.producers);
+    buf_fini(&bytes);
+    mem_free(path);
+    return dropped;
+}
+
 int queue_checkpoint_write_clean(struct queue *q)
 {
     struct buf out = {0};

@@ -97,6 +97,8 @@ void queue_table_hw_advanced(struct queue_table *t);
  * leader's log that ends at or below it is explained by it (what was there is settled); above it, the leader's checkpoint has to be
  * fetched first, since acknowledgements of what was dropped may be gone too (rules 3, 7). Any thread, reads the disk. */
 int64_t queue_checkpoint_covers(const char *data_dir, uint32_t partition, uint64_t queue_id);
+/* For followers, whose segments are not their leader's: drops the sealed ones that lie wholly below the S of that checkpoint and hold nothing that was live there (rule 7). How many. Nobody appends meanwhile; background. */
+unsigned queue_checkpoint_drop_dead(struct log *log, const char *data_dir, uint32_t partition, uint64_t queue_id);
 
 /* Appends what each queue gathered since the last flush as one batch (all acks of a queue are one effect of
  * ranges), then sends the news. Called by partition_leave with NULL; before that by a front end with its

@@ -1,5 +1,7 @@
 """Partitions on three nodes (specs/cluster.md 5, rules 2, 3, 12, 13): what is acknowledged at level quorum survives its leader, replicas are equal, who was away comes back by log or by snapshot."""
+import glob
 import os
+import re
 import signal
 import sys
 import threading
@@ -8,7 +10,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from cluster_form_test import Cluster
 from node import eventually, run_tests
-from wire import Resp, RespError
+from wire import Amqp, AmqpClosed, Resp, RespError
 
 UNKNOWN = object()
 SHORT = os.environ.get("GOMSG_TEST_SHORT") == "1"
@@ -97,6 +99,12 @@ def replicas_hold_the_same():
             client.call("h%d" % (i % 20), "HSET", "h%d" % (i % 20), "f%d" % i, "x" * (i % 50))
             client.call("s%d" % (i % 20), "SADD", "s%d" % (i % 20), str(i))
         eventually(lambda: equal(c), timeout=10)
+        for m in c.members:  # what each is to each partition, for dashboards
+            page, n = m.http("/metrics"), len(m.gomsg("cluster", "partitions"))
+            assert len(re.findall(r'^gomsg_partition_role\{partition="\d+",role="(?:leader|follower)"\} 1$', page, re.M)) == n
+            assert len(re.findall(r'^gomsg_partition_epoch\{partition="\d+"\} [1-9]', page, re.M)) == n
+            led = int(m.metric("gomsg_partitions_led"))
+            assert len(re.findall(r'^gomsg_partition_lag_records\{partition="\d+",node="[123]"\} \d+$', page, re.M)) == 2 * led
         client.close()
 
 
@@ -169,6 +177,59 @@ def who_was_away_gets_a_snapshot():
         client.close()
 
 
+def followers_drop_what_is_settled_in_a_queue():
+    """One message stays, all that come after it are acknowledged: the segments in between go on every node, not on the leader alone (rule 7)."""
+    with Cluster(3, "--log.segment_bytes=1mb") as c:
+        for m in c.members:
+            eventually(lambda: "protocol=amqp" in m.log(), timeout=20)
+        ports = [int(re.findall(r'protocol=amqp address=\S+:(\d+)', m.log())[-1]) for m in c.members]
+        a = Amqp(ports[0])
+        a.declare("q")
+        a.confirm_select()
+        a.publish("q", b"stays")
+        a.confirmed()
+        holder = Amqp(ports[0])
+        assert holder.get("q", no_ack=False)[3] == b"stays"
+        size = lambda m: sum(os.path.getsize(f) for f in glob.glob(os.path.join(m.data, "p-*/queue/*/*.log")) if os.path.exists(f))
+        peak, published, settled = 0, 1, {1}
+
+        def one_round():
+            nonlocal peak, published
+            for _ in range(60):
+                a.publish("q", b"x" * 50000)
+            published += 60
+            while len(settled) < published:
+                ok, tag, multiple = a.confirmed()
+                assert ok
+                settled.update(range(1, tag + 1) if multiple else [tag])
+            for _ in range(60):
+                assert a.get("q", no_ack=True) is not None
+            sizes = [size(m) for m in c.members]
+            peak = max(peak, *sizes)
+            return published > 1000 and max(sizes) < published * 50000 // 2
+        eventually(one_round, timeout=90, every=0.3)
+        print("%d MB went through; at most %.1f MB lay on a node" % (published // 20, peak / 1e6))
+        holder.close()
+        a.close()
+        for m in c.members:  # whoever leads has the one that was kept
+            m.kill()
+        for m in c.members:
+            m.begin()
+        for m in c.members:
+            eventually(m.is_ready, timeout=30)
+        ports = [int(re.findall(r'protocol=amqp address=\S+:(\d+)', m.log())[-1]) for m in c.members]
+
+        def kept():
+            try:
+                b = Amqp(ports[1])
+                got = b.get("q")
+                b.close()
+                return got is not None and got[3] == b"stays"
+            except (OSError, EOFError, AmqpClosed):
+                return False
+        eventually(kept, timeout=30, every=0.1)
+
+
 def who_is_stopped_hands_over_first():
     with Cluster() as c:
         client = Client(c)
@@ -218,4 +279,4 @@ def a_paused_leader_takes_nothing_with_it():
 
 
 if __name__ == "__main__":
-    run_tests([replicas_hold_the_same, who_is_stopped_hands_over_first, what_is_acknowledged_at_quorum_survives_its_leader, a_paused_leader_takes_nothing_with_it, who_was_away_gets_a_snapshot])
+    run_tests([replicas_hold_the_same, who_is_stopped_hands_over_first, what_is_acknowledged_at_quorum_survives_its_leader, a_paused_leader_takes_nothing_with_it, followers_drop_what_is_settled_in_a_queue, who_was_away_gets_a_snapshot])
