@@ -176,7 +176,7 @@ int rlog_open(struct rlog *l)
     }
     l->min_insync = topic_min_insync(r, &l->key);
     if (ALOADX(&part->replicated) && !log_replicated(l->log))
-        log_set_replicated(l->log, true, log_start(l->log));
+        log_set_replicated(l->log, true, log_hw_stored(l->log));
     log_set_watch(l->log, &l->watch);
     return 0;
 }
@@ -314,7 +314,7 @@ static void opened(void *arg, struct log *log, uint64_t log_id)
         if (epoch > log_epoch(log))
             log_set_epoch(log, epoch);
         if (ALOAD(&part->replicated) && !log_replicated(log))
-            log_set_replicated(log, true, log_start(log));
+            log_set_replicated(log, true, log_hw_stored(log));
     }
     o = mem_zalloc(sizeof(*o));
     o->key = key;

@@ -186,7 +186,7 @@ static void replicate_on(struct rpart *part, struct rlog *l)
     bool replicated = part->target.count > 1;
 
     if (log_replicated(l->log) != replicated)
-        log_set_replicated(l->log, replicated, part->was_none ? log_start(l->log) : log_hw(l->log));
+        log_set_replicated(l->log, replicated, part->was_none ? log_hw_stored(l->log) : log_hw(l->log));
 }
 
 static void set_epoch(struct rpart *part, struct rlog *l)
@@ -296,8 +296,10 @@ void step_done(struct rpart *part)
         part->step_wanted = true; /* the record went on meanwhile */
         return;
     }
-    if (part->role == PARTITION_FOLLOWER)
+    if (part->role == PARTITION_FOLLOWER) {
         fetcher_follow(part);
+        part->apply_wanted = part->main != NULL && part->main->log != NULL; /* as far as it is known to be committed */
+    }
     if (part->repair == NULL)
         repair_look(part);
     else

@@ -15,6 +15,7 @@
  *     8 DELETE  u number
  *     9 CUT     u number, v offset, v segment, u position                              segment -1: nothing is left
  *    10 EPOCHS  u number, u n, n x (v epoch, v first offset)                           the whole list, ascending
+ *    11 HW      u number, v high watermark                                            of a replicated log, behind its MARK or LOG
  *   segment:    v from, v base, v next, u bytes, v max timestamp, u8 flags, CRC be32
  *
  * Zeros are written ahead, so that a frame's sync changes no metadata of the file. A frame that does not check out ends the ledger when only zeros or a torn write follow
@@ -33,13 +34,13 @@
 #include "base/mem.h"
 #include "log/private.h"
 
-#define LEDGER_VERSION 2 /* 1 had no EPOCHS: its logs have one epoch each */
+#define LEDGER_VERSION 3 /* 1 had no EPOCHS: its logs have one epoch each; 2 had no HW: its logs begin with none */
 #define LEDGER_AHEAD (256u * 1024)
 #define LEDGER_LOW (128u * 1024)
 #define LEDGER_GROWTH (1024u * 1024) /* rewritten when it grew by this much and by its own size */
 #define LEDGER_MAX (1024u << 20)
 
-enum { L_HEAD = 1, L_LOG, L_NAME, L_MARK, L_SEAL, L_DROP, L_START, L_DELETE, L_CUT, L_EPOCHS };
+enum { L_HEAD = 1, L_LOG, L_NAME, L_MARK, L_SEAL, L_DROP, L_START, L_DELETE, L_CUT, L_EPOCHS, L_HW };
 
 /* ---- writing -------------------------------------------------------------------------------------------------------- */
 
@@ -130,6 +131,12 @@ void ledger_put_epochs(struct buf *b, const struct log *l)
     }
 }
 
+void ledger_put_hw(struct buf *b, const struct log *l, int64_t end)
+{
+    put_entry(b, L_HW, l);
+    buf_put_varint(b, MIN_OF(ALOAD(&l->hw), end));
+}
+
 static void put_log(struct buf *b, struct log *l, bool clean)
 {
     uint32_t listed = clean ? SEG_SEALED : SEG_LISTED; /* a clean stop need not wait for a checksum that failed */
@@ -163,6 +170,8 @@ static void put_log(struct buf *b, struct log *l, bool clean)
     }
     if (epochs_count(l) > 0)
         ledger_put_epochs(b, l);
+    if (ALOAD(&l->hw) > 0)
+        ledger_put_hw(b, l, l->mark_off);
     mutex_unlock(log_stripe(l));
 }
 
@@ -505,6 +514,7 @@ static int read_entry(struct loading *ld, struct reader *r)
             l->last_ts = ts;
             break;
         }
+        l->hw = MIN_OF(l->hw, off);
         while (l->seg_count > 0 && seg_active(l)->base >= base)
             segment_remove(l, l->seg_count - 1);
         if (ld->version == 1) /* later ones say it themselves */
@@ -515,6 +525,13 @@ static int read_entry(struct loading *ld, struct reader *r)
     }
     case L_EPOCHS:
         return read_epochs(l, r);
+    case L_HW: {
+        int64_t hw = reader_varint(r);
+
+        if (l != NULL && !r->bad)
+            l->hw = hw;
+        break;
+    }
     case L_SEAL:
         if (read_segment(r, &seg) != 0)
             return ERR_CORRUPT;

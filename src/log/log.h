@@ -248,6 +248,8 @@ int64_t log_hw(const struct log *l); /* any thread */
 bool log_replicated(const struct log *l);
 /* Whatever serialises the log's appends keeps a write from slipping in between. Commits that wait when a log stops being replicated go on to wait for a sync round. */
 void log_set_replicated(struct log *l, bool replicated, int64_t hw);
+/* What was last known of it on this disk, for a log that is about to be replicated: everything below was committed. The start when nothing was. */
+int64_t log_hw_stored(const struct log *l);
 /* Bounded by the log's start and end; never goes back but by log_truncate. Wakes commits that waited for it and calls the watch. Any one thread. */
 void log_set_hw(struct log *l, int64_t hw);
 /* Commits that wait in this log end with err (leadership lost), also those that were added and not armed yet; outcome unknown to who waited. Call it when nobody can append as leader any more. */
@@ -260,6 +262,8 @@ int log_restart_at(struct log *l, int64_t start);
 /* A log that failed with ERR_CORRUPT begins anew: its directory goes to damaged/, and it is empty, at 0 and whole. For a replica that vouches for nothing of it any more (D6) and fetches it again; the caller sees to it that nobody
  * appends. Nothing happens to a log that has not failed, unless `whole_too`; one that failed otherwise stays so. Background. ERR_NOSPACE, ERR_IO: still failed, may be tried again. */
 int log_begin_anew(struct log *l, bool whole_too);
+/* Its owner found that this log, or what it keeps beside it, cannot be what was written: it has failed with ERR_CORRUPT from here on. Any thread. */
+void log_damaged(struct log *l, const char *why);
 /* The same for another directory of this data directory, named relative to it. */
 void log_store_put_aside(struct log_store *s, const char *dir);
 /* The epochs of a log: (epoch, first offset) pairs, ascending in both; kept with the log, rebuilt by recovery (R1 to R5, rule 11). */

@@ -391,6 +391,7 @@ void ledger_put_drop(struct buf *b, const struct log *l, int64_t base, int64_t n
 void ledger_put_start(struct buf *b, const struct log *l, int64_t start);
 void ledger_put_delete(struct buf *b, const struct log *l);
 void ledger_put_cut(struct buf *b, const struct log *l, int64_t off, int64_t seg, uint64_t pos);
+void ledger_put_hw(struct buf *b, const struct log *l, int64_t end); /* not above what its mark covers */
 void ledger_put_epochs(struct buf *b, const struct log *l); /* under the stripe */
 
 /* recover.c */

@@ -1,5 +1,7 @@
 /* High watermarks and watches: what the replication tells a log, and what it is told.
  *
+ * A high watermark is stored with the log's sync marks (R18: restored at the start), so that what was known to be committed need not wait for the others after a restart. A move marks the log for the next round.
+ *
  * The wait mutex of a log orders moves of its high watermark against commits that are about to wait for it, and calls of watches against their removal. */
 #include "base/err.h"
 #include "log/private.h"
@@ -51,6 +53,15 @@ int64_t log_hw(const struct log *l)
     return ALOAD(&l->replicated) ? ALOAD(&l->hw) : ALOAD(&l->end);
 }
 
+static int64_t bounded(const struct log *l, int64_t hw);
+
+int64_t log_hw_stored(const struct log *l)
+{
+    if (GM_UNLIKELY(!ALOAD(&l->ready)))
+        log_touch((struct log *)l);
+    return bounded(l, ALOAD(&l->hw));
+}
+
 static int64_t bounded(const struct log *l, int64_t hw)
 {
     hw = MIN_OF(hw, ALOAD(&l->end));
@@ -60,6 +71,8 @@ static int64_t bounded(const struct log *l, int64_t hw)
 /* Under the wait mutex. */
 static void publish(struct log *l, int64_t hw)
 {
+    if (hw > ALOADX(&l->hw) && hw > ALOAD(&l->start))
+        log_mark_dirty(l);
     ASTORE(&l->hw, hw);
     commits_hw(l, hw);
     call(l, l->hw_watch);
@@ -72,9 +85,8 @@ void log_set_replicated(struct log *l, bool replicated, int64_t hw)
     (void)log_touch(l);
     mutex_lock(log_wait_mutex(l));
     if (replicated) {
-        ASTORE(&l->hw, bounded(l, hw));
         ASTORE(&l->replicated, true);
-        publish(l, l->hw);
+        publish(l, bounded(l, hw));
     } else if (l->replicated) {
         ASTORE(&l->replicated, false);
         commits_convert(l);

@@ -134,6 +134,11 @@ void log_fail(struct log *l, int err, const char *why, int64_t offset)
                    (long long)offset, why);
 }
 
+void log_damaged(struct log *l, const char *why)
+{
+    log_fail(l, ERR_CORRUPT, why, ALOAD(&l->end));
+}
+
 /* ---- disk space ----------------------------------------------------------------------------------------------------- */
 
 void store_refresh_disk(struct log_store *s)

@@ -46,13 +46,14 @@ struct item {
     struct hot *hot; /* counted or NULL */
     int64_t end, segment;
     uint64_t pos;
+    bool clean; /* its last mark says the same: it is here for its high watermark */
 };
 
 struct round {
     struct log_store *s;
     uint64_t number;
     struct item *items;
-    size_t count, cap;
+    size_t count, cap, unclean;
     struct list sealed;
     size_t sealed_count;
     struct buf entries;
@@ -80,9 +81,11 @@ static void take_position(struct round *r, struct log *l)
     log_tail(l, &it->end, &it->pos, &max_ts);
     it->segment = seg == NULL ? -1 : seg->base;
     it->hot = l->hot;
+    it->clean = it->end == l->mark_off && it->segment == l->mark_seg && it->pos == l->mark_pos && it->end == ALOADX(&l->durable);
     if (it->hot != NULL)
         __atomic_add_fetch(&it->hot->refs, 1, __ATOMIC_RELAXED);
     mutex_unlock(log_stripe(l));
+    r->unclean += !it->clean;
 }
 
 /* Leaves round_mutex taken: it is given back when the round is over. */
@@ -133,7 +136,7 @@ static int sync_item(const struct item *it)
     struct segfile *f;
     int err = 0;
 
-    if (it->segment < 0 || ALOAD(&it->log->deleted))
+    if (it->segment < 0 || it->clean || ALOAD(&it->log->deleted))
         return 0;
     if (h != NULL && h->file->base == it->segment) {
         uint64_t from = PAGE_FLOOR(h->synced);
@@ -158,9 +161,9 @@ static int sync_files(struct round *r)
 
     if (failpoint_hit(&s->fp_sync_eio))
         return ERR_IO;
-    if (r->count == 0 && r->sealed_count == 0 && !r->new_names)
+    if (r->unclean == 0 && r->sealed_count == 0 && !r->new_names)
         return 0;
-    r->by_syncfs = r->new_names || r->count + r->sealed_count > FILES_ONE_BY_ONE;
+    r->by_syncfs = r->new_names || r->unclean + r->sealed_count > FILES_ONE_BY_ONE;
     if (r->by_syncfs)
         return syncfs(s->dirfd) < 0 ? err_from_errno(errno) : 0;
     LIST_FOREACH(n, &r->sealed)
@@ -187,6 +190,8 @@ static int mark(struct round *r)
         l->mark_seg = it->segment;
         l->mark_pos = it->pos;
         ledger_put_mark(&r->entries, l, it->end, it->segment, it->pos);
+        if (ALOAD(&l->replicated))
+            ledger_put_hw(&r->entries, l, it->end);
     }
     return ledger_append(r->s, &r->entries);
 }

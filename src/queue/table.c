@@ -390,6 +390,8 @@ int queue_open(struct queue_table *t, const struct queue_spec *spec, int64_t now
         err = queue_recover(q);
     else if (err == 0)
         ackmap_init(&q->acks, log_end(q->log));
+    if (err == ERR_CORRUPT && q->on_disk)
+        log_damaged(q->log, "its queue cannot be read back"); /* the checkpoint, say: where there are replicas, a whole copy is fetched */
     if (err != 0) {
         if (q->log != NULL)
             log_close(q->log);

@@ -228,6 +228,40 @@ def a_damaged_snapshot_is_fetched_anew():
         client.close()
 
 
+def a_queue_that_cannot_be_read_back_is_led_elsewhere():
+    """Found when the queue is opened, by its leader: a checkpoint that is none. The leader steps back, another serves, and its own copy becomes whole again."""
+    with DamageCluster(3, *ARGS) as c:
+        fill(c)
+        whole(c)
+        path = files(c.members[0], "queue")[0]
+        partition = partition_of(path)
+        victim = next(m for m in c.members if m is not leader_of(c, partition))
+        victim.kill()
+        with open(os.path.join(os.path.dirname(os.path.join(victim.data, os.path.relpath(path, c.members[0].data))), "checkpoint"), "wb") as f:
+            f.write(b"GMQC" + b"?" * 100)
+        victim.begin()
+        eventually(victim.is_ready, timeout=30)
+        whole(c)
+        me = victim.status()["node_id"]
+
+        def lead():
+            if victim.metric("gomsg_replica_damaged_total") > 0:
+                return True
+            try:
+                if row_of(victim, partition)["leader"] != me:
+                    victim.gomsg("cluster", "transfer-leader", str(partition), str(me))
+                a = Amqp(victim.ports["amqp"])
+                a.get("q")
+                a.close()
+            except (OSError, EOFError, AssertionError, AmqpClosed, RespError):
+                pass
+            return False
+        eventually(lead, timeout=40, every=0.2)
+        eventually(lambda: victim.metric("gomsg_replica_repaired_total") > 0, timeout=40)
+        whole(c)
+        check(c)
+
+
 def damage_found_when_all_come_back():
     """All nodes die at once and one of them is damaged: the others lead, whoever led before."""
     with DamageCluster(3, *ARGS) as c:
@@ -285,4 +319,4 @@ def the_last_copies_wait_for_people():
 
 
 if __name__ == "__main__":
-    run_tests([a_damaged_copy_is_fetched_anew, a_damaged_snapshot_is_fetched_anew, damage_found_when_all_come_back, the_last_copies_wait_for_people])
+    run_tests([a_damaged_copy_is_fetched_anew, a_damaged_snapshot_is_fetched_anew, a_queue_that_cannot_be_read_back_is_led_elsewhere, damage_found_when_all_come_back, the_last_copies_wait_for_people])

@@ -866,3 +866,76 @@ Test(replica, files_from_before_a_restart_are_removed)
     log_close(l);
     rig_fini(&r);
 }
+
+/* R18: what was known to be committed is known after a restart, and never more. */
+Test(replica, a_high_watermark_is_stored_with_the_marks)
+{
+    struct rig r;
+    struct log *l;
+    int64_t hw[] = {0, 7, 20, 20};
+
+    rig_init(&r);
+    l = rig_log(&r, LOG_MAIN, DIR, 1);
+    cr_assert_eq(log_hw_stored(l), 0);
+    log_set_replicated(l, true, 0);
+    rig_append(&r, l, 20, 100);
+    for (int i = 0; i < 4; i++) {
+        log_set_hw(l, hw[i]);
+        if (i == 3)
+            rig_append(&r, l, 5, 100);
+        if (i == 2)
+            cr_assert_eq(log_store_sync(r.s), 0); /* nothing was appended since the last one */
+        log_close(l);
+        if (i == 0)
+            cr_assert_eq(log_store_sync(r.s), 0);
+        rig_close(&r);
+        rig_open(&r);
+        l = rig_log(&r, LOG_MAIN, DIR, 1);
+        cr_assert_eq(log_hw_stored(l), hw[i], "%d: %lld", i, (long long)log_hw_stored(l));
+        cr_assert_eq(log_hw(l), log_end(l), "it is not replicated yet");
+        log_set_replicated(l, true, log_hw_stored(l));
+        cr_assert_eq(log_hw(l), hw[i]);
+    }
+    cr_assert_eq(log_truncate(l, 12), 0);
+    log_close(l);
+    rig_close(&r);
+    rig_open(&r);
+    l = rig_log(&r, LOG_MAIN, DIR, 1);
+    cr_assert_eq(log_hw_stored(l), 12);
+    log_close(l);
+    rig_fini(&r);
+}
+
+static void committed_and_killed(struct rig *r)
+{
+    struct log *l = rig_log(r, LOG_MAIN, DIR, 1);
+
+    log_set_replicated(l, true, 0);
+    rig_append(r, l, 20, 100);
+    cr_assert_eq(log_store_sync(r->s), 0);
+    log_set_hw(l, 15);
+    cr_assert_eq(log_store_sync(r->s), 0);
+    rig_append(r, l, 20, 100);
+    log_set_hw(l, 40); /* of which no mark tells */
+}
+
+Test(replica, a_high_watermark_is_known_after_a_kill_and_a_power_cut)
+{
+    for (int power = 0; power < 2; power++) {
+        struct rig r;
+        struct log *l;
+
+        rig_init(&r);
+        rig_close(&r);
+        rig_crash(&r, committed_and_killed);
+        if (power)
+            r.opt.boot_id = other_boot;
+        rig_open(&r);
+        l = rig_log(&r, LOG_MAIN, DIR, 1);
+        cr_assert_eq(log_recover(l), 0);
+        cr_assert_eq(log_end(l), power ? 20 : 40);
+        cr_assert_eq(log_hw_stored(l), 15);
+        log_close(l);
+        rig_fini(&r);
+    }
+}
