@@ -127,6 +127,7 @@ struct rpos {
     bool behind;
     bool cold;          /* its range is being read */
     bool read_cold;     /* ... was read */
+    bool sent_data;     /* what is in flight is data from `end` on */
     int64_t end, durable; /* R15: of the last fetch that did not diverge */
     int64_t ask_end;
     int32_t ask_epoch;

@@ -108,12 +108,42 @@ static void note_main(struct rlog *l, struct follower *f)
     __atomic_store_n(&f->main_durable, pos->known ? pos->durable : -1, __ATOMIC_RELEASE);
 }
 
+/* The follower did not take what it was sent, and asks for it again. Perhaps it has no room; perhaps what lies here is damaged, which nobody saw yet: a log that was closed cleanly is not scanned, and what is shipped is
+ * not looked at. Reading it checks it, and fails the log;
+ * what no CRC covers is looked at here, as recovery does (rule 4). */
+static void doubt(struct rlog *l, int64_t from)
+{
+    struct log_cursor c;
+    struct batch_header h;
+    struct slice batch;
+    size_t seen = 0;
+    int64_t next = -1, segment = -1;
+    int32_t epoch = -1;
+
+    log_cursor_init(&c, l->log, from, FETCH_LOG_BYTES);
+    while (seen < FETCH_BYTES && log_cursor_next(&c, &h, &batch) == 1) {
+        if (h.base_offset < next || (h.base_offset != next && c.place.segment == segment && next >= 0) || h.leader_epoch < epoch) {
+            log_damaged(l->log, "offsets or epochs of its batches do not follow each other");
+            break;
+        }
+        next = h.base_offset + h.last_offset_delta + 1;
+        segment = c.place.segment;
+        epoch = h.leader_epoch;
+        seen += batch.len;
+    }
+    log_cursor_fini(&c);
+    if (log_failed(l->log) != 0)
+        repair_look(l->part);
+}
+
 static void take_position(struct rlog *l, struct follower *f, struct rpos *pos, const struct fetch_position *p)
 {
     uint64_t now = replication_now_us();
     int64_t leo = log_end(l->log);
 
-    pos->inflight = false;
+    if (pos->sent_data && pos->known && p->end == pos->end)
+        doubt(l, p->end);
+    pos->inflight = pos->sent_data = false;
     pos->ask_end = p->end;
     pos->ask_epoch = p->epoch;
     pos->wrong = !session_agrees(l->log, p->end, p->epoch);
@@ -363,7 +393,7 @@ static void put_log(struct session *s, struct rpos *pos, size_t max, struct buf 
     } else if (!pos->known || log_end(l->log) > pos->end) {
         a.status = FETCH_DATA;
         told = put_data(s, pos, &a, max, out);
-        pos->inflight = told;
+        pos->inflight = pos->sent_data = told;
     } else {
         a.status = FETCH_POSITION;
         fetch_log_put(out, &a);

@@ -228,6 +228,47 @@ def a_damaged_snapshot_is_fetched_anew():
         client.close()
 
 
+def a_leaders_damage_is_found_by_whoever_copies_it():
+    """A log that was closed cleanly is not scanned, so its leader serves without knowing that it is damaged; a follower that has to fetch all of it cannot take it, and then the leader looks."""
+    with DamageCluster(3, *ARGS) as c:
+        fill(c)
+        whole(c)
+        synced(c)
+        path = files(c.members[0], "topic")[0]
+        partition = partition_of(path)
+        relative = os.path.relpath(path, c.members[0].data)
+        leader = leader_of(c, partition)
+        copier = next(m for m in c.members if m is not leader)
+        me = leader.status()["node_id"]
+        leader.stop()
+        flip(os.path.join(leader.data, relative), at=tail_of(os.path.join(leader.data, relative))[1] // 2)
+        leader.begin()
+        eventually(leader.is_ready, timeout=30)
+        whole(c)
+
+        def leads():
+            if row_of(leader, partition)["leader"] != me and leader.metric("gomsg_replica_damaged_total") == 0:
+                try:
+                    leader.gomsg("cluster", "transfer-leader", str(partition), str(me))
+                except RespError:
+                    pass
+                return False
+            return True
+        eventually(leads, timeout=40, every=0.2)
+        synced(c)
+        copier.kill()
+        flip(os.path.join(copier.data, relative))
+        copier.begin()
+        eventually(copier.is_ready, timeout=30)
+        eventually(lambda: copier.metric("gomsg_replica_repaired_total") > 0, timeout=40)
+        eventually(lambda: leader.metric("gomsg_replica_repaired_total") > 0, timeout=40)
+        whole(c)
+        third = next(m for m in c.members if m is not leader and m is not copier)
+        for m in (leader, copier):
+            eventually(lambda: written(os.path.join(m.data, relative)) == written(os.path.join(third.data, relative)), timeout=20)
+        check(c)
+
+
 def a_queue_that_cannot_be_read_back_is_led_elsewhere():
     """Found when the queue is opened, by its leader: a checkpoint that is none. The leader steps back, another serves, and its own copy becomes whole again."""
     with DamageCluster(3, *ARGS) as c:
@@ -319,4 +360,4 @@ def the_last_copies_wait_for_people():
 
 
 if __name__ == "__main__":
-    run_tests([a_damaged_copy_is_fetched_anew, a_damaged_snapshot_is_fetched_anew, a_queue_that_cannot_be_read_back_is_led_elsewhere, damage_found_when_all_come_back, the_last_copies_wait_for_people])
+    run_tests([a_damaged_copy_is_fetched_anew, a_damaged_snapshot_is_fetched_anew, a_leaders_damage_is_found_by_whoever_copies_it, a_queue_that_cannot_be_read_back_is_led_elsewhere, damage_found_when_all_come_back, the_last_copies_wait_for_people])
