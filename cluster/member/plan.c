@@ -91,7 +91,7 @@ static bool is_gone(const struct work *w, const struct seat *s)
 /* Its replicas are to leave it. */
 static bool is_leaving(const struct work *w, const struct seat *s)
 {
-    return s == NULL || s->n->state == TOPO_NODE_DRAINING || is_gone(w, s);
+    return s == NULL || topo_node_leaves(s->n) || is_gone(w, s);
 }
 
 static bool may_lead(const struct seat *s)
@@ -111,7 +111,7 @@ unsigned plan_effective_factor(const struct plan_input *in)
 
     topo_each_node(in->view, add_seat, &w);
     for (unsigned i = 0; i < w.count; i++)
-        nodes += w.seats[i].n->state == TOPO_NODE_ACTIVE || w.seats[i].n->state == TOPO_NODE_FENCED;
+        nodes += w.seats[i].n->state != TOPO_NODE_JOINING && !topo_node_leaves(w.seats[i].n);
     mem_free(w.seats);
     return nodes < asked ? (nodes == 0 ? 1 : nodes) : asked;
 }
@@ -246,8 +246,17 @@ static struct seat *choose(const struct work *w, const struct topo_partition_cha
     return best;
 }
 
+static unsigned staying(const struct work *w, const struct topo_replica_set *set)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < set->count; i++)
+        n += !is_leaving(w, seat_of(w, set->nodes[i]));
+    return n;
+}
+
 /* Which replica goes when there is one too many: one of a leaving node, then one that is not alive, then one whose rack is met twice, then of the most loaded node. Never the leader, nor one whose going would leave
- * fewer in sync than the bar. NULL: none may. */
+ * fewer in sync than the bar; and when the one too many is a leaving leader, its handover is waited for. NULL: none may. */
 static struct seat *victim(const struct work *w, const struct topo_partition_change *c, uint32_t *ret_id)
 {
     struct seat *best = NULL;
@@ -262,6 +271,8 @@ static struct seat *victim(const struct work *w, const struct topo_partition_cha
         if (id == c->leader)
             continue;
         if (topo_set_has(&c->insync, id) && c->insync.count - 1u < topo_min_insync_of(w->v, c->replicas.count - 1u))
+            continue;
+        if (!is_leaving(w, s) && staying(w, &c->replicas) <= w->desired)
             continue;
         rank = is_leaving(w, s) ? 3 : !topo_node_alive(s->n) ? 2 : rack_mates(w, &c->replicas, s, 0) > 0 ? 1 : 0;
         if (*ret_id == 0 || rank > best_rank || (rank == best_rank && s != NULL && best != NULL && s->load > best->load)) {
@@ -398,15 +409,6 @@ static void drop_slow(struct work *w, uint32_t index)
         topo_change_settle(w->v, change);
         c = *change;
     }
-}
-
-static unsigned staying(const struct work *w, const struct topo_replica_set *set)
-{
-    unsigned n = 0;
-
-    for (unsigned i = 0; i < set->count; i++)
-        n += !is_leaving(w, seat_of(w, set->nodes[i]));
-    return n;
 }
 
 static void drop_adding(struct work *w, uint32_t index, uint32_t node)

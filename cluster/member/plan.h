@@ -80,7 +80,7 @@ void plan_free(struct plan *p);
 /* The first placement, over all active nodes: fills total_partitions sets. Never two replicas on a node, racks spread, leaders and those who would follow them spread. False: no active node. */
 bool plan_place(const struct plan_input *in, struct topo_replica_set *ret);
 
-/* min(factor, nodes): nodes that failed count, those that drain do not. */
+/* min(factor, nodes): nodes that failed count, those whose replicas are to leave them do not. */
 unsigned plan_effective_factor(const struct plan_input *in);
 
 /* Rule 19, by an administrator's word: elects among the live replicas whose ends are known the one with the greatest main log. ERR_NOT_FOUND: none; ERR_EXISTS: it has a leader; ERR_AGAIN: ends of a live one are not known. */

@@ -144,14 +144,14 @@ static uint64_t lag_us(struct rpart *part, struct follower *f, uint64_t now)
 
 void insync_joined(struct rpart *part, struct follower *f)
 {
-    uint64_t epoch, now = replication_now_us();
+    uint64_t now = replication_now_us();
 
     if (((part->rec.insync | part->pending) >> f->member & 1) || !f->subscribed || !may_propose(part))
         return;
     /* Who has not been heard of for a while only seems to have everything. */
     if (lag_us(part, f, now) > lag_max_us(part->r) || f->peer->session == NULL || now - f->peer->session->heard_us > HEARD_US)
         return;
-    if (!record_node_active(part->r, f->node_id, &epoch) || !reached_all(part, (unsigned)(f - part->followers)))
+    if (!record_node_may_join(part->r, f->node_id) || !reached_all(part, (unsigned)(f - part->followers)))
         return;
     diag_info("a follower has caught up", "partition=%u node=%u", part->index, f->node_id);
     propose(part, part->rec.insync | 1u << f->member);

@@ -279,7 +279,8 @@ uint64_t replication_now_us(void); /* monotonic */
 /* record.c: valid for this turn's view. */
 void record_read(struct replication *r, const struct topology *v, uint32_t index, struct part_record *ret);
 const struct topo_topic *record_topic(struct replication *r, uint64_t id);
-bool record_node_active(struct replication *r, uint32_t node, uint64_t *ret_epoch);
+bool record_node_active(struct replication *r, uint32_t node, uint64_t *ret_epoch); /* it may be handed leaderships; the epoch is told of any node that is known */
+bool record_node_may_join(struct replication *r, uint32_t node);                    /* an in-sync set */
 
 /* logs.c */
 struct rlog *rlog_find(struct replication *r, const struct log_key *key);

@@ -3,6 +3,7 @@
 
 #include "base/mem.h"
 #include "cluster/replicate/private.h"
+#include "cluster/topology/partition.h"
 
 int record_member(const struct part_record *rec, uint32_t node)
 {
@@ -64,10 +65,17 @@ bool record_node_active(struct replication *r, uint32_t node, uint64_t *ret_epoc
 {
     const struct topo_node *n = topo_node_find(topology_view(r->o.topology), node);
 
-    if (n == NULL || n->state != TOPO_NODE_ACTIVE || n->slow) /* rule 25 */
+    if (n == NULL)
         return false;
-    *ret_epoch = n->epoch;
-    return true;
+    *ret_epoch = n->epoch; /* an in-sync set names its members' epochs, whatever their state */
+    return n->state == TOPO_NODE_ACTIVE && !n->slow; /* rule 25 */
+}
+
+bool record_node_may_join(struct replication *r, uint32_t node)
+{
+    const struct topo_node *n = topo_node_find(topology_view(r->o.topology), node);
+
+    return n != NULL && topo_node_alive(n) && !topo_node_leaves(n) && !n->slow;
 }
 
 /* ---- topics by id -------------------------------------------------------------------------------------------------------------- */

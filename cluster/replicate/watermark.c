@@ -16,11 +16,9 @@ static unsigned count_bits(uint32_t bits)
 
 static bool counts(struct rpart *part, const struct follower *f, const struct rpos *pos, uint64_t now)
 {
-    uint64_t epoch;
-
     if ((part->rec.insync | part->pending) >> f->member & 1)
         return true;
-    if (!f->subscribed || !pos->known || f->caught_us == 0 || now - f->caught_us >= MIN_OF((uint64_t)RECENT_US, (uint64_t)part->r->o.replica_lag_max_ms * 500) || !record_node_active(part->r, f->node_id, &epoch))
+    if (!f->subscribed || !pos->known || f->caught_us == 0 || now - f->caught_us >= MIN_OF((uint64_t)RECENT_US, (uint64_t)part->r->o.replica_lag_max_ms * 500) || !record_node_may_join(part->r, f->node_id))
         return false;
     part->recent = true; /* nothing tells when it is not any more: the scan looks again */
     return true;

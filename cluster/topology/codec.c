@@ -25,7 +25,7 @@ EACH(nodes, topo_node, {
     buf_put_be64(b, o->epoch);
     buf_put_be32(b, o->level);
     buf_put_u8(b, (uint8_t)o->state);
-    buf_put_u8(b, (uint8_t)(o->unclean | topo_node_flags_of(o) << 1));
+    buf_put_u8(b, (uint8_t)(o->unclean | topo_node_flags_of(o) << 1 | (unsigned)o->drain << 4));
     buf_put_lslice(b, o->name);
     buf_put_lslice(b, o->rack);
     for (unsigned i = 0; i < TOPO_LISTENERS; i++) {
@@ -175,13 +175,14 @@ static int decode_node(struct topo_state *s, struct reader *r)
     n.lease_may_run = flags >> 1 & TOPO_NODE_LEASE_MAY_RUN;
     n.slow = flags >> 1 & TOPO_NODE_SLOW;
     n.clock_off = flags >> 1 & TOPO_NODE_CLOCK_OFF;
+    n.drain = (enum topo_drain)(flags >> 4);
     n.name = reader_lslice(r);
     n.rack = reader_lslice(r);
     for (unsigned i = 0; i < TOPO_LISTENERS; i++) {
         n.endpoints[i].host = reader_lslice(r);
         n.endpoints[i].port = reader_be16(r);
     }
-    if (r->bad || n.state > TOPO_NODE_DRAINING)
+    if (r->bad || n.state > TOPO_NODE_DRAINING || n.drain > TOPO_DRAIN_REPLICAS)
         return ERR_CORRUPT;
     topo_insert_node(s, topo_node_copy(&n));
     return 0;

@@ -228,6 +228,13 @@ void topo_cmd_node_state(struct buf *out, uint32_t id, uint64_t epoch, enum topo
     buf_put_u8(out, (uint8_t)flags);
 }
 
+void topo_cmd_node_drain(struct buf *out, uint32_t id, enum topo_drain drain)
+{
+    buf_put_u8(out, TOPO_CMD_NODE_DRAIN);
+    buf_put_be32(out, id);
+    buf_put_u8(out, (uint8_t)drain);
+}
+
 void topo_cmd_node_remove(struct buf *out, uint32_t id)
 {
     buf_put_u8(out, TOPO_CMD_NODE_REMOVE);

@@ -27,6 +27,8 @@ enum topo_node_flags { TOPO_NODE_LEASE_MAY_RUN = 1, TOPO_NODE_SLOW = 2, TOPO_NOD
 void topo_cmd_node_state(struct buf *out, uint32_t id, uint64_t epoch, enum topo_node_state state, unsigned flags);
 /* Other endpoints within the same epoch (a listener opened on a port the system chose). ERR_NOT_FOUND, ERR_FENCED. */
 void topo_cmd_node_endpoints(struct buf *out, uint32_t id, uint64_t epoch, const struct topo_endpoint endpoints[TOPO_LISTENERS]);
+/* An administrator's wish. ERR_NOT_FOUND; ERR_IN_USE: no other node is active. An active node is DRAINING from then on, and whenever it comes back; TOPO_DRAIN_NONE ends it. */
+void topo_cmd_node_drain(struct buf *out, uint32_t id, enum topo_drain drain);
 /* For good; its id is never used again. ERR_NOT_FOUND; ERR_IN_USE: it is active and still has replicas, or a partition would lose its last copy. */
 void topo_cmd_node_remove(struct buf *out, uint32_t id);
 /* 0: keep the default. ERR_INVALID. */
@@ -48,7 +50,7 @@ void topo_cmd_partitions_place(struct buf *out, const struct topo_replica_set *r
  * ERR_INVALID: the leader is not of the in-sync set (or, that empty, an eligible one), a member joins the in-sync set otherwise than by PARTITION_INSYNC, a set is not of the members, a replica comes from nowhere. */
 void topo_cmd_partition_change(struct buf *out, uint32_t by, const struct topo_partition_change *changes, uint32_t count);
 /* From a partition's leader, checked in the order of R24. Who leaves becomes eligible by R28, who was being added becomes a replica. ERR_NOT_FOUND; ERR_AGAIN: epoch or version are newer than ours; ERR_FENCED: the sender's
- * node epoch or the leader epoch is old; ERR_INVALID: the sender does not lead, or the set is not of the members or lacks the leader; ERR_MISMATCH: the version is old; ERR_INELIGIBLE: a member that joins is not active, is slow or of
+ * node epoch or the leader epoch is old; ERR_INVALID: the sender does not lead, or the set is not of the members or lacks the leader; ERR_MISMATCH: the version is old; ERR_INELIGIBLE: a member that joins is not active, is to lose its replicas, is slow or of
  * another epoch. The answer's id is the new version. */
 struct topo_insync_request {
     uint32_t node;       /* the sender */

@@ -476,6 +476,30 @@ static bool fence_who_forgot(struct topology_store *t, uint64_t now_us)
     return !t->own_proposing;
 }
 
+/* A node that is to be emptied leads the group only while no other voter is well. */
+static void hand_over_when_draining(struct topology_store *t, uint64_t now_us)
+{
+    const struct topo_node *self = topo_node_find(&t->state.v, t->identity.node_id);
+    struct raft_event ev = {.type = RAFT_TRANSFER};
+    struct raft_peer_status peers[RAFT_MEMBERS_MAX];
+    size_t peer_n = raft_peers(t->raft, peers, RAFT_MEMBERS_MAX);
+
+    if (self == NULL || self->drain == TOPO_DRAIN_NONE || t->transferring)
+        return;
+    for (size_t i = 0; i < peer_n; i++) {
+        const struct topo_node *node = topo_node_find(&t->state.v, peers[i].node.id);
+
+        if (peers[i].node.id != self->id && peers[i].voter && node != NULL && node->state == TOPO_NODE_ACTIVE && now_us - peers[i].heard_us < HEARD_NOW_US)
+            ev.target = peers[i].node.id;
+    }
+    if (ev.target == 0)
+        return;
+    t->transferring = true;
+    if (host_step(t, &ev, NULL) < 0)
+        t->transferring = false;
+    store_soon(t);
+}
+
 static void lead(struct topology_store *t, uint64_t now_us)
 {
     struct raft_member *members;
@@ -488,6 +512,8 @@ static void lead(struct topology_store *t, uint64_t now_us)
         return;
     if (complete_founding(t, members, n) && fence_who_forgot(t, now_us) && raft_config_index(t->raft) <= t->applied && addresses_are_known(t, members, n))
         plan_voters(t, members, n, now_us);
+    if (t->failed == 0 && raft_role(t->raft) == RAFT_LEADER)
+        hand_over_when_draining(t, now_us);
     mem_free(members);
 }
 

@@ -223,6 +223,11 @@ bool topo_node_alive(const struct topo_node *n)
     return n != NULL && (n->state == TOPO_NODE_ACTIVE || n->state == TOPO_NODE_DRAINING);
 }
 
+bool topo_node_leaves(const struct topo_node *n)
+{
+    return n->drain == TOPO_DRAIN_REPLICAS || (n->state == TOPO_NODE_DRAINING && n->drain == TOPO_DRAIN_NONE);
+}
+
 unsigned topo_node_flags_of(const struct topo_node *n)
 {
     return (n->lease_may_run ? TOPO_NODE_LEASE_MAY_RUN : 0u) | (n->slow ? TOPO_NODE_SLOW : 0u) | (n->clock_off ? TOPO_NODE_CLOCK_OFF : 0u);

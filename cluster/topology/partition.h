@@ -34,6 +34,8 @@ void topo_partition_pack(struct topo_partition *p, const struct topo_partition_c
 
 /* The node may lead and be in sync. A draining one leads only when nobody else can. */
 bool topo_node_alive(const struct topo_node *n);
+/* Its replicas are to be placed elsewhere, alive or not. */
+bool topo_node_leaves(const struct topo_node *n);
 unsigned topo_node_flags_of(const struct topo_node *n); /* enum topo_node_flags */
 /* Replicas counted by rule 12b and the bar that follows. */
 uint32_t topo_min_insync_of(const struct topology *v, unsigned replicas);

@@ -639,6 +639,8 @@ static int apply_command(struct topo_state *s, struct reader *r, struct topo_res
         return topo_apply_node_state(s, r);
     case TOPO_CMD_NODE_ENDPOINTS:
         return topo_apply_node_endpoints(s, r);
+    case TOPO_CMD_NODE_DRAIN:
+        return topo_apply_node_drain(s, r);
     case TOPO_CMD_NODE_REMOVE:
         return topo_apply_node_remove(s, r);
     case TOPO_CMD_CLUSTER_SETTINGS:

@@ -145,6 +145,7 @@ int topo_apply_node_enter(struct topo_state *s, struct reader *r, struct topo_re
         return ERR_MISMATCH;
     n.id = by.found != NULL ? by.found->id : s->v.next_node_id;
     n.epoch = by.found != NULL ? by.found->epoch + 1 : 1;
+    n.drain = by.found != NULL ? by.found->drain : TOPO_DRAIN_NONE;
     n.state = alone ? TOPO_NODE_ACTIVE : by.found != NULL ? TOPO_NODE_FENCED : TOPO_NODE_JOINING;
     ret->id = n.id;
     put_node(s, &n);
@@ -174,7 +175,7 @@ int topo_apply_node_state(struct topo_state *s, struct reader *r)
     if (old->state == state && topo_node_flags_of(old) == flags)
         return 0;
     n = *old; /* its strings live until the old one is freed, after this entry */
-    n.state = (enum topo_node_state)state;
+    n.state = state == TOPO_NODE_ACTIVE && n.drain != TOPO_DRAIN_NONE ? TOPO_NODE_DRAINING : (enum topo_node_state)state;
     n.lease_may_run = n.state == TOPO_NODE_FENCED && (flags & TOPO_NODE_LEASE_MAY_RUN);
     n.slow = flags & TOPO_NODE_SLOW;
     n.clock_off = flags & TOPO_NODE_CLOCK_OFF;
@@ -185,9 +186,45 @@ int topo_apply_node_state(struct topo_state *s, struct reader *r)
     if (n.state == TOPO_NODE_FENCED) {
         remove_transient(s, id, epoch + 1, false);
         topo_partitions_without(s, id, false);
-    } else if (n.state == TOPO_NODE_ACTIVE) {
+    } else {
         topo_partitions_elect(s);
     }
+    return 0;
+}
+
+struct others {
+    uint32_t than;
+    bool active;
+};
+
+static bool find_other_active(const struct topo_node *n, void *arg)
+{
+    struct others *o = arg;
+
+    o->active |= n->id != o->than && n->state == TOPO_NODE_ACTIVE;
+    return !o->active;
+}
+
+int topo_apply_node_drain(struct topo_state *s, struct reader *r)
+{
+    struct others others = {.than = reader_be32(r)};
+    uint8_t drain = reader_u8(r);
+    const struct topo_node *old;
+    struct topo_node n;
+
+    if (r->bad || drain > TOPO_DRAIN_REPLICAS)
+        return ERR_CORRUPT;
+    old = topo_node_find(&s->v, others.than);
+    if (old == NULL)
+        return ERR_NOT_FOUND;
+    topo_each_node(&s->v, find_other_active, &others);
+    if (drain != TOPO_DRAIN_NONE && !others.active)
+        return ERR_IN_USE;
+    n = *old;
+    n.drain = (enum topo_drain)drain;
+    if (topo_node_alive(old))
+        n.state = drain == TOPO_DRAIN_NONE ? TOPO_NODE_ACTIVE : TOPO_NODE_DRAINING;
+    put_node(s, &n);
     return 0;
 }
 

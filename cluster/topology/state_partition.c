@@ -314,7 +314,7 @@ static int check_insync(const struct topology *v, const struct topo_insync_reque
         const struct topo_node *n = topo_node_find(v, q->insync.nodes[i]);
         bool joins = !topo_set_has(&now, q->insync.nodes[i]);
 
-        if (n == NULL || !topo_node_alive(n) || n->epoch != q->epochs[i] || (joins && (n->state != TOPO_NODE_ACTIVE || n->slow)))
+        if (n == NULL || !topo_node_alive(n) || n->epoch != q->epochs[i] || (joins && (topo_node_leaves(n) || n->slow)))
             return ERR_INELIGIBLE;
     }
     return 0;

@@ -16,6 +16,7 @@ void topo_remove_transient_exchanges(struct topo_state *s);
 /* state_node.c */
 int topo_apply_node_register(struct topo_state *s, struct reader *r, struct topo_result *ret);
 int topo_apply_node_enter(struct topo_state *s, struct reader *r, struct topo_result *ret);
+int topo_apply_node_drain(struct topo_state *s, struct reader *r);
 int topo_apply_node_state(struct topo_state *s, struct reader *r);
 int topo_apply_node_endpoints(struct topo_state *s, struct reader *r);
 int topo_apply_node_remove(struct topo_state *s, struct reader *r);

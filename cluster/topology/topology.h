@@ -95,7 +95,14 @@ enum topo_node_state {
     TOPO_NODE_JOINING,  /* registered, not yet heard of by the controller */
     TOPO_NODE_ACTIVE,   /* unfenced: may lead and be in sync */
     TOPO_NODE_FENCED,   /* silent, or restarted and not yet back ("failed" for people) */
-    TOPO_NODE_DRAINING,
+    TOPO_NODE_DRAINING, /* active, and an administrator wants it emptied: enum topo_drain */
+};
+
+/* What an administrator wants taken off a node, for maintenance or for good; kept through its restarts until he says otherwise. */
+enum topo_drain {
+    TOPO_DRAIN_NONE,
+    TOPO_DRAIN_LEADERS,  /* it leads only what nobody else can; its replicas stay and keep up */
+    TOPO_DRAIN_REPLICAS, /* and its replicas are placed elsewhere */
 };
 
 struct topo_node {
@@ -108,6 +115,7 @@ struct topo_node {
     bool unclean;   /* its last start was not behind a clean stop and on another boot: its tails cannot be trusted (D7) */
     /* Fenced by the fast path for dead processes: if a firewall lied, its lease may run for cluster.lease more, and a successor answers at level quorum only after that (rule 20). */
     bool lease_may_run;
+    enum topo_drain drain;
     bool slow;      /* rule 25: leaves in-sync sets and joins none, leads only what nobody else can */
     bool clock_off; /* rule 26: leads only what nobody else can */
     struct topo_endpoint endpoints[TOPO_LISTENERS];

@@ -233,6 +233,61 @@ static int run_health(const struct verb *v, const struct options *o, int argc, c
     }
 }
 
+static int number_of(const json_t *row, const char *name)
+{
+    return (int)json_integer_value(json_object_get(row, name));
+}
+
+/* What `node` leads and holds; false: no answer. */
+static bool ask_share(const struct options *o, int node, int *ret_leads, int *ret_replicas)
+{
+    redisContext *c = connect_server(o);
+    redisReply *r;
+    json_t *rows = NULL, *row;
+    bool found = false;
+    size_t i;
+
+    authenticate(c, o);
+    r = redisCommand(c, "GOMSG cluster nodes");
+    if (r != NULL && r->type == REDIS_REPLY_STRING)
+        rows = json_loadb(r->str, r->len, 0, NULL);
+    json_array_foreach (rows, i, row) {
+        if (number_of(row, "node") != node)
+            continue;
+        found = true;
+        *ret_leads = number_of(row, "leads");
+        *ret_replicas = number_of(row, "replicas");
+    }
+    json_decref(rows);
+    freeReplyObject(r);
+    redisFree(c);
+    return found;
+}
+
+/* cluster drain --wait: until the node has given up what it shall; 1 when nothing has moved for WAIT_S. */
+static int run_drain(const struct verb *v, const struct options *o, int argc, char **argv)
+{
+    struct timespec pause = {0, 200000000};
+    int node = atoi(argv[2]), leads = 0, replicas = 0, before = -1;
+    bool all = argc > 3;
+    int code = run_verb(v, o, argc, argv);
+
+    if (code != EXIT_DONE || !o->wait)
+        return code;
+    for (unsigned still = 0; still < WAIT_S * 5; still++) {
+        if (ask_share(o, node, &leads, &replicas)) {
+            if (leads == 0 && (!all || replicas == 0))
+                return EXIT_DONE;
+            if (leads + replicas != before)
+                still = 0;
+            before = leads + replicas;
+        }
+        nanosleep(&pause, NULL);
+    }
+    fprintf(stderr, "gomsgctl: node %d still leads %d partitions and has %d replicas, and nothing has moved for %d s; gomsgctl cluster partitions and cluster events tell more\n", node, leads, replicas, WAIT_S);
+    return EXIT_REFUSED;
+}
+
 static int usage_of(const struct verb *v)
 {
     fprintf(stderr, "usage: gomsgctl %s %s\n", v->words, v->arguments);
@@ -328,6 +383,8 @@ int main(int argc, char **argv)
             return usage_of(&verbs[i]);
         if (strcmp(verbs[i].words, "cluster health") == 0)
             return run_health(&verbs[i], &o, argc, argv, o.wait);
+        if (strcmp(verbs[i].words, "cluster drain") == 0)
+            return run_drain(&verbs[i], &o, argc, argv);
         if (o.wait)
             return usage_of(&verbs[i]);
         return run_verb(&verbs[i], &o, argc, argv);

@@ -45,6 +45,8 @@ static const struct verb {
     {{"cluster", "transfer-leader"}, 1, 2, true, false, admin_cluster_transfer_leader},
     {{"cluster", "form"}, 0, 64, true, true, admin_cluster_form},
     {{"cluster", "group"}, 0, 0, false, true, admin_cluster_group},
+    {{"cluster", "drain"}, 1, 2, true, false, admin_cluster_drain},
+    {{"cluster", "undrain"}, 1, 1, true, false, admin_cluster_undrain},
     {{"cluster", "remove"}, 1, 1, true, false, admin_cluster_remove},
     {{"doctor"}, 0, 0, false, true, admin_doctor},
     {{"config", "get"}, 0, 1, false, true, admin_config_get},

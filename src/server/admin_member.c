@@ -27,7 +27,7 @@ static bool count_node(const struct topo_node *n, void *arg)
     struct health *h = arg;
 
     h->nodes++;
-    h->active += n->state == TOPO_NODE_ACTIVE;
+    h->active += n->state == TOPO_NODE_ACTIVE || n->state == TOPO_NODE_DRAINING;
     return true;
 }
 
@@ -149,7 +149,7 @@ static bool add_node(const struct topo_node *n, void *arg)
         leads += p != NULL && p->leader == n->id;
         replicas += p != NULL && topo_is_replica(p, n->id);
     }
-    snprintf(notes, sizeof(notes), "%s%s%s%s", n->id == topology_controller(l->s->topology) ? "controller " : "", n->slow ? "slow " : "", n->clock_off ? "clock off " : "", n->unclean ? "started after a crash " : "");
+    snprintf(notes, sizeof(notes), "%s%s%s%s%s", n->id == topology_controller(l->s->topology) ? "controller " : "", n->drain == TOPO_DRAIN_LEADERS ? "gives leaderships up " : n->drain == TOPO_DRAIN_REPLICAS ? "gives replicas up " : "", n->slow ? "slow " : "", n->clock_off ? "clock off " : "", n->unclean ? "started after a crash " : "");
     if (notes[0] != '\0')
         notes[strlen(notes) - 1] = '\0';
     json_object_set_new(row, "name", admin_json_slice(n->name));

@@ -105,6 +105,8 @@ json_t *admin_cluster_health(struct server *s, unsigned argc, const struct slice
 json_t *admin_cluster_events(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 json_t *admin_cluster_transfer_leader(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 json_t *admin_partitions_recover(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_cluster_drain(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
+json_t *admin_cluster_undrain(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 json_t *admin_cluster_remove(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);
 /* admin_doctor.c */
 json_t *admin_doctor(struct server *s, unsigned argc, const struct slice *argv, struct buf *why);

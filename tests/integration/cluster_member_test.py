@@ -275,6 +275,57 @@ def a_node_that_joins_gets_replicas_and_one_is_enough_to_begin_with():
         healthy(c)
 
 
+def a_node_is_drained_for_maintenance_and_takes_its_share_again():
+    with Cluster(3) as c:
+        healthy(c)
+        victim = c.controller()
+        number, watcher = node_id(victim), others(c, victim)[0]
+        assert any(p["leader"] == number for p in partitions(watcher))
+        done = ctl(watcher, "cluster", "drain", str(number), "--wait")
+        assert done.returncode == 0, done
+        assert all(p["leader"] not in (0, number) for p in partitions(watcher))
+        assert all(members(p["insync"]) == {1, 2, 3} for p in partitions(watcher))
+        row = next(n for n in watcher.gomsg("cluster", "nodes") if n["node"] == number)
+        assert row["state"] == "draining" and "leaderships" in row["notes"] and row["leads"] == 0 and row["replicas"] == PARTITIONS, row
+        eventually(lambda: c.controller() is not victim, timeout=20)
+        assert any("node %d is draining" % number in e for e in events(watcher))
+        # It restarts, and the wish stands.
+        victim.stop()
+        victim.start(wait="resp")
+        eventually(lambda: next(n for n in watcher.gomsg("cluster", "nodes") if n["node"] == number)["state"] == "draining", timeout=30)
+        eventually(lambda: all(members(p["insync"]) == {1, 2, 3} for p in partitions(watcher)), timeout=30)
+        time.sleep(1)
+        assert all(p["leader"] != number for p in partitions(watcher))
+        assert ctl(watcher, "cluster", "undrain", str(number)).returncode == 0
+        eventually(lambda: any(p["leader"] == number for p in partitions(watcher)), timeout=60)
+        healthy(c)
+        # The others would be left alone.
+        assert ctl(watcher, "cluster", "drain", "9").returncode == 1
+
+
+def a_node_is_emptied_and_removed():
+    with Cluster(3) as c:
+        healthy(c)
+        c.add("n4").start()
+        eventually(lambda: any(4 in members(p["replicas"]) for p in partitions(c.members[0])), timeout=60)
+        for i in range(PARTITIONS):
+            p = partitions(c.members[0])[i]
+            write(by_id(c, p["leader"]), key_of(i), "v%d" % i)
+        victim = c.members[2]
+        refused = ctl(c.members[0], "cluster", "remove", "3")
+        assert refused.returncode == 1 and "drain 3 --replicas" in refused.stderr, refused
+        done = ctl(c.members[0], "cluster", "drain", "3", "--replicas", "--wait")
+        assert done.returncode == 0, done
+        assert all(3 not in members(p["replicas"]) for p in partitions(c.members[0]))
+        assert ctl(c.members[0], "cluster", "remove", "3").returncode == 0
+        eventually(lambda: not victim.alive() and "was removed from its cluster" in victim.log(), timeout=20)
+        eventually(lambda: all(members(p["insync"]) == {1, 2, 4} for p in partitions(c.members[0])), timeout=30)
+        for i in range(PARTITIONS):
+            p = partitions(c.members[0])[i]
+            eventually(lambda: ask(by_id(c, p["leader"]), "GET", key_of(i)) == b"v%d" % i, timeout=20)
+        victim.kill()
+
+
 def a_node_whose_disk_fails_leads_no_more_and_counts_no_more():
     with Cluster(3) as c:
         healthy(c)
@@ -302,4 +353,5 @@ if __name__ == "__main__":
                leaderships_move_by_hand_and_return_to_the_first_choice, a_silent_node_is_fenced_and_does_not_serve_by_what_it_believed, the_controller_that_leads_partitions_is_replaced_in_both,
                the_controller_that_sleeps_is_replaced_and_loses_its_lease, a_minority_of_one_has_no_lease_and_gets_it_back,
                all_processes_killed_come_back_with_a_leader_for_everything, a_node_that_joins_gets_replicas_and_one_is_enough_to_begin_with,
+               a_node_is_drained_for_maintenance_and_takes_its_share_again, a_node_is_emptied_and_removed,
                a_node_whose_disk_fails_leads_no_more_and_counts_no_more])

@@ -220,6 +220,75 @@ Test(replicas, a_draining_node_loses_its_leaderships_and_its_replicas, .init = s
     cr_assert_eq(world_apply(&b), 0);
 }
 
+Test(replicas, a_draining_leader_is_waited_for_instead_of_exchanging_the_others, .init = start, .fini = world_free)
+{
+    struct plan_input in;
+    struct plan plan;
+
+    world_nodes(4);
+    world_place();
+    world_state(2, TOPO_NODE_DRAINING);
+    world.o.handovers_max = 0; /* it does not hand over */
+    cr_assert_lt(world_settle(100), 100, "nothing goes to and fro meanwhile");
+    in = world_input();
+    plan_partitions(&in, &plan);
+    cr_assert_eq(plan.change_count, 0);
+    plan_free(&plan);
+    cr_assert_eq(world_led_by(2), 8);
+    for (uint32_t i = 0; i < 32; i++)
+        cr_assert_eq(topo_insync(world_at(i)).count, world_at(i)->leader == 2 ? 4 : 3);
+    world.o.handovers_max = 4;
+    cr_assert_lt(world_settle(100), 100);
+    cr_assert_eq(world_replicas_of(2), 0);
+}
+
+static void drain(uint32_t id, enum topo_drain how)
+{
+    struct buf b = {0};
+
+    topo_cmd_node_drain(&b, id, how);
+    cr_assert_eq(world_apply(&b), 0);
+}
+
+Test(replicas, for_maintenance_a_node_gives_its_leaderships_and_keeps_its_replicas, .init = three, .fini = world_free)
+{
+    struct plan_input in = world_input();
+    unsigned had = world_replicas_of(2);
+
+    drain(2, TOPO_DRAIN_LEADERS);
+    cr_assert_lt(world_settle(100), 100);
+    cr_assert_eq(world_led_by(2), 0);
+    cr_assert_eq(world_replicas_of(2), had);
+    cr_assert_eq(plan_effective_factor(&in), 3);
+    for (uint32_t i = 0; i < world.partitions; i++)
+        cr_assert_eq(topo_insync(world_at(i)).count, 3);
+    drain(2, TOPO_DRAIN_NONE);
+    world_fact(2)->state_ms = 60000;
+    cr_assert_lt(world_settle(100), 100);
+    cr_assert_gt(world_led_by(2), 0, "its share comes back");
+}
+
+Test(replicas, the_threshold_says_how_uneven_is_too_uneven, .init = start, .fini = world_free)
+{
+    /* A fourth node has nothing: far above any threshold but that of 1, which none can be above. */
+    world_nodes(3);
+    world_place();
+    world.o.rebalance_permille = 1000;
+    world_nodes(1);
+    for (uint32_t id = 1; id <= 4; id++)
+        world_fact(id)->state_ms = 60000;
+    cr_assert_eq(world_settle(100), 0);
+    cr_assert_eq(world_replicas_of(4), 0);
+    world.o.rebalance_permille = 400;
+    cr_assert_lt(world_settle(200), 200);
+    cr_assert_geq(world_replicas_of(4), 12);
+    unsigned loose = world_replicas_of(4);
+
+    world.o.rebalance_permille = 0;
+    cr_assert_lt(world_settle(200), 200);
+    cr_assert_gt(world_replicas_of(4), loose, "a lower threshold moves more");
+}
+
 Test(replicas, a_node_that_joins_gets_its_share_and_of_leaderships_too, .init = three, .fini = world_free)
 {
     unsigned steps;

@@ -331,6 +331,43 @@ Test(cluster, a_fenced_or_draining_node_does_not_join_an_in_sync_set, .init = th
     cr_assert_eq(insync(&q), ERR_INELIGIBLE);
 }
 
+static int drain(uint32_t id, enum topo_drain how)
+{
+    topo_cmd_node_drain(&b, id, how);
+    return apply();
+}
+
+Test(cluster, a_drain_outlives_restarts_and_snapshots_until_it_is_ended, .init = three, .fini = teardown)
+{
+    struct topo_insync_request q = request(0, set_of(2, 1, 3));
+    struct buf snapshot = {0};
+    struct topo_state copy = {0};
+
+    cr_assert_eq(drain(9, TOPO_DRAIN_LEADERS), ERR_NOT_FOUND);
+    cr_assert_eq(insync(&q), 0);
+    cr_assert_eq(drain(2, TOPO_DRAIN_LEADERS), 0);
+    cr_assert_eq(topo_node_find(&s.v, 2)->state, TOPO_NODE_DRAINING);
+    cr_assert_eq(at(1)->leader, 2, "it hands over itself (rule 21)");
+    q = request(0, set_of(3, 1, 2, 3));
+    cr_assert_eq(insync(&q), 0, "its replicas stay and may be in sync");
+    /* It restarts. */
+    cr_assert_eq(enter(2, false), 0);
+    cr_assert_eq(topo_node_find(&s.v, 2)->state, TOPO_NODE_FENCED);
+    cr_assert_eq(set_state(2, TOPO_NODE_ACTIVE), 0);
+    cr_assert_eq(topo_node_find(&s.v, 2)->state, TOPO_NODE_DRAINING, "the controller hears it, the wish stands");
+    cr_assert_eq(drain(3, TOPO_DRAIN_REPLICAS), 0);
+    cr_assert_eq(drain(1, TOPO_DRAIN_LEADERS), ERR_IN_USE, "somebody has to lead");
+    topo_state_encode(&s.v, &snapshot);
+    cr_assert_eq(topo_state_decode(&copy, buf_slice(&snapshot)), 0);
+    cr_assert_eq(topo_node_find(&copy.v, 1)->drain, TOPO_DRAIN_NONE);
+    cr_assert_eq(topo_node_find(&copy.v, 2)->drain, TOPO_DRAIN_LEADERS);
+    cr_assert_eq(topo_node_find(&copy.v, 3)->drain, TOPO_DRAIN_REPLICAS);
+    topo_state_free(&copy);
+    buf_fini(&snapshot);
+    cr_assert_eq(drain(2, TOPO_DRAIN_NONE), 0);
+    cr_assert_eq(topo_node_find(&s.v, 2)->state, TOPO_NODE_ACTIVE);
+}
+
 Test(cluster, a_slow_node_joins_no_in_sync_set_and_leads_only_what_nobody_else_can, .init = three, .fini = teardown)
 {
     struct topo_insync_request q = request(0, set_of(2, 1, 3));
