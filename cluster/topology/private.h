@@ -3,6 +3,7 @@
  *   store.c       life, views, what other threads may ask
  *   host.c        the Raft core's host: its disk, its messages, applying what is committed
  *   proposals.c   proposals on their way into the log, here or through the leader, and when they are answered (rule 17)
+ *   again.c       the leader's memory of those that it was asked for again
  *   changes.c     the thread that tells the server what changed, since the engines may have to be waited for
  *   forming.c     an empty node: finds its seeds, forms a cluster with them or joins one (rule 22); form_plan.c decides
  *   join.c        the member's side of that: answering probes, taking nodes in
@@ -91,6 +92,10 @@ struct topology_store {
     struct proposal_list sent;    /* in the log of a leader, perhaps; by seq */
     struct proposal_list applied_list; /* applied here, not everywhere; by index */
     struct remote_proposal *remote_head, **remote_tail;
+    struct again_mark *again; /* owned array: again.c */
+    size_t again_count, again_cap;
+    uint64_t again_term;
+    bool ask_again; /* some of `sent` have no answer and will get none */
     uint64_t retry_us;       /* forwarding pauses until then */
     uint64_t everywhere;     /* every node that is not fenced has applied up to here, as far as known */
     uint64_t everywhere_told;
@@ -183,6 +188,13 @@ void proposals_refuse_remote(struct topology_store *t);
 void proposals_handle(void *arg, const struct bus_peer *from, struct bus_request *r, struct slice payload);
 void proposals_handle_applied(void *arg, const struct bus_peer *from, struct bus_request *r, struct slice payload);
 void proposals_submit(struct topology_store *t, struct topology_proposal *p); /* the control worker's own */
+
+void proposals_handle_again(void *arg, const struct bus_peer *from, struct bus_request *r, struct slice payload);
+
+/* ---- again.c: on the leader */
+/* 1: it has this one (marked command), do not append it; 0: append it; ERR_AGAIN: cannot tell. `again`: it is asked for again. */
+int again_judge(struct topology_store *t, struct slice marked, bool again);
+void again_forget(struct topology_store *t);
 
 /* ---- changes.c */
 void changes_init(struct topology_store *t);

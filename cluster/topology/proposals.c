@@ -7,7 +7,10 @@
  * Exactly once. A proposal is sent for one term: the leader of another term refuses it. Terms in a log never go down, so when an entry of a later term is applied, whatever of that proposal could ever be in the log
  * has been applied before. Its mark (process, seq) tells.
  *
+ * Within a term a request can be lost with its connection. Then it is asked for again (again.c).
+ *
  * PROPOSE     request   u64 term | marked command. Answer: empty when it was appended; an error: it was surely not
+ * PROPOSE_AGAIN  the same bytes, of a request whose answer did not come. Answer: empty when it is in the log; an error tells nothing
  * APPLIED     one-way, from the leader: u64 index; every node that is not fenced has applied up to there
  * READ_INDEX  request   empty. Answer: u64 index */
 #include <string.h>
@@ -24,6 +27,8 @@ enum {
     BATCH_MAX = 256,
     BATCH_BYTES = 512 << 10,
     RETRY_US = 20000,
+    FORWARD_MS = 1000, /* an append takes no longer while all is well; then it is asked for again */
+    AGAIN_LEVEL = 2,
     JOINING_HEARD_MS = 1500, /* a node that was not heard of since it registered holds nobody up for longer */
     TELL_MS = 200,
 };
@@ -125,6 +130,7 @@ void topology_propose(struct topology_store *t, struct topology_proposal *p)
     p->id = p->index = 0;
     p->producer_id = 0;
     p->seq = p->term = 0;
+    p->unsure = false;
     p->deadline_us = clock_mono_us() + TOPOLOGY_PROPOSE_MS * 1000ull;
     mutex_lock(&t->lock);
     list_append(&t->inbox, p);
@@ -249,6 +255,30 @@ static void take_back(struct topology_store *t, uint64_t seq, uint64_t term)
     }
 }
 
+/* Whether it arrived is not known: asked for again soon. */
+static void ask_again_soon(struct topology_store *t, uint64_t seq, uint64_t term)
+{
+    for (struct topology_proposal *p = t->sent.head; p != NULL; p = p->next) {
+        if (p->seq != seq || p->term != term)
+            continue;
+        p->unsure = true;
+        t->ask_again = true;
+        t->retry_us = clock_mono_us() + RETRY_US;
+        return;
+    }
+}
+
+static void asked_again(struct bus_call *c, int err, struct slice payload)
+{
+    struct forward *f = CONTAINER_OF(c, struct forward, call);
+
+    (void)payload;
+    /* Of an error of the leader's nothing follows: the first request may have arrived. It leads no more, then a later term tells, or cannot tell, then the deadline comes. */
+    if (err == ERR_CLOSED || err == ERR_TIMEOUT || err == ERR_NOT_FOUND || err == ERR_LIMIT)
+        ask_again_soon(f->store, f->seq, f->term);
+    mem_free(f);
+}
+
 static void forwarded(struct bus_call *c, int err, struct slice payload)
 {
     struct forward *f = CONTAINER_OF(c, struct forward, call);
@@ -260,8 +290,10 @@ static void forwarded(struct bus_call *c, int err, struct slice payload)
         break; /* in its log; what becomes of it is seen when it is applied */
     case ERR_CLOSED:
     case ERR_TIMEOUT:
+        ask_again_soon(t, f->seq, f->term);
+        break;
     case ERR_CANCELLED:
-        break; /* unknown: a later term tells, or the deadline comes */
+        break; /* the bus closes */
     default:
         take_back(t, f->seq, f->term);
         t->retry_us = clock_mono_us() + RETRY_US;
@@ -271,21 +303,42 @@ static void forwarded(struct bus_call *c, int err, struct slice payload)
     store_soon(t);
 }
 
-static void forward_one(struct topology_store *t, struct topology_proposal *p, uint32_t leader)
+static void send_to_leader(struct topology_store *t, const struct topology_proposal *p, uint32_t leader, enum bus_type type, void (*done)(struct bus_call *c, int err, struct slice payload))
 {
     struct forward *f = mem_zalloc(sizeof(*f));
     struct buf b = {0};
 
     f->call.worker = t->control;
-    f->call.done = forwarded;
+    f->call.done = done;
     f->store = t;
     f->seq = p->seq;
-    f->term = p->term = t->term;
-    list_insert(&t->sent, p);
+    f->term = p->term;
     buf_put_be64(&b, p->term);
     put_marked(t, p, &b);
-    bus_call(t->o.bus, leader, BUS_PROPOSE, buf_slice(&b), TOPOLOGY_PROPOSE_MS, &f->call);
+    bus_call(t->o.bus, leader, type, buf_slice(&b), FORWARD_MS, &f->call);
     buf_fini(&b);
+}
+
+static void forward_one(struct topology_store *t, struct topology_proposal *p, uint32_t leader)
+{
+    p->term = t->term;
+    p->unsure = false;
+    list_insert(&t->sent, p);
+    send_to_leader(t, p, leader, BUS_PROPOSE, forwarded);
+}
+
+/* Those of another term than the present leader's are settled by that leader's first entry. */
+static void ask_again(struct topology_store *t, uint32_t leader)
+{
+    if (t->state.v.level < AGAIN_LEVEL)
+        return; /* a later term tells, or the deadline comes */
+    t->ask_again = false;
+    for (struct topology_proposal *p = t->sent.head; p != NULL; p = p->next) {
+        if (!p->unsure || p->term != t->term)
+            continue;
+        p->unsure = false;
+        send_to_leader(t, p, leader, BUS_PROPOSE_AGAIN, asked_again);
+    }
 }
 
 /* Decisions of a term that is over, or of this one when another leads it. */
@@ -320,6 +373,8 @@ void proposals_turn(struct topology_store *t)
     proposals_refuse_remote(t);
     if (leader == 0 || t->o.bus == NULL || clock_mono_us() < t->retry_us)
         return;
+    if (t->ask_again)
+        ask_again(t, leader);
     while (t->queue.head != NULL && t->retry_us <= clock_mono_us())
         forward_one(t, list_take_first(&t->queue), leader);
 }
@@ -338,13 +393,13 @@ void proposals_refuse_remote(struct topology_store *t)
     }
 }
 
-void proposals_handle(void *arg, const struct bus_peer *from, struct bus_request *request, struct slice payload)
+static void handle(struct topology_store *t, struct bus_request *request, struct slice payload, bool again)
 {
-    struct topology_store *t = arg;
     struct reader in = reader_of(payload);
     uint64_t term = reader_be64(&in);
     struct slice bytes = reader_slice(&in, reader_left(&in));
     struct remote_proposal *r;
+    int have;
 
     if (in.bad || bytes.len <= ENVELOPE_SIZE || bytes.data[0] != ENVELOPE || topo_command_name(bytes.data[ENVELOPE_SIZE]) == NULL) {
         bus_reply(t->o.bus, request, ERR_MALFORMED, SLICE_LIT("not a proposal this build understands"));
@@ -354,11 +409,15 @@ void proposals_handle(void *arg, const struct bus_peer *from, struct bus_request
         bus_reply(t->o.bus, request, ERR_NOT_LEADER, SLICE_NONE);
         return;
     }
+    have = again_judge(t, bytes, again);
+    if (have != 0) {
+        bus_reply(t->o.bus, request, have < 0 ? have : 0, SLICE_NONE);
+        return;
+    }
     if (raft_store_full(t->disk)) {
         bus_reply(t->o.bus, request, ERR_NOSPACE, SLICE_LIT("the controller's disk is full"));
         return;
     }
-    (void)from;
     r = mem_zalloc(sizeof(*r));
     r->request = request;
     r->term = term;
@@ -366,6 +425,18 @@ void proposals_handle(void *arg, const struct bus_peer *from, struct bus_request
     *t->remote_tail = r;
     t->remote_tail = &r->next;
     store_soon(t);
+}
+
+void proposals_handle(void *arg, const struct bus_peer *from, struct bus_request *request, struct slice payload)
+{
+    (void)from;
+    handle(arg, request, payload, false);
+}
+
+void proposals_handle_again(void *arg, const struct bus_peer *from, struct bus_request *request, struct slice payload)
+{
+    (void)from;
+    handle(arg, request, payload, true);
 }
 
 /* ---- applied ----------------------------------------------------------------------------------------------------------------- */

@@ -121,7 +121,7 @@ static void arm_timer(struct topology_store *t)
 {
     uint64_t now = clock_mono_us(), at = t->raft == NULL || t->failed < 0 ? UINT64_MAX : raft_deadline(t->raft);
 
-    if (t->retry_us > now && t->queue.head != NULL)
+    if (t->retry_us > now && (t->queue.head != NULL || t->ask_again))
         at = MIN_OF(at, t->retry_us);
     if (at == UINT64_MAX)
         io_timer_stop(t->control, &t->timer);
@@ -363,6 +363,7 @@ static void handle_bus(struct topology_store *t)
 {
     bus_handle(t->o.bus, BUS_RAFT, host_handle_raft, t);
     bus_handle(t->o.bus, BUS_PROPOSE, proposals_handle, t);
+    bus_handle(t->o.bus, BUS_PROPOSE_AGAIN, proposals_handle_again, t);
     bus_handle(t->o.bus, BUS_APPLIED, proposals_handle_applied, t);
     bus_handle(t->o.bus, BUS_READ_INDEX, members_handle_read_index, t);
     bus_handle(t->o.bus, BUS_FORM_PROBE, forming_handle_probe, t);
@@ -516,6 +517,7 @@ void topology_close(struct topology_store *t)
     t->failed = t->failed < 0 ? t->failed : ERR_CLOSED;
     proposals_drop(t);
     join_drop(t);
+    again_forget(t);
     forming_close(t);
     if (t->own_workers != NULL)
         workers_free(t->own_workers);

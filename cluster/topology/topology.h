@@ -232,7 +232,8 @@ struct topology_change {
 /* ---- proposing --------------------------------------------------------------------------------------------------------------- */
 /* Embedded in its owner, which keeps it until `done` ran.
  *
- * A proposal is proposed exactly once, on whatever node it is made: it carries a mark (process, sequence) into the Raft log, by which its proposer finds it when it is applied. When the leader goes, the proposer
+ * A proposal is proposed exactly once, on whatever node it is made: it carries a mark (process, sequence) into the Raft log, by which its proposer finds it when it is applied. When the connection to the leader is lost
+ * with it, it is asked for again, and the leader knows by the mark whether it has it. When the leader goes, the proposer
  * waits for the first entry of a later term: what has not come by then is lost for certain and is proposed again. It is answered when this node has applied it (its own view shows it) and, rule 17, every node that is
  * not fenced has. Bound: TOPOLOGY_PROPOSE_MS. After that ERR_NO_LEADER says that it was surely not proposed, ERR_TIMEOUT that its outcome is unknown: then declaring, binding, unbinding and configs may simply be
  * repeated, and who creates or deletes may find it done (ERR_EXISTS, ERR_NOT_FOUND). */
@@ -253,6 +254,7 @@ struct topology_proposal {
     int64_t producer_id;     /* ALLOCATE_PRODUCER_IDS: first of the block */
     uint64_t seq, term, deadline_us; /* private */
     bool answered;           /* private: of topology_propose_wait */
+    bool unsure;             /* private: it was sent, and whether it arrived is not known */
 };
 /* Any thread. Commands proposed in order by one thread are applied in that order while one node leads; many are synced together. */
 void topology_propose(struct topology_store *t, struct topology_proposal *p);

@@ -14,6 +14,7 @@
 #include "cluster/bus/bus.h"
 #include "cluster/topology/commands.h"
 #include "cluster/topology/identity.h"
+#include "cluster/topology/private.h"
 #include "log/effect.h"
 
 enum { NODES = 3, PATIENCE_MS = 20000 };
@@ -330,6 +331,64 @@ Test(group, what_is_bound_to_a_term_is_not_done_in_another_or_by_another_leader,
         cr_assert_null(topo_vhost_find(v, SLICE_LIT("in-a-later-term")));
         topology_unpin(nodes[i].topology);
     }
+}
+
+/* The proposer's connections end and are made anew: what was under way is lost, or was there already. */
+static void cut_connections(struct worker *w, void *arg)
+{
+    struct topology_store *t = arg;
+
+    (void)w;
+    bus_set_targets(t->o.bus, NULL, 0);
+    host_set_targets(t);
+}
+
+enum { LOST_AT_ONCE = 8, LOST_ROUNDS = 60 };
+
+struct lost {
+    struct topology_proposal p;
+    _Atomic bool done;
+};
+
+static void lost_done(struct topology_proposal *p)
+{
+    CONTAINER_OF(p, struct lost, p)->done = true;
+}
+
+Test(group, a_forwarded_proposal_that_is_lost_within_a_term_is_asked_for_again_and_done_once, .init = setup, .fini = teardown)
+{
+    struct lost lost[LOST_AT_ONCE];
+    uint64_t term, slowest = 0;
+    unsigned l, from;
+
+    form();
+    l = leader();
+    from = (l + 1) % NODES;
+    term = topology_term(nodes[l].topology);
+    for (unsigned round = 0; round < LOST_ROUNDS; round++) {
+        uint64_t begun = clock_mono_us(), pause = (round % 6) * 40;
+        char name[32];
+
+        memset(lost, 0, sizeof(lost));
+        for (unsigned i = 0; i < LOST_AT_ONCE; i++) {
+            snprintf(name, sizeof(name), "v%u-%u", round, i);
+            topo_cmd_vhost_add(&lost[i].p.command, slice_str(name));
+            lost[i].p.done = lost_done;
+            topology_propose(nodes[from].topology, &lost[i].p);
+        }
+        while (clock_mono_us() < begun + pause)
+            ;
+        worker_run(workers_extra(nodes[from].workers, 0), cut_connections, nodes[from].topology);
+        for (unsigned i = 0; i < LOST_AT_ONCE; i++) {
+            eventually(lost[i].done);
+            cr_assert_eq(lost[i].p.err, 0, "round %u: %s", round, err_text(lost[i].p.err)); /* a second one would exist already */
+            buf_fini(&lost[i].p.command);
+        }
+        slowest = MAX_OF(slowest, clock_mono_us() - begun);
+    }
+    fprintf(stderr, "slowest round %llu ms\n", (unsigned long long)slowest / 1000);
+    if (topology_term(nodes[l].topology) == term) /* no election helped */
+        cr_assert_lt(slowest, TOPOLOGY_PROPOSE_MS * 1000ull);
 }
 
 Test(group, a_restarted_node_catches_up_and_a_late_one_joins, .init = setup, .fini = teardown)
