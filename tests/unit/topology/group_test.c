@@ -333,12 +333,13 @@ Test(group, what_is_bound_to_a_term_is_not_done_in_another_or_by_another_leader,
     }
 }
 
-/* The proposer's connections end and are made anew: what was under way is lost, or was there already. */
+/* The proposer's connections end and are made anew: what was under way is lost, or has arrived. */
 static void cut_connections(struct worker *w, void *arg)
 {
     struct topology_store *t = arg;
 
     (void)w;
+    store_turn(t); /* what was proposed lies in the connections' buffers now, or is on its way */
     bus_set_targets(t->o.bus, NULL, 0);
     host_set_targets(t);
 }
