@@ -10,7 +10,7 @@ import threading
 import time
 
 from node import Node, StartError, eventually, run_tests
-from wire import Amqp, Resp
+from wire import Amqp, Resp, RespError
 
 TIMERS = []  # the defaults
 
@@ -426,10 +426,19 @@ def is_shut_out(c, m):
             eventually(lambda: seen(x), timeout=20)
 
 
+def removed(m, number):
+    """Refused until the node is fenced."""
+    try:
+        return m.gomsg("cluster", "remove", number) == {"ok": True}
+    except RespError as e:
+        assert "is active and holds partitions" in str(e), e
+        return False
+
+
 def comes_back_empty(c, m):
     other = next(x for x in c.members if x is not m)
     m.kill()  # it may have ended by itself
-    eventually(lambda: other.gomsg("cluster", "remove", "3") == {"ok": True}, timeout=30)
+    eventually(lambda: removed(other, "3"), timeout=30)
     shutil.rmtree(m.data)
     m.begin()
     eventually(m.is_ready, timeout=30)
