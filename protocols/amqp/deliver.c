@@ -73,7 +73,8 @@ void amqp_consumer_news(struct queue_consumer *qc)
     struct amqp_consumer *c = CONTAINER_OF(qc, struct amqp_consumer, qc);
 
     if (worker_current() == c->aw->worker) {
-        amqp_consumer_ready(c);
+        if (c->channel != NULL) /* else it was abandoned in a partition that had failed, and has been repaired */
+            amqp_consumer_ready(c);
         return;
     }
     c->mailed = true;
