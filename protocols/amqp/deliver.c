@@ -403,19 +403,27 @@ static int enter(struct amqp_worker *aw, struct amqp_consumer *c, struct partiti
     return err;
 }
 
-/* This node does not lead its queue (any more), or has no lease: if the engine has let go of it, it goes to whoever leads; else it is tried again, and nothing is delivered meanwhile (rule 8). */
+/* This node does not lead its queue (any more), has no lease, or its copy has failed: if the engine has let go of it, it goes to whoever leads; else it is tried again, and nothing is delivered meanwhile (rule 8). Its
+ * news was answered by nobody, so no other will come. */
 static void served_by_another(struct amqp_worker *aw, struct amqp_consumer *c)
 {
     struct partition_guard g;
     int err = enter(aw, c, &g, true);
 
-    if (err == ERR_PARKED || err < 0)
+    if (err == ERR_PARKED)
         return;
-    if (c->qc.lost)
+    if (err < 0 && err != ERR_AGAIN) { /* failed: the lock is free; while keys are rebuilt it is not */
+        partition_enter_background(partitions_get(aw->front->o.partitions, c->partition), 0, &g);
+        err = 0;
+    }
+    if (err == 0 && c->qc.lost)
         amqp_remote_adopt(c->channel, c->source);
+    else if (err == 0 && c->qc.cancelled)
+        cancelled(c, worker_wall_ms(aw->worker));
     else
         list_push_back(&aw->later, &c->ready);
-    (void)partition_leave(&g);
+    if (err == 0)
+        (void)partition_leave(&g);
     if (!list_empty(&aw->later) && !io_timer_active(&aw->later_timer))
         io_timer_start(aw->worker, &aw->later_timer, 50, 0);
 }
@@ -437,12 +445,12 @@ static void serve_partition(struct amqp_worker *aw, struct amqp_consumer *first)
     int64_t now_ms = worker_wall_ms(aw->worker);
     int err = enter(aw, first, &g, first->home);
 
-    if (amqp_is_role_error(aw, err)) {
+    if (err == ERR_PARKED)
+        return;
+    if (err < 0) {
         served_by_another(aw, first);
         return;
     }
-    if (err < 0)
-        return; /* parked; or the partition failed, and nothing is delivered from it any more */
     if (serve(first, now_ms))
         arm[n++] = first;
     LIST_FOREACH_SAFE (p, &aw->ready) {
