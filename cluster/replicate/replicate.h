@@ -31,7 +31,7 @@ struct replication_options {
     uint32_t replica_lag_max_ms;
     uint32_t lease_ms; /* cluster.lease; 0: 1000 */
     uint32_t min_insync; /* cluster.min_insync */
-    /* This node opened or stopped leading a partition; after the fact, on any thread, may only post: fronts free blocked clients, re-attach gateways. */
+    /* This node opened or stopped leading a partition, or holds it no more; after the fact, on any thread, may only post: fronts free blocked clients, re-attach gateways. */
     void (*role_changed)(void *arg, uint32_t partition, bool leader);
     void *arg;
 };

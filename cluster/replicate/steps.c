@@ -264,7 +264,7 @@ static void end_leading(struct rpart *part)
 void step_done(struct rpart *part)
 {
     struct replication *r = part->r;
-    bool led = rpart_leads(part), leads;
+    bool led = rpart_leads(part), held = part->role != PARTITION_NONE, leads;
 
     if (part->work_err != 0) {
         if (part->work_err == ERR_AGAIN)
@@ -290,7 +290,7 @@ void step_done(struct rpart *part)
     leads = rpart_leads(part);
     if (leads)
         begin_leading(part);
-    if (r->o.role_changed != NULL && led != leads)
+    if (r->o.role_changed != NULL && (led != leads || (held && part->role == PARTITION_NONE)))
         r->o.role_changed(r->o.arg, part->index, leads);
     if (!plays(part, &part->rec)) {
         part->step_wanted = true; /* the record went on meanwhile */

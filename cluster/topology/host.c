@@ -143,6 +143,21 @@ static void apply_command(struct topology_store *t, uint64_t index, struct slice
     proposals_applied(t, process, seq, index, &result);
 }
 
+/* Rule 10. Before the view shows the level, so before anybody here writes by it. */
+static void note_level(struct topology_store *t)
+{
+    int err;
+
+    if (t->state.v.level <= t->identity.level || t->failed < 0)
+        return;
+    t->identity.level = t->state.v.level;
+    err = identity_save(t->o.data_dir, &t->identity);
+    if (err < 0)
+        host_fail(t, err, "the feature level cannot be written to node.id");
+    else
+        diag_info("the cluster works at another feature level", "level=%u", t->identity.level);
+}
+
 static bool same_configuration(struct topology_store *t)
 {
     return t->config_index == raft_config_index(t->raft);
@@ -165,6 +180,7 @@ static void apply_committed(struct topology_store *t, uint64_t commit)
             proposals_term_over(t);
         }
     }
+    note_level(t);
     if (t->applied == before || t->failed < 0)
         return;
     store_publish(t);
@@ -236,6 +252,7 @@ static int load_snapshot(struct topology_store *t, uint64_t index, uint64_t term
         t->applied_term = term;
         proposals_term_over(t);
     }
+    note_level(t);
     store_retire_state(t, &old);
     changes_tell(t);
     if (t->o.published != NULL)

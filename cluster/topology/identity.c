@@ -79,7 +79,7 @@ int identity_open(const char *data_dir, struct identity *ret, char *why, size_t 
         err = identity_load(data_dir, ret);
     if (err == ERR_NOT_FOUND) {
         /* A crash between here and the forming leaves an identity that is not formed yet; it is used again. */
-        *ret = (struct identity){.level = EFFECT_LEVEL_MAX};
+        *ret = (struct identity){.level = 1}; /* nothing is written above what the topology says, once there is one */
         rand_secure(ret->node_uuid, 16);
         err = identity_save(data_dir, ret);
     }

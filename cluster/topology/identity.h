@@ -2,7 +2,7 @@
  *
  *   cluster_id: 32 hex digits
  *   node_uuid: 32 hex digits
- *   level: the highest feature level that wrote here
+ *   level: the highest feature level that wrote here: the topology's. It rises when that does, before anything of it is written, so that an older build can be put back until then, and says why it refuses from then on
  *   formed: yes once the topology exists
  *   node_id: as the cluster gave it; 0, or missing as in versions before clusters: not known, or the only node
  *   epoch: the latest node epoch that a start on this disk may have been registered with, written before it is asked for; 0 or missing: not known. The topology never knows a later one, unless this is an old copy of the disk

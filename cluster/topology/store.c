@@ -262,10 +262,6 @@ static int open_identity(struct topology_store *t, char *why, size_t why_size)
         snprintf(why, why_size, "%s belongs to a formed cluster but its topology (raft/) is missing", dir);
         err = ERR_CORRUPT;
     }
-    if (err == 0 && t->identity.formed && t->identity.level < EFFECT_LEVEL_MAX) {
-        t->identity.level = EFFECT_LEVEL_MAX; /* before the log has anything of it, so that an older build says why it refuses */
-        err = identity_save(dir, &t->identity);
-    }
     if (err == 0 && !t->identity.formed && t->o.bus == NULL && memcmp(t->identity.cluster_id, none, 16) == 0)
         rand_secure(t->identity.cluster_id, 16);
     if (err == 0 && t->identity.node_id == 0 && (t->identity.formed || t->o.bus == NULL))
@@ -629,4 +625,11 @@ void topology_group_get(struct topology_store *t, struct topology_group *ret)
     mutex_lock(&t->lock);
     *ret = t->group;
     mutex_unlock(&t->lock);
+}
+
+uint32_t topology_disk_busy_ms(const struct topology_store *t)
+{
+    uint64_t ms = raft_store_busy_us(t->disk) / 1000;
+
+    return (uint32_t)MIN_OF(ms, (uint64_t)UINT32_MAX);
 }

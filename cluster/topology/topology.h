@@ -349,6 +349,8 @@ struct topology_group {
     enum topology_phase phase;
     char text[400]; /* of the phase */
 };
+/* Rule 25; any thread: for how long the running write of the topology's log has been under way, 0: none. */
+uint32_t topology_disk_busy_ms(const struct topology_store *t);
 /* For people; any thread. */
 void topology_group_get(struct topology_store *t, struct topology_group *ret);
 

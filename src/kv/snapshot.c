@@ -473,7 +473,7 @@ static void write_header(struct walk *w, const uint8_t cluster_id[16], uint32_t 
     memcpy(h, SNAPSHOT_MAGIC, 8);
     memcpy(h + 8, cluster_id, 16);
     be32_put(h + 24, partition);
-    be32_put(h + 28, EFFECT_LEVEL_MAX);
+    be32_put(h + 28, SNAPSHOT_LEVEL);
     be64_put(h + 32, (uint64_t)start);
     be64_put(h + 40, (uint64_t)clock_wall_ms());
     be32_put(h + 52, crc32c(0, h, 52));

@@ -180,6 +180,7 @@ struct kv_entry *kv_list_entry(struct kv_ref *r); /* r->e is a list, or NULL: ma
 
 /* ---- snapshot file: snapshot.h describes it ---------------------------------------------------------------------------- */
 #define SNAPSHOT_MAGIC "GMSNAP01"
+#define SNAPSHOT_LEVEL 1 /* what is in it is of this level (rule 10): raise it with the first section or kind that is not, and write that only when the topology has it */
 #define SNAPSHOT_HEADER 56     /* magic 8, cluster id 16, partition u32, level u32, S i64, written ms i64, zero u32, CRC32C u32 of what stands before */
 #define SNAPSHOT_BLOCK (64 << 10)
 #define SNAPSHOT_BLOCK_HEAD 8  /* length u32, CRC32C u32 of length and payload */

@@ -34,13 +34,18 @@
 #include "base/mem.h"
 #include "log/private.h"
 
-#define LEDGER_VERSION 3 /* 1 had no EPOCHS: its logs have one epoch each; 2 had no HW: its logs begin with none */
+#define LEDGER_VERSION 3 /* of level 2. 1 had no EPOCHS: its logs have one epoch each; 2 had no HW: its logs begin with none */
 #define LEDGER_AHEAD (256u * 1024)
 #define LEDGER_LOW (128u * 1024)
 #define LEDGER_GROWTH (1024u * 1024) /* rewritten when it grew by this much and by its own size */
 #define LEDGER_MAX (1024u << 20)
 
 enum { L_HEAD = 1, L_LOG, L_NAME, L_MARK, L_SEAL, L_DROP, L_START, L_DELETE, L_CUT, L_EPOCHS, L_HW };
+
+static unsigned ledger_version(const struct log_store *s)
+{
+    return __atomic_load_n(&s->level, __ATOMIC_RELAXED) < 2 ? 1 : LEDGER_VERSION;
+}
 
 /* ---- writing -------------------------------------------------------------------------------------------------------- */
 
@@ -121,6 +126,8 @@ void ledger_put_epochs(struct buf *b, const struct log *l)
 {
     uint32_t n = epochs_count(l);
 
+    if (ledger_version(l->store) < 2)
+        return; /* rule 10; there are no followers and no second epochs below level 2 */
     put_entry(b, L_EPOCHS, l);
     buf_put_uvarint(b, n);
     for (uint32_t i = 0; i < n; i++) {
@@ -133,6 +140,8 @@ void ledger_put_epochs(struct buf *b, const struct log *l)
 
 void ledger_put_hw(struct buf *b, const struct log *l, int64_t end)
 {
+    if (ledger_version(l->store) < 3)
+        return; /* rule 10 */
     put_entry(b, L_HW, l);
     buf_put_varint(b, MIN_OF(ALOAD(&l->hw), end));
 }
@@ -203,12 +212,13 @@ static int write_snapshot(struct log_store *s, bool clean)
 {
     struct buf b = {0};
     char *path = mem_printf("%s/ledger", s->data_dir);
+    unsigned version = ledger_version(s);
     size_t pos;
     int err;
 
     buf_put_be64(&b, 0);
     buf_put_u8(&b, L_HEAD);
-    buf_put_uvarint(&b, LEDGER_VERSION);
+    buf_put_uvarint(&b, version);
     buf_put(&b, s->opt.cluster_id, 16);
     buf_put(&b, s->boot_id, 16);
     buf_put_u8(&b, clean);
@@ -232,6 +242,8 @@ static int write_snapshot(struct log_store *s, bool clean)
     err = file_replace(path, b.data, b.len);
     if (err == 0 && !clean)
         err = open_file(s, pos, b.len);
+    if (err == 0)
+        s->ledger_written_as = version;
     buf_fini(&b);
     mem_free(path);
     return err;
@@ -397,6 +409,16 @@ static int add_log(struct loading *ld, struct reader *r, uint64_t number, struct
     return 0;
 }
 
+/* A log made while the ledger was written anew is in that already, and its name came with the next round. */
+static int skip_name(const struct log *l, struct reader *r)
+{
+    unsigned kind = reader_u8(r);
+    uint64_t id = reader_uvarint(r);
+    struct slice dir = reader_lslice(r);
+
+    return !r->bad && kind == l->kind && id == l->log_id && slice_eq(dir, slice_str(l->dir)) ? 0 : ERR_CORRUPT;
+}
+
 static void push_segment(struct log *l, const struct segment *seg)
 {
     struct segment *at;
@@ -493,9 +515,9 @@ static int read_entry(struct loading *ld, struct reader *r)
     number = reader_uvarint(r);
     if (kind == L_LOG)
         return read_log(ld, r, number);
-    if (kind == L_NAME)
-        return add_log(ld, r, number, &l);
     l = by_number(ld, number);
+    if (kind == L_NAME)
+        return l != NULL ? skip_name(l, r) : add_log(ld, r, number, &l);
     switch (kind) {
     case L_MARK:
     case L_CUT: {
@@ -681,4 +703,15 @@ done:
     buf_fini(&file);
     mem_free(path);
     return err;
+}
+
+void log_store_set_level(struct log_store *s, uint32_t level)
+{
+    if (level <= __atomic_load_n(&s->level, __ATOMIC_RELAXED))
+        return;
+    mutex_lock(&s->ledger_mutex);
+    __atomic_store_n(&s->level, level, __ATOMIC_RELAXED);
+    if (s->ledger_fd >= 0 && s->ledger_written_as < ledger_version(s) && write_snapshot(s, false) != 0)
+        diag_warn("the ledger could not be written anew for the new feature level; it will be when it has grown", "path=\"%s/ledger\"", s->data_dir);
+    mutex_unlock(&s->ledger_mutex);
 }

@@ -40,6 +40,7 @@ struct log_store_options {
     uint32_t fd_max;              /* open segment files kept; default RLIMIT_NOFILE / 4 */
     uint8_t cluster_id[16];       /* stamped into identity files, rule 9 */
     const char *failpoint;        /* tests: GOMSG_FAILPOINT (failpoint.c); NULL otherwise */
+    uint32_t level;               /* feature level to write at (rule 10), as log_store_set_level; 0: the newest */
     const uint8_t *boot_id;       /* tests: 16 bytes, pretends that boot; NULL: the kernel's */
 };
 
@@ -55,6 +56,8 @@ uint32_t log_store_sync_age_ms(const struct log_store *s);
 bool log_store_power_lost(const struct log_store *s);
 /* A store that was opened with no cluster id (all zero: the node was in no cluster yet) gets it, before any log is opened. ERR_IO, ERR_NOSPACE. */
 int log_store_set_cluster(struct log_store *s, const uint8_t cluster_id[16]);
+/* The topology's feature level rose; what is written from now on may be of it. Any thread. */
+void log_store_set_level(struct log_store *s, uint32_t level);
 void log_store_close(struct log_store *s);
 /* False while free space is below the reserve: commands that grow data are refused, deletes, acks and trims go on. Any thread; cheap
  * (an atomic refreshed by a statvfs a second, and at once after an ENOSPC). */

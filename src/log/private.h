@@ -199,6 +199,8 @@ struct log_store {
     struct log_store_options opt;
     char *data_dir; /* owned */
     int dirfd, lockfd;
+    uint32_t level;             /* atomic: feature level to write at */
+    unsigned ledger_written_as; /* version of its file; under ledger_mutex */
     uint8_t boot_id[16];
     enum log_verdict verdict; /* of logs the ledger does not know */
     bool had_ledger;

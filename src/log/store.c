@@ -25,6 +25,7 @@
 #include "base/fileio.h"
 #include "base/hash.h"
 #include "base/mem.h"
+#include "log/effect.h"
 #include "log/private.h"
 
 #define STORE_MAGIC 0x106d5704u
@@ -438,6 +439,7 @@ int log_store_open(const struct log_store_options *options, struct workers *ws, 
 
     MAGIC_INIT(s, STORE_MAGIC);
     s->opt = *options;
+    s->level = options->level == 0 ? EFFECT_LEVEL_MAX : options->level;
     s->data_dir = mem_strdup(options->data_dir);
     s->opt.data_dir = s->data_dir;
     s->ws = ws;

@@ -175,6 +175,8 @@ void server_cluster_published(void *arg)
 {
     struct server *s = arg;
 
+    if (s->logs != NULL)
+        log_store_set_level(s->logs, topology_view(s->topology)->level);
     if (__atomic_load_n(&s->members_run, __ATOMIC_ACQUIRE))
         member_topology_changed(s->member);
     if (__atomic_load_n(&s->replicating, __ATOMIC_ACQUIRE))
@@ -193,7 +195,9 @@ static void ages(void *arg, uint32_t *ret_sync_ms, uint32_t *ret_replication_ms)
 {
     struct server *s = arg;
 
-    *ret_sync_ms = log_store_sync_age_ms(s->logs);
+    uint32_t raft_ms = topology_disk_busy_ms(s->topology);
+
+    *ret_sync_ms = MAX_OF(log_store_sync_age_ms(s->logs), raft_ms); /* one disk, two who write to it */
     *ret_replication_ms = __atomic_load_n(&s->replicating, __ATOMIC_ACQUIRE) ? replication_age_ms(s->replication) : 0;
 }
 

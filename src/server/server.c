@@ -23,6 +23,7 @@
 #include "base/rand.h"
 #include "cluster/member/member.h"
 #include "cluster/replicate/replicate.h"
+#include "cluster/topology/identity.h"
 #include "metrics/metrics.h"
 #include "protocols/amqp/amqp.h"
 #include "protocols/http/http.h"
@@ -344,10 +345,13 @@ static int open_engines(struct server *s)
         .queue_ended = server_queue_ended,
         .queue_ended_arg = s,
     };
+    struct identity id;
     int err;
 
     static const uint8_t none[16];
 
+    if (identity_load(s->config->node_data_dir, &id) == 0)
+        logs.level = id.level;
     topology_cluster_id(s->topology, logs.cluster_id);
     s->cluster_known = memcmp(logs.cluster_id, none, 16) != 0;
     memcpy(partitions.cluster_id, logs.cluster_id, 16);

@@ -229,6 +229,22 @@ def shard_channels_belong_to_a_slot():
 
 
 # ---- failures -------------------------------------------------------------------------------------------------------------
+def shard_channels_end_where_the_last_replica_goes():
+    with formed() as cluster:
+        number = 3
+        gone = cluster.nodes[number]
+        channel = next("c%d" % i for i in range(10000) if node_of(cluster, "c%d" % i) is not gone)
+        # A replica serves subscribers too.
+        c = gone.resp(timeout=60 * PATIENCE)
+        c.call("READONLY")
+        assert c.call("SSUBSCRIBE", channel) == [b"ssubscribe", channel.encode(), 1]
+        # A follower that holds nothing any more.
+        other = cluster.nodes[1]
+        assert b"replicas" in other.resp().call("GOMSG", "cluster", "drain", str(number), "--replicas")
+        assert c.reply() == [b"sunsubscribe", channel.encode(), 0]
+        eventually(lambda: refused(gone.resp(), "SSUBSCRIBE", channel).startswith("MOVED "))
+
+
 def blocked_clients_are_sent_on():
     """The partition of a client that waits in BLPOP is handed to another node: it is told where, and an element pushed there is not lost."""
     with formed() as cluster:
@@ -330,6 +346,6 @@ def many_writers_at_level_leader_see_their_own_writes():
 
 
 run_tests([every_slot_has_one_leader_and_nodes_have_addresses, links_are_listed_both_ways, what_the_controller_does_is_refused_with_a_hint, keys_are_redirected_to_their_leader,
-           transactions_stay_in_a_slot, replicas_answer_reads_that_allow_it, messages_reach_subscribers_on_every_node, shard_channels_belong_to_a_slot,
+           transactions_stay_in_a_slot, replicas_answer_reads_that_allow_it, messages_reach_subscribers_on_every_node, shard_channels_belong_to_a_slot, shard_channels_end_where_the_last_replica_goes,
            blocked_clients_are_sent_on, a_killed_leader_is_replaced_and_clients_find_the_next, the_minority_refuses, redis_cli_follows_redirects,
            many_writers_at_level_leader_see_their_own_writes])

@@ -9,6 +9,7 @@
 #include "base/mem.h"
 #include "cluster/topology/commands.h"
 #include "cluster/topology/identity.h"
+#include "log/effect.h"
 
 static char dir[64], why[256];
 static unsigned deleted;
@@ -79,6 +80,28 @@ Test(store, what_was_answered_is_there_after_a_restart_and_the_node_is_the_same,
     cr_assert_null(topo_queue_by_id(topology_view(t), transient));
     topology_unpin(t);
     cr_assert_eq(deleted, 1, "the engine is told of what went with the former epoch");
+    topology_close(t);
+}
+
+Test(store, the_directory_says_a_level_only_once_the_topology_has_it, .init = setup, .fini = teardown)
+{
+    struct identity id;
+    struct topology_store *t;
+
+    cr_assert_eq(identity_open(dir, &id, why, sizeof(why)), 0);
+    cr_assert_eq(id.level, 1, "an older build could still be put back");
+    t = start();
+    cr_assert_eq(topology_pin(t)->level, EFFECT_LEVEL_MAX);
+    topology_unpin(t);
+    cr_assert_eq(identity_load(dir, &id), 0);
+    cr_assert_eq(id.level, EFFECT_LEVEL_MAX);
+    topology_close(t);
+    /* As if the process had died in between: the next start says it. */
+    id.level = 1;
+    cr_assert_eq(identity_save(dir, &id), 0);
+    t = start();
+    cr_assert_eq(identity_load(dir, &id), 0);
+    cr_assert_eq(id.level, EFFECT_LEVEL_MAX);
     topology_close(t);
 }
 
