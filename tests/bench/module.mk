@@ -34,3 +34,9 @@ check_PROGRAMS += bench-partition-engine
 bench_partition_engine_SOURCES = %D%/partition_engine.c tests/unit/partition/rig.c tests/unit/partition/rig.h
 bench_partition_engine_CPPFLAGS = $(AM_CPPFLAGS) -I$(top_srcdir)/tests/unit/partition
 bench_partition_engine_LDADD = libpartition.a libqueue.a libkv.a liblog.a libio.a libbase.a $(LOG_LIBS) $(EV_LIBS) $(JEMALLOC_LIBS)
+
+# The routing look-up by itself: bench-routing [partitions].
+check_PROGRAMS += bench-routing
+bench_routing_SOURCES = %D%/routing.c
+bench_routing_LDADD = libpartition.a libtopology.a libraft.a libbus.a libpartition.a libstream.a libqueue.a libkv.a liblog.a libio.a libmetrics.a libconfig.a libbase.a \
+	$(LOG_LIBS) $(EV_LIBS) $(YAML_LIBS) $(HIREDIS_LIBS) $(JEMALLOC_LIBS) $(CRYPTO_LIBS) -lpthread -lm
