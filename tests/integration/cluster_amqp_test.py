@@ -322,6 +322,34 @@ def followers_do_not_lead_with_what_they_saw_before():
         eventually(lambda: amqp(others[1]).declare(q, arguments=expiring)[1:] == (0, 1))
 
 
+def a_queue_in_memory_goes_on_empty_when_its_leader_is_stopped():
+    with formed() as cluster:
+        q, leader, (a, b) = roles(cluster)
+        p, c = amqp(a), amqp(b)
+        p.declare(q, durable=False)
+        p.confirm_select()
+        c.qos(5)
+        c.consume(q)
+        for i in range(20):
+            p.publish(q, b"%d" % i)
+        assert confirmed_to(p, 20) == []
+        held = [c.delivery() for _ in range(5)]
+        assert [x[2] for x in held] == [b"%d" % i for i in range(5)]
+        leader.stop()
+        eventually(lambda: leader_of(cluster, q) not in (None, leader), 20)
+        for tag, _, _ in held:
+            c.ack(tag)  # of messages that are no more
+        c.sync()
+        p.publish(q, b"after")
+        assert confirmed_to(p, 21) == []
+        tag, redelivered, body = c.delivery()
+        assert (redelivered, body) == (False, b"after"), (redelivered, body)
+        c.ack(tag)
+        c.sync()
+        assert idle(c, 0.3)
+        assert amqp(a).declare(q, durable=False, passive=True)[1:] == (0, 1)
+
+
 def settlements_turn_from_a_silent_leader_to_the_next():
     with formed() as cluster:
         q, leader, (a, b) = roles(cluster)
@@ -498,5 +526,5 @@ run_tests([declared_on_one_published_through_another_consumed_through_the_third,
            unsettled_deliveries_come_back_when_their_connection_or_channel_ends, exclusive_queues_stay_with_their_connection_and_replies_find_them,
            a_deleted_queue_ends_its_consumers_on_other_nodes, the_queues_leader_is_killed_and_nothing_confirmed_is_lost, what_a_client_holds_survives_the_leader,
            server_properties_tell_where_queues_are_led, the_minority_is_blocked_and_what_it_publishes_is_answered_when_the_others_are_back, a_client_on_the_leader_follows_its_queue_to_the_next,
-           followers_do_not_lead_with_what_they_saw_before, settlements_turn_from_a_silent_leader_to_the_next, a_shared_prefetch_is_one_bound_for_queues_of_several_nodes,
+           a_queue_in_memory_goes_on_empty_when_its_leader_is_stopped, followers_do_not_lead_with_what_they_saw_before, settlements_turn_from_a_silent_leader_to_the_next, a_shared_prefetch_is_one_bound_for_queues_of_several_nodes,
            what_a_dead_gateways_clients_held_comes_back, batches_count_once_while_the_leadership_wanders])
