@@ -27,7 +27,10 @@ TESTS += %D%/check
 EXTRA_DIST += %D%/check %D%/run %D%/requirements.txt %D%/lib/compat.py %D%/lib/node.py \
 	%D%/resp/redis_py.py %D%/resp/wire.py %D%/resp/redis_cli.py \
 	%D%/amqp/pika_client.py %D%/amqp/errors.py %D%/amqp/extensions.py %D%/amqp/tools.py \
-	%D%/kafka/kcat.py %D%/kafka/wire.py %D%/cross/one_node.py %D%/cross/cluster.py
+	%D%/kafka/kcat.py %D%/kafka/wire.py %D%/cross/one_node.py %D%/cross/cluster.py \
+	%D%/cross/kafka_failover/run %D%/cross/kafka_failover/clients.txt %D%/cross/kafka_failover/package.json %D%/cross/kafka_failover/pom.xml \
+	%D%/cross/kafka_failover/confluent_client.py %D%/cross/kafka_failover/kafka_python_client.py %D%/cross/kafka_failover/kafkajs_client.js \
+	%D%/cross/kafka_failover/Client.java
 
 compat_run = $(srcdir)/%D%/run --build $(abs_builddir) $(COMPAT_FLAGS)
 
