@@ -347,9 +347,11 @@ static void place(struct member *m, const struct plan_input *in)
 static void settle_settings(struct member *m, const struct topology *v)
 {
     struct buf b = {0};
+    uint64_t now = member_now_us();
 
-    if (v->replication_factor != 0 || v->level < 2 || m->o.replication_factor == 0 || m->o.replication_factor >= TOPO_REPLICAS_MAX)
+    if (v->replication_factor != 0 || v->level < 2 || m->o.replication_factor == 0 || m->o.replication_factor >= TOPO_REPLICAS_MAX || (m->settled_us != 0 && now - m->settled_us < ORDER_AGAIN_US))
         return;
+    m->settled_us = now;
     topo_cmd_cluster_settings(&b, m->o.replication_factor, MIN_OF(m->o.min_insync, m->o.replication_factor));
     controller_order(m, &b, 0);
 }
@@ -416,6 +418,7 @@ void controller_tick(struct member *m)
     uint64_t now = member_now_us();
 
     judge_clocks(m);
+    settle_settings(m, topology_view(m->o.topology)); /* the level may have been raised only now */
     in = controller_input(m, facts, m->peer_count);
     decide_states(m, &in);
     if (m->dirty || now - m->planned_us >= PLAN_EVERY_US) {
@@ -448,7 +451,7 @@ void controller_begin(struct member *m, uint64_t term)
     for (uint32_t i = 0; i < m->mark_count; i++)
         m->marks[i].proposed_us = m->marks[i].handover_us = 0;
     m->dirty = true;
-    settle_settings(m, v);
+    m->settled_us = 0;
     events_add(m, "node %u is the controller in term %llu", topology_node_id(m->o.topology), (unsigned long long)term);
 }
 

@@ -129,7 +129,7 @@ struct member {
     struct end *ends;
     unsigned end_count, end_cap;
     struct list end_calls;
-    uint64_t planned_us;
+    uint64_t planned_us, settled_us;
     bool dirty;              /* something that a plan depends on changed */
     struct plan_options plan;
 

@@ -157,6 +157,17 @@ def what_is_acknowledged_at_quorum_survives_its_leader():
         probe.close()
 
 
+def who_asks_for_two_copies_gets_them_of_two():
+    """Rule 12: with two replicas the bar is 1 when nobody asked; cluster.min_insync: 2 in so many words is 2."""
+    for asked, health in ((False, "degraded"), (True, "below min_insync")):
+        with Cluster(3, "--cluster.replication_factor=2", *(["--cluster.min_insync=2"] if asked else [])) as c:
+            rows = lambda: c.members[0].gomsg("cluster", "partitions")
+            eventually(lambda: len(rows()) > 0 and all(r["health"] == "ok" for r in rows()), timeout=20)
+            c.members[2].kill()
+            eventually(lambda: {r["health"] for r in rows() if "3" in r["replicas"].split(",")} == {health}, timeout=20)
+            assert {r["health"] for r in rows() if "3" not in r["replicas"].split(",")} <= {"ok"}
+
+
 def who_was_away_gets_a_snapshot():
     with Cluster(3, "--log.segment_bytes=1mb", "--kv.snapshot_log_bytes=4mb", "--kv.snapshot_keep_bytes=1mb") as c:
         client = Client(c)
@@ -279,4 +290,4 @@ def a_paused_leader_takes_nothing_with_it():
 
 
 if __name__ == "__main__":
-    run_tests([replicas_hold_the_same, who_is_stopped_hands_over_first, what_is_acknowledged_at_quorum_survives_its_leader, a_paused_leader_takes_nothing_with_it, followers_drop_what_is_settled_in_a_queue, who_was_away_gets_a_snapshot])
+    run_tests([replicas_hold_the_same, who_is_stopped_hands_over_first, what_is_acknowledged_at_quorum_survives_its_leader, a_paused_leader_takes_nothing_with_it, followers_drop_what_is_settled_in_a_queue, who_asks_for_two_copies_gets_them_of_two, who_was_away_gets_a_snapshot])
