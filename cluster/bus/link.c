@@ -277,6 +277,7 @@ static void go_up(struct link *l)
         conn_peer_text(l->conn, l->who_address, sizeof(l->who_address));
     l->backoff_ms = 0;
     l->beat_us = worker_now_us(l->worker);
+    l->doubts = 0;
     mutex_lock(&l->lock);
     l->up = true;
     l->up_node = l->theirs.node_id;
@@ -569,6 +570,8 @@ static bool peer_is_silent(const struct link *l, uint64_t now)
     return now - l->conn->last_input_us > silence_max_ms(l) * 1000ull;
 }
 
+#define DOUBT_BEATS 2
+
 static void beat(struct link *l)
 {
     uint64_t now = worker_now_us(l->worker);
@@ -578,6 +581,10 @@ static void beat(struct link *l)
     l->beat_us = now;
     if (!late && peer_is_silent(l, now)) {
         link_end(l, BUS_DOWN_TIMEOUT, "");
+        return;
+    }
+    if (l->doubts > 0 && --l->doubts == 0 && peers_knows_newer(l->bus, &l->theirs)) {
+        refuse(l, REFUSAL_OLD);
         return;
     }
     if (!l->dialled)
@@ -624,8 +631,9 @@ void link_say_identity(struct link *l)
 
 void link_judge_again(struct link *l)
 {
-    if (l->state == LINK_UP && !l->loopback && peers_knows_newer(l->bus, &l->theirs))
-        refuse(l, REFUSAL_OLD);
+    /* A node that has just registered says its new epoch on each connection itself, but the topology may be here first. */
+    if (l->state == LINK_UP && !l->loopback && l->doubts == 0 && peers_knows_newer(l->bus, &l->theirs))
+        l->doubts = DOUBT_BEATS;
 }
 
 /* The peer learned its id, or belongs to a cluster now. */

@@ -142,6 +142,7 @@ struct link {
     bool resting;  /* dialled seldom: ourselves or a second address */
     bool was_up;
     uint64_t beat_us; /* when the heartbeat's timer fired last */
+    unsigned doubts;  /* heartbeats until a peer that still says an epoch older than the topology's is refused; 0: no doubt */
     struct hello mine, theirs;
     struct buf my_hello, their_hello; /* payloads */
     struct bus_peer who;              /* valid when up (and kept after it) */

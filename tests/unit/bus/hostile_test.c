@@ -472,6 +472,30 @@ static bool is_up(unsigned node)
     return bus_peers(nodes[node].bus, &i, 1) == 1 && i.control_up && i.data_up;
 }
 
+Test(hostile, a_topology_that_is_faster_than_the_word_of_who_registered_costs_no_connection)
+{
+    struct node_options patient = {.heartbeat_ms = 60000};
+    struct bus_peer_info before = {0}, after = {0};
+    uint64_t epoch = 2;
+
+    for (unsigned i = 0; i < 2; i++)
+        node_open(i, &patient);
+    for (unsigned i = 0; i < 2; i++) {
+        node_targets(i, 2u >> i, true);
+        node_start(i);
+    }
+    WAIT_UNTIL(is_up(0) && is_up(1));
+    bus_peers(nodes[0].bus, &before, 1);
+    worker_run(workers_extra(nodes[0].ws, 0), know_epoch, &epoch);
+    usleep(100000);
+    worker_run(workers_extra(nodes[1].ws, 0), start_anew, &epoch);
+    usleep(100000);
+    bus_peers(nodes[0].bus, &after, 1);
+    cr_assert(is_up(0) && is_up(1));
+    cr_assert_eq(before.reconnects, after.reconnects);
+    stop_nodes(2);
+}
+
 Test(hostile, a_node_on_an_old_copy_of_its_disk_is_refused_also_when_it_is_found_out_later)
 {
     uint64_t epoch = 1;
