@@ -90,6 +90,9 @@ struct kafka_leadership kafka_leadership_of(const struct kafka_session *s, uint3
     }
     l.epoch = l.record->epoch;
     l.leader = l.record->leader != 0 && kafka_node_is_up(s, l.record->leader) ? (int32_t)l.record->leader : -1;
+    /* Cut off from the others this node leads nothing, whatever it last heard: a client that it sent back to itself would stay for good. */
+    if (l.leader == kafka_node_id(s) && !partitions_lease_ok(s->front->options.partitions))
+        l.leader = -1;
     return l;
 }
 

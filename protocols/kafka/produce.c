@@ -409,6 +409,9 @@ int kafka_handle_produce(struct kafka_session *s, struct kafka_request *rq)
     else if (p.acks != 0)
         answer(s, rq, &p);
     let_go(&p);
+    /* Cut off from the others, this node cannot say who leads instead, and librdkafka asks the broker it is connected to for as long as it is. Without the connection it asks another. */
+    if (worst == KAFKA_ERR_NOT_LEADER_OR_FOLLOWER && !partitions_lease_ok(s->front->options.partitions))
+        return ERR_CLOSED;
     if (p.acks != 0 || worst == 0)
         return KAFKA_DONE;
     DIAG_EVERY(DIAG_WARN, "a produce request with acks=0 failed, the client is disconnected", "error=%s",

@@ -661,6 +661,34 @@ Test(kafka_cluster, what_others_lead_is_refused_with_a_hint_where_to_go)
     end();
 }
 
+Test(kafka_cluster, a_node_that_is_cut_off_names_no_leader_and_sends_producers_away)
+{
+    int64_t base;
+    int32_t index;
+
+    begin();
+    create("t", PARTITIONS, -1, NULL, NULL, 0, 3);
+    index = index_led("t", 1);
+    cr_assert_eq(produce(1, "t", index), 0);
+    partitions_set_lease(n.partitions, 1);
+    metadata("t");
+    (void)kin_array(&c.in, "Topics");
+    cr_assert(kin_item(&c.in));
+    (void)kin_array(&c.in, "Partitions");
+    while (kin_item(&c.in)) {
+        int16_t code = kin_i16(&c.in, "ErrorCode", -1);
+        uint32_t at = (uint32_t)kin_i32(&c.in, "PartitionIndex", -1);
+        bool mine = leader_of(owner("t", at)) == 1;
+
+        cr_assert_eq(code, mine ? KAFKA_ERR_LEADER_NOT_AVAILABLE : 0);
+        cr_assert_eq(kin_i32(&c.in, "LeaderId", 0), mine ? -1 : (int32_t)leader_of(owner("t", at)));
+    }
+    send_produce(8, 1, 1000, "t", index, one_record(-1, 0));
+    cr_assert_eq(read_produced(8, &base), KAFKA_ERR_NOT_LEADER_OR_FOLLOWER);
+    cr_assert_eq(client_read_raw(&c), 0, "the connection is closed");
+    end();
+}
+
 Test(kafka_cluster, acks_all_waits_for_the_high_watermark)
 {
     int64_t base;
