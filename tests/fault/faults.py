@@ -255,8 +255,8 @@ def minority_refuses(r, node):
 def minority_refuses_produce(r, node):
     kafka = r.load.part("kafka")
     try:
-        k = Kafka(node.ports["kafka"], host=node.host, timeout=4)
         for partition in range(r.load.lanes):
+            k = Kafka(node.ports["kafka"], host=node.host, timeout=4)  # it closes a producer's connection behind its refusal
             kafka.streams[str(partition)].sent.add(b"minority.0")  # should it turn up after all, it is known
             error, _ = k.produce(kafka.topic, partition, batch([b"minority.0"], timestamp=int(time.time() * 1000)))
             if error not in (3, 5, 6, 19, 20, 7):
