@@ -7,7 +7,6 @@
  */
 #include "io/listener.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
@@ -229,14 +228,7 @@ static int bind_unix(const struct address *a, int *ret)
     return 0;
 }
 
-static bool is_loopback(const struct sockaddr *sa)
-{
-    if (sa->sa_family == AF_INET6)
-        return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)sa)->sin6_addr);
-    return sa->sa_family == AF_INET && ntohl(((const struct sockaddr_in *)sa)->sin_addr.s_addr) >> 24 == 127;
-}
-
-static int bind_one(const struct addrinfo *ai, bool dual, int *ret)
+static int bind_one(const struct addrinfo *ai, bool dual, bool loopback, int *ret)
 {
     int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     int one = 1, v6only = dual ? 0 : 1;
@@ -253,7 +245,7 @@ static int bind_one(const struct addrinfo *ai, bool dual, int *ret)
     if (ai->ai_family == AF_INET6)
         setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only, sizeof(v6only));
     /* Nothing is congested within a machine: the cheapest control will do. Pacing ones (BBR) cost a hundredth of a small request. Where it may not be chosen, the system's stays. */
-    if (is_loopback(ai->ai_addr))
+    if (loopback)
         setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
     if (bind(fd, ai->ai_addr, ai->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0)
         err = errno == EADDRNOTAVAIL ? ERR_NOT_FOUND : err_from_errno(errno);
@@ -278,13 +270,13 @@ static int bind_inet(const struct address *a, int *ret)
         hints.ai_family = AF_INET6; /* both families through one socket, IPv4 alone where there is no IPv6 */
     if (getaddrinfo(any ? NULL : a->host, port, &hints, &list) == 0) {
         for (struct addrinfo *ai = list; ai != NULL && err < 0; ai = ai->ai_next)
-            err = bind_one(ai, any, ret);
+            err = bind_one(ai, any, address_is_loopback(a), ret);
         freeaddrinfo(list);
     }
     if (err < 0 && any && err != ERR_ADDR_IN_USE && err != ERR_ACCESS) {
         hints.ai_family = AF_INET;
         if (getaddrinfo(NULL, port, &hints, &list) == 0) {
-            err = bind_one(list, false, ret);
+            err = bind_one(list, false, false, ret);
             freeaddrinfo(list);
         }
     }
