@@ -18,7 +18,7 @@ def args(**kw):
 def take(ch, queue, n, **kw):
     """Consumes n messages and cancels; what came, in order."""
     out = []
-    for method, properties, body in ch.consume(queue, inactivity_timeout=5, **kw):
+    for method, properties, body in ch.consume(queue, inactivity_timeout=30, **kw):
         assert method is not None, "only %r came" % out
         out.append((method, properties, body))
         if len(out) == n:
@@ -174,15 +174,14 @@ def messages_expire(t):
     with Opened(t) as ch:
         q = queue_of(ch, arguments=args(x_message_ttl=300))
         ch.confirm_delivery()
-        ch.basic_publish("", q, b"by the queue")
-        ch.basic_publish("", q, b"by itself", pika.BasicProperties(expiration="50"))
-        same(counts(ch, q)[0], 2)
-        time.sleep(0.5)
+        ch.basic_publish("", q, b"by the queue", mandatory=True)  # confirmed and routed: it was there
+        ch.basic_publish("", q, b"by itself", pika.BasicProperties(expiration="50"), mandatory=True)
+        until("both are gone", lambda: counts(ch, q)[0] == 0)
         same(get(ch, q), None)
         plain = queue_of(ch)
         ch.basic_publish("", plain, b"short", pika.BasicProperties(expiration="50"))
         ch.basic_publish("", plain, b"long", pika.BasicProperties(expiration="60000"))
-        time.sleep(0.2)
+        until("the short one is gone", lambda: counts(ch, plain)[0] == 1)
         same(drain(ch, plain), [b"long"])
 
 

@@ -438,7 +438,7 @@ def mandatory_without_confirms(t):
 
 # ---- consuming --------------------------------------------------------------
 
-def take(ch, queue, n, auto_ack=True, limit_s=10):
+def take(ch, queue, n, auto_ack=True, limit_s=30):
     """Consumes n messages: a list of (method, body)."""
     got = []
     for method, _properties, body in ch.consume(queue, auto_ack=auto_ack, inactivity_timeout=limit_s):

@@ -99,7 +99,7 @@ def cluster_clients_find_their_way(_):
         three = cluster.amqp(3)
         ch = three.channel()
         got = []
-        for method, _, body in ch.consume("work", inactivity_timeout=10):
+        for method, _, body in ch.consume("work", inactivity_timeout=30):
             got.append(int(body))
             ch.basic_ack(method.delivery_tag)
             if len(got) == 20:

@@ -68,7 +68,7 @@ def check(n, tag):
     ch.confirm_delivery()
     ch.basic_publish(tag, "%s.later" % tag, b"100", mandatory=True)  # the binding is still there
     got = []
-    for method, _properties, body in ch.consume(tag, inactivity_timeout=5):
+    for method, _properties, body in ch.consume(tag, inactivity_timeout=30):
         if method is None:
             break
         got.append(int(body))
@@ -117,7 +117,7 @@ def all_three_at_once(_t):
             for i in range(3000):
                 ch.basic_publish("", "load", b"%d" % i, pika.BasicProperties(delivery_mode=2))
             got = []
-            for _m, _p, body in ch.consume("load", auto_ack=True, inactivity_timeout=10):
+            for _m, _p, body in ch.consume("load", auto_ack=True, inactivity_timeout=30):
                 got.append(body and int(body))
                 if len(got) == 3000:
                     break

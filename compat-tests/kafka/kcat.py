@@ -11,7 +11,7 @@ from compat import command, contains, main, same, test, unique, until
 CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
 
 
-def kcat(t, *args, stdin=None, check=True, timeout=40):
+def kcat(t, *args, stdin=None, check=True, timeout=90):
     return command(["kcat", "-b", "%s:%d" % (t.host, t.port)] + list(args), stdin=stdin, check=check, timeout=timeout)
 
 
@@ -236,18 +236,16 @@ def offsets_by_time(t):
 def consumer_waits_for_news(t):
     topic = unique("wait")
     produce(t, topic, ["first"])
-    with Running(t, "-C", "-q", "-t", topic, "-p", "0", "-o", "beginning", "-X", "fetch.wait.max.ms=5000") as c:
+    with Running(t, "-C", "-q", "-t", topic, "-p", "0", "-o", "beginning", "-X", "fetch.wait.max.ms=240000", "-X", "socket.timeout.ms=300000") as c:
         until("the first message", lambda: c.lines() == ["first"], 15)
         time.sleep(0.3)
-        start = time.monotonic()
         produce(t, topic, ["second"])
-        until("the second message", lambda: c.lines() == ["first", "second"])
-        assert time.monotonic() - start < 2, "a long poll must end with the first news"
+        until("the long poll ends with the first news", lambda: c.lines() == ["first", "second"], 30)
 
 
 @test
 def unknown_topic(t):
-    done = kcat(t, "-C", "-e", "-t", unique("absent"), "-p", "0", "-X", "allow.auto.create.topics=false", check=False, timeout=20)
+    done = kcat(t, "-C", "-e", "-t", unique("absent"), "-p", "0", "-X", "allow.auto.create.topics=false", check=False, timeout=90)
     assert done.returncode != 0
     contains(done.stderr.decode(), "Unknown topic or partition")
 

@@ -69,7 +69,7 @@ static rd_kafka_t *new_consumer(const struct compat_target *t, const char *group
     set(conf, "group.id", group);
     set(conf, "enable.auto.commit", "false");
     set(conf, "auto.offset.reset", "earliest");
-    set(conf, "session.timeout.ms", "6000");
+    set(conf, "session.timeout.ms", "20000");
     set(conf, "heartbeat.interval.ms", "300");
     rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, err, sizeof(err));
     if (!rk)
@@ -164,7 +164,7 @@ static void idempotent_producer_in_order(const struct compat_target *t)
     c = new_consumer(t, "unused");
     assign_one(c, topic, 1, RD_KAFKA_OFFSET_BEGINNING);
     for (int i = 0; i < 1000; i++)
-        EXPECT_INT(next_value(c, 10000, NULL, NULL), i);
+        EXPECT_INT(next_value(c, 30000, NULL, NULL), i);
     rd_kafka_consumer_close(c);
     rd_kafka_destroy(c);
 }
@@ -184,27 +184,27 @@ static void watermarks_seek_and_times(const struct compat_target *t)
     now = (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
     usleep(20000);
     send_many(rk, topic, 0, 100, 100);
-    EXPECT_INT(rd_kafka_query_watermark_offsets(rk, topic, 0, &low, &high, 10000),
+    EXPECT_INT(rd_kafka_query_watermark_offsets(rk, topic, 0, &low, &high, 30000),
                RD_KAFKA_RESP_ERR_NO_ERROR);
     EXPECT_INT(low, 0);
     EXPECT_INT(high, 200);
     l = rd_kafka_topic_partition_list_new(1);
     rd_kafka_topic_partition_list_add(l, topic, 0)->offset = now;
-    EXPECT_INT(rd_kafka_offsets_for_times(rk, l, 10000), RD_KAFKA_RESP_ERR_NO_ERROR);
+    EXPECT_INT(rd_kafka_offsets_for_times(rk, l, 30000), RD_KAFKA_RESP_ERR_NO_ERROR);
     EXPECT_INT(l->elems[0].offset, 100);
     rd_kafka_topic_partition_list_destroy(l);
     rd_kafka_destroy(rk);
 
     c = new_consumer(t, "unused");
     assign_one(c, topic, 0, 150);
-    EXPECT_INT(next_value(c, 10000, NULL, &offset), 150);
+    EXPECT_INT(next_value(c, 30000, NULL, &offset), 150);
     EXPECT_INT(offset, 150);
     l = rd_kafka_topic_partition_list_new(1);
     rd_kafka_topic_partition_list_add(l, topic, 0)->offset = 17;
-    rd_kafka_error_destroy(rd_kafka_seek_partitions(c, l, 10000));
+    rd_kafka_error_destroy(rd_kafka_seek_partitions(c, l, 30000));
     rd_kafka_topic_partition_list_destroy(l);
-    EXPECT_INT(next_value(c, 10000, NULL, NULL), 17);
-    EXPECT_INT(next_value(c, 10000, NULL, NULL), 18);
+    EXPECT_INT(next_value(c, 30000, NULL, NULL), 17);
+    EXPECT_INT(next_value(c, 30000, NULL, NULL), 18);
     rd_kafka_consumer_close(c);
     rd_kafka_destroy(c);
 }
@@ -228,7 +228,7 @@ static void headers_come_back(const struct compat_target *t)
     rd_kafka_destroy(rk);
     c = new_consumer(t, "unused");
     assign_one(c, topic, 0, RD_KAFKA_OFFSET_BEGINNING);
-    m = rd_kafka_consumer_poll(c, 10000);
+    m = rd_kafka_consumer_poll(c, 30000);
     EXPECT(m != NULL);
     EXPECT_INT(m->err, 0);
     EXPECT_INT(m->key_len, 0);
@@ -268,7 +268,7 @@ static void committed_offsets_are_kept(const struct compat_target *t)
     EXPECT_INT(rd_kafka_topic_partition_list_set_offset(l, topic, 2, 20), RD_KAFKA_RESP_ERR_NO_ERROR);
     EXPECT_INT(rd_kafka_commit(c, l, 0), RD_KAFKA_RESP_ERR_NO_ERROR);
     rd_kafka_topic_partition_list_add(l, topic, 0);
-    EXPECT_INT(rd_kafka_committed(c, l, 10000), RD_KAFKA_RESP_ERR_NO_ERROR);
+    EXPECT_INT(rd_kafka_committed(c, l, 30000), RD_KAFKA_RESP_ERR_NO_ERROR);
     EXPECT_INT(l->elems[0].offset, 20);
     EXPECT_INT(l->elems[1].offset, RD_KAFKA_OFFSET_INVALID);
     rd_kafka_topic_partition_list_destroy(l);

@@ -458,16 +458,12 @@ def fetch_waits_and_is_woken(t):
         topic = b.make_topic()
         start = time.monotonic()
         same(b.fetch(topic, {0: 0}, wait=300)[2][0], (0, 0, b""))
-        took = time.monotonic() - start
-        assert 0.25 < took < 2, took
-        b.send(1, 11, struct.pack(">iiiibiii", -1, 10000, 1, 1 << 20, 0, 0, -1, 1) + string(topic) +
+        assert time.monotonic() - start > 0.25
+        b.send(1, 11, struct.pack(">iiiibiii", -1, 600000, 1, 1 << 20, 0, 0, -1, 1) + string(topic) +
                struct.pack(">iiiqqi", 1, 0, -1, 0, -1, 1 << 20) + struct.pack(">i", 0) + string(""))
         time.sleep(0.2)
-        start = time.monotonic()
         same(other.produce(topic, batch([b"news"])), (0, 0))
-        r = b.answer()
-        assert time.monotonic() - start < 1
-        assert b"news" in r.data
+        assert b"news" in b.answer().data  # within the socket's time-out, long before the fetch's own
 
 
 @test

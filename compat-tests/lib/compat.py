@@ -56,7 +56,7 @@ def raises(kind, text, func, *args, **kw):
     raise AssertionError("no %s raised, got %r" % (kind.__name__, got))
 
 
-def until(what, func, limit_s=10.0):
+def until(what, func, limit_s=30.0):
     """Waits until func() is true; `what` names it in the failure."""
     end = time.monotonic() + limit_s
     while True:
@@ -68,7 +68,7 @@ def until(what, func, limit_s=10.0):
         time.sleep(0.01)
 
 
-def command(argv, stdin=None, timeout=30, check=True):
+def command(argv, stdin=None, timeout=90, check=True):
     """Runs a program and returns what it wrote to stdout (bytes)."""
     if isinstance(stdin, str):
         stdin = stdin.encode()
@@ -92,7 +92,7 @@ def unique(prefix):
 class Wire:
     """A raw RESP connection, for what client libraries hide: exact bytes, inline commands, error texts."""
 
-    def __init__(self, target, timeout=10):
+    def __init__(self, target, timeout=30):
         self.sock = socket.create_connection((target.host, target.port), timeout=timeout)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.file = self.sock.makefile("rb")

@@ -27,6 +27,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [p for p in (HERE, os.path.join(HERE, "..", "integration")) if p not in sys.path]
 import netns  # noqa: E402
 from checkers import check_deaths, check_lines, leaderships  # noqa: E402
+from node import stop_process  # noqa: E402
 from wire import Kafka, Resp, RespError  # noqa: E402
 
 BUILD = os.environ.get("build") or os.path.abspath(os.path.join(HERE, "..", "..", "build"))
@@ -166,7 +167,7 @@ class Node:
             self.reap(expected=True)
 
     def pause(self):
-        self.process.send_signal(signal.SIGSTOP)
+        stop_process(self.pid)
         self.paused = True
 
     def resume(self):

@@ -484,7 +484,7 @@ def a_disk_that_forgot_within_one_start_is_shut_out_too():
             eventually(m.is_ready, timeout=20)
         lead = c.controller()
         assert lead is not m
-        os.kill(m.process.pid, signal.SIGSTOP)
+        m.signal(signal.SIGSTOP)
         kept = keep(m)
         os.kill(m.process.pid, signal.SIGCONT)
         eventually(lambda: c.controller() is lead)

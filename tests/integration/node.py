@@ -146,7 +146,10 @@ class Node:
         return self.process.pid
 
     def signal(self, number):
-        self.process.send_signal(number)
+        if number == signal.SIGSTOP:
+            stop_process(self.pid)
+        else:
+            self.process.send_signal(number)
 
     def kill(self):
         """SIGKILL, as a crash would end it."""
@@ -202,6 +205,24 @@ class Node:
 
 
 # ---- a test program -----------------------------------------------------------------------------------------------------
+def stop_process(pid, patience=10):
+    """SIGSTOP, and waits until every thread stands: each stops by itself, at its next way out of the kernel, so kill() returns before."""
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + patience * PATIENCE
+    while True:
+        running = []
+        for thread in os.listdir("/proc/%d/task" % pid):
+            try:
+                with open("/proc/%d/task/%s/stat" % (pid, thread)) as f:
+                    running += [thread] if f.read().rsplit(")", 1)[1].split()[0] != "T" else []
+            except FileNotFoundError:
+                pass
+        if not running:
+            return
+        assert time.monotonic() < deadline, "threads %s of %d do not stop" % (running, pid)
+        time.sleep(0.001)
+
+
 def run_tests(tests, argv=None):
     """Runs the functions, one line each, ends with `N passed, N failed`; exits 1 when one failed. Arguments name tests to run."""
     import traceback
