@@ -70,6 +70,8 @@ struct bus_options {
     /* On the control worker, by mail of its own. A peer became reachable (both its channels are up) or is not any more; down is told once for each failed attempt too, so that REFUSED is seen soon. */
     void (*peer_up)(void *arg, const struct bus_peer *peer);
     void (*peer_down)(void *arg, const struct bus_peer *peer, enum bus_down why);
+    /* A peer that is up left a ping unanswered for half a heartbeat, or answers again. No verdict: for those who can wait a little before they send somebody there. A peer that goes or comes is told by the other two alone. NULL: nobody wants to know. */
+    void (*peer_silent)(void *arg, const struct bus_peer *peer, bool silent);
     void *arg;
 };
 /* Binds the address; what can go wrong goes wrong here (ERR_ADDR_IN_USE, ERR_ACCESS, ERR_INVALID, ERR_NOT_FOUND, ERR_NOFILE). On the main thread, workers may run or not. Then register handlers, give identity and targets, and

@@ -82,6 +82,11 @@ static uint32_t silence_max_ms(const struct link *l)
     return beat * (l->channel == BUS_CONTROL ? CONTROL_SILENT : DATA_SILENT);
 }
 
+static uint32_t half_beat_ms(const struct link *l)
+{
+    return MAX_OF(l->bus->options.heartbeat_ms / 2, 1u);
+}
+
 /* Why it went, of a connection's closing reason. */
 static enum bus_down down_of(int reason)
 {
@@ -277,13 +282,14 @@ static void go_up(struct link *l)
         conn_peer_text(l->conn, l->who_address, sizeof(l->who_address));
     l->backoff_ms = 0;
     l->beat_us = worker_now_us(l->worker);
+    l->half_beat = l->pinged = l->silent = false;
     l->doubts = 0;
     mutex_lock(&l->lock);
     l->up = true;
     l->up_node = l->theirs.node_id;
     l->up_wall_ms = clock_wall_ms();
     mutex_unlock(&l->lock);
-    io_timer_start(l->worker, &l->timer, l->bus->options.heartbeat_ms, l->bus->options.heartbeat_ms);
+    io_timer_start(l->worker, &l->timer, half_beat_ms(l), half_beat_ms(l));
     if (l->dialled)
         peer_tell(l, EVENT_UP, BUS_DOWN_CLOSED, "");
 }
@@ -572,6 +578,15 @@ static bool peer_is_silent(const struct link *l, uint64_t now)
 
 #define DOUBT_BEATS 2
 
+/* Between two beats: an answer to the last ping would have come long ago. */
+static void look_for_pong(struct link *l)
+{
+    if (!l->pinged || l->silent || l->channel != BUS_CONTROL)
+        return;
+    l->silent = true;
+    peer_tell(l, EVENT_SILENT, BUS_DOWN_CLOSED, "");
+}
+
 static void beat(struct link *l)
 {
     uint64_t now = worker_now_us(l->worker);
@@ -589,6 +604,7 @@ static void beat(struct link *l)
     }
     if (!l->dialled)
         return;
+    l->pinged = true;
     be64_put(text, clock_mono_us());
     frame_put(conn_out(l->conn), l->channel == BUS_CONTROL ? BUS_PING : BUS_DATA_PING, 0, 0, slice_of(text, sizeof(text)));
 }
@@ -607,7 +623,11 @@ static void timer_fired(struct worker *w, struct io_timer *t)
         link_end(l, BUS_DOWN_TIMEOUT, "");
         break;
     case LINK_UP:
-        beat(l);
+        l->half_beat = !l->half_beat;
+        if (l->half_beat)
+            look_for_pong(l);
+        else
+            beat(l);
         break;
     case LINK_CONNECT:
     case LINK_GONE:
@@ -676,6 +696,10 @@ static bool take_pong(struct link *l, const struct frame *f)
     sent = be64_get(f->payload.data);
     if (sent > now)
         return false;
+    l->pinged = false;
+    if (l->silent)
+        peer_tell(l, EVENT_HEARD, BUS_DOWN_CLOSED, "");
+    l->silent = false;
     atomic_store_explicit(&l->round_trip_us, (uint32_t)MIN_OF(now - sent, (uint64_t)UINT32_MAX), memory_order_relaxed);
     return true;
 }

@@ -369,6 +369,11 @@ static void take_news(const struct news *v)
     case EVENT_DOWN:
         link_is_down(b, p, v);
         break;
+    case EVENT_SILENT:
+    case EVENT_HEARD:
+        if (p->told_up && b->options.peer_silent != NULL)
+            b->options.peer_silent(b->options.arg, &p->who, v->event == EVENT_SILENT);
+        break;
     }
 }
 

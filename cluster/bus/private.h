@@ -142,6 +142,9 @@ struct link {
     bool resting;  /* dialled seldom: ourselves or a second address */
     bool was_up;
     uint64_t beat_us; /* when the heartbeat's timer fired last */
+    bool half_beat;   /* the timer fires twice a heartbeat, and this was the time between */
+    bool pinged;      /* and not answered yet */
+    bool silent;      /* so for half a heartbeat, and told */
     unsigned doubts;  /* heartbeats until a peer that still says an epoch older than the topology's is refused; 0: no doubt */
     struct hello mine, theirs;
     struct buf my_hello, their_hello; /* payloads */
@@ -228,7 +231,7 @@ struct peer {
 };
 
 /* What happened to a dialled link; control worker, or any by mail. */
-enum link_event { EVENT_UP, EVENT_IDENTITY, EVENT_DOWN };
+enum link_event { EVENT_UP, EVENT_IDENTITY, EVENT_DOWN, EVENT_SILENT, EVENT_HEARD };
 void peer_tell(struct link *l, enum link_event event, enum bus_down why, const char *reason);
 struct link *peer_link(struct bus *b, uint32_t node_id, enum bus_channel channel); /* counted; NULL; any thread */
 struct link *peer_link_at(struct bus *b, const char *address, enum bus_channel channel);

@@ -25,7 +25,17 @@ static void set_lease(struct member *m, uint64_t until_us)
     if (until_us <= m->lease_until_us)
         return;
     m->lease_until_us = until_us;
+    m->lease_ended = false;
     partitions_set_lease(m->o.partitions, until_us);
+}
+
+static void end_lease(struct member *m)
+{
+    if (m->lease_ended)
+        return;
+    m->lease_ended = true;
+    if (m->o.lease_ended != NULL)
+        m->o.lease_ended(m->o.arg);
 }
 
 /* The lease that was running ends now: somebody said that this process is not the node any more, or that it is fenced. */
@@ -36,6 +46,7 @@ static void drop_lease(struct member *m)
         return;
     m->lease_until_us = 0;
     partitions_set_lease(m->o.partitions, 0);
+    end_lease(m);
 }
 
 static bool is_healthy(struct member *m)
@@ -158,6 +169,8 @@ static void fire_tick(struct worker *w, struct io_timer *t)
     struct member *m = CONTAINER_OF(t, struct member, tick);
 
     (void)w;
+    if (m->lease_until_us != 0 && clock_boot_us() >= m->lease_until_us)
+        end_lease(m);
     if (m->leading)
         controller_tick(m);
 }

@@ -32,6 +32,8 @@ struct member_options {
     bool (*healthy)(void *arg);
     /* The controller, or gomsgctl through it, wants this node to hand the partition over to `to` (rule 21). */
     void (*hand_over)(void *arg, uint32_t partition, uint32_t to);
+    /* This node's lease ran out, or was taken: what waits for others to agree waits in vain. Told once for each lease, a few ms later. NULL: nobody wants to know. */
+    void (*lease_ended)(void *arg);
     void *arg;
 };
 int member_new(const struct member_options *options, struct member **ret);

@@ -116,6 +116,7 @@ struct member {
     struct grant grants[HEARTBEATS_MAX];
     unsigned grant_count;
     uint64_t lease_until_us;
+    bool lease_ended;              /* and told */
     uint32_t refused[REFUSED_MAX]; /* nodes whose port refuses us */
     unsigned refused_count;
 

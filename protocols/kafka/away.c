@@ -1,7 +1,9 @@
 /* Nodes that went away a moment ago, as clients should see them.
  *
- *   lost     the bus lost its connection to the node. What it leads is about to get another leader, and a client that asks for it now would be sent back to the dead and ask again only
- *            after a while (librdkafka: a second). So Metadata and FindCoordinator wait for the election, for a second after the loss at most: the answer is late, and right.
+ *   lost     the bus lost its connection to the node, or has had no answer from it for a quarter of a second (it is paused, or cut off). What it leads is about to get another leader, and a
+ *            client that asks for it now would be sent back to the dead and ask again only after a while (librdkafka: a second). So Metadata and FindCoordinator wait for the
+ *            election: the answer is late, and right. They do so while the controller may still be deciding (cluster.failure_timeout, and as long again for another controller), but
+ *            none longer than clients with short timeouts wait; and not when the node answers after all.
  *   fenced   it is no broker any more. Metadata names it a while longer: librdkafka from 2.10 on ends a broker's thread with the first answer that leaves the broker out, and
  *            partitions that the same answer moves to another one may be caught in that until it asks again.
  *
@@ -11,7 +13,8 @@
 #include "base/clock.h"
 #include "base/mem.h"
 
-#define LOST_MAX_US 1000000
+#define LOST_MAX_US 2500000
+#define WAIT_MAX_US 900000 /* of one request */
 #define LOOK_MS 5 /* while a request waits */
 
 static struct kafka_away *find(struct kafka_front *f, uint32_t node) REQUIRES(f->away_mu)
@@ -42,6 +45,7 @@ void kafka_front_peer(struct kafka_front *f, uint32_t node, bool reachable)
         return;
     mutex_lock(&f->away_mu);
     a = find_or_add(f, node);
+    f->away_heard += reachable && a->lost_us != 0;
     if (reachable)
         a->lost_us = 0;
     else if (a->lost_us == 0)
@@ -96,6 +100,8 @@ bool kafka_election_is_due(const struct kafka_session *s, uint32_t partition)
 
     if (p == NULL || p->leader == 0 || (int32_t)p->leader == kafka_node_id(s))
         return false;
+    if (s->election_us != 0 && worker_now_us(s->conn->worker) - s->election_us >= WAIT_MAX_US)
+        return false;
     mutex_lock(&f->away_mu);
     a = find(f, p->leader);
     due = a != NULL && a->lost_us != 0 && clock_mono_us() - a->lost_us < LOST_MAX_US;
@@ -103,18 +109,30 @@ bool kafka_election_is_due(const struct kafka_session *s, uint32_t partition)
     return due;
 }
 
-/* Looks at the topology's version every few ms; the request, run again, finds out whether that was it. */
+/* Looks every few ms at the topology's version and at who was heard again; the request, run again, finds out whether that was it. */
 struct election {
     struct kafka_async async;
     struct io_timer timer;
     uint64_t index, until_us;
+    unsigned heard;
 };
+
+static unsigned heard_count(struct kafka_front *f)
+{
+    unsigned n;
+
+    mutex_lock(&f->away_mu);
+    n = f->away_heard;
+    mutex_unlock(&f->away_mu);
+    return n;
+}
 
 static void look(struct worker *w, struct io_timer *t)
 {
     struct election *e = CONTAINER_OF(t, struct election, timer);
+    struct kafka_session *s = e->async.session;
 
-    if (kafka_view(e->async.session)->index == e->index && worker_now_us(w) < e->until_us)
+    if (kafka_view(s)->index == e->index && heard_count(s->front) == e->heard && worker_now_us(w) < e->until_us)
         return;
     io_timer_stop(w, &e->timer);
     kafka_retry(&e->async, 0);
@@ -137,7 +155,10 @@ int kafka_wait_election(struct kafka_session *s)
     kafka_retry_later(s, &e->async);
     e->async.gone = gone;
     e->index = kafka_view(s)->index;
-    e->until_us = worker_now_us(w) + LOST_MAX_US;
+    e->heard = heard_count(s->front);
+    if (s->election_us == 0)
+        s->election_us = worker_now_us(w);
+    e->until_us = s->election_us + WAIT_MAX_US;
     io_timer_init(&e->timer, look);
     io_timer_start(w, &e->timer, LOOK_MS, LOOK_MS);
     return KAFKA_RETRY;

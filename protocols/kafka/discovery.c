@@ -272,6 +272,14 @@ static bool waits_for_election(const struct kafka_session *s, const struct kafka
     return waits;
 }
 
+static bool names_topics(const struct kafka_request *rq)
+{
+    struct kin in;
+
+    kin_init(&in, rq->api->request, rq->version, rq->body);
+    return kin_array(&in, "Topics") > 0;
+}
+
 int kafka_handle_metadata(struct kafka_session *s, struct kafka_request *rq)
 {
     struct metadata m = {.s = s};
@@ -281,6 +289,9 @@ int kafka_handle_metadata(struct kafka_session *s, struct kafka_request *rq)
     bool cluster_operations;
     int64_t n;
 
+    /* Who asks for all topics looks around, and is shown what was known last. */
+    if (kafka_is_cut_off(s) && names_topics(rq))
+        return ERR_CLOSED;
     if (kafka_wait_answers(s) != 0 || (may_create(s, rq) && create_missing(s, rq)))
         return KAFKA_RETRY;
     if (waits_for_election(s, rq))
@@ -382,6 +393,8 @@ int kafka_handle_find_coordinator(struct kafka_session *s, struct kafka_request 
     int8_t type;
     int64_t n;
 
+    if (kafka_is_cut_off(s))
+        return ERR_CLOSED;
     if (kafka_wait_answers(s) != 0)
         return KAFKA_RETRY;
     if (coordinator_waits(s, rq))

@@ -34,8 +34,10 @@ struct kafka_front *kafka_front_new(const struct kafka_front_options *options);
 const struct conn_ops *kafka_front_ops(const struct kafka_front *f);
 /* Starts the timers (sessions of groups, retention) on worker 0: before workers_start or on worker 0. */
 void kafka_front_start(struct kafka_front *f);
-/* The bus reached another node, or lost it: what it leads will soon have another leader. */
+/* The bus reached another node, or lost it, or waits for its answer: what it leads may soon have another leader. */
 void kafka_front_peer(struct kafka_front *f, uint32_t node, bool reachable);
+/* This node's lease has ended: who waits for a commit is sent away. */
+void kafka_front_lease_ended(struct kafka_front *f);
 /* No worker runs any more. */
 void kafka_front_free(struct kafka_front *f);
 

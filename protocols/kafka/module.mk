@@ -1,6 +1,6 @@
 noinst_LIBRARIES += libkafka.a
 libkafka_a_SOURCES = \
-	%D%/admin.c %D%/admin.h %D%/api.h %D%/apis.c %D%/apis.def %D%/away.c %D%/cluster.c %D%/config_table.c %D%/config_table.h %D%/configs.c \
+	%D%/admin.c %D%/admin.h %D%/api.h %D%/apis.c %D%/apis.def %D%/away.c %D%/cluster.c %D%/config_table.c %D%/config_table.h %D%/configs.c %D%/cut_off.c \
 	%D%/describe_producers.c %D%/discovery.c %D%/errors.c %D%/errors.def %D%/fetch.c %D%/fetch.h %D%/fetch_answer.c %D%/fetch_session.c %D%/front.h \
 	%D%/group_admin.c %D%/group_offsets.c %D%/group_requests.c %D%/message.c %D%/message.h %D%/offsets.c %D%/produce.c \
 	%D%/producer_ids.c %D%/session.c %D%/session.h %D%/topic_access.c %D%/topic_configs.def %D%/topics.c %D%/upkeep.c \

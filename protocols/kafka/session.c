@@ -457,6 +457,7 @@ static int handle_frame(struct kafka_session *s, uint8_t *data, size_t len)
         return outcome;
     s->retried = false;
     s->retry_err = 0;
+    s->election_us = 0;
     metrics_request(&s->front->metrics, (unsigned)(rq.api - kafka_apis),
                     clock_ticks_to_ns(clock_ticks() - began), len + 4,
                     s->conn->bytes_out + conn_output_pending(s->conn) - out_before);
@@ -540,6 +541,7 @@ static int session_open(struct conn *c)
     MAGIC_CHECK(s->front, KAFKA_FRONT_MAGIC);
     s->conn = c;
     list_init(&s->commits);
+    list_push_back(&kafka_scratch_of(s)->sessions, &s->node);
     io_timer_init(&s->commit_timer, commit_time);
     c->session = s;
     return 0;
@@ -570,6 +572,7 @@ static void session_closed(struct conn *c, int reason)
             a->gone(a);
     }
     kafka_fetch_session_free(s->fetch_session);
+    list_remove(&s->node);
     c->session = NULL;
     MAGIC_FINI(s, KAFKA_SESSION_MAGIC);
     mem_free(s);
@@ -623,6 +626,8 @@ struct kafka_front *kafka_front_new(const struct kafka_front_options *options)
         f->parts[i].deadline_ms = UINT64_MAX;
     }
     f->scratch = mem_calloc(workers_count(options->workers), sizeof(*f->scratch));
+    for (unsigned i = 0; i < workers_count(options->workers); i++)
+        list_init(&f->scratch[i].sessions);
     rand_secure(&first_session, sizeof(first_session));
     f->next_fetch_session = first_session;
     register_metrics(f);

@@ -45,6 +45,7 @@ struct kafka_session {
     struct conn *conn;                   /* borrowed: ends after the session */
     struct kafka_async *async;           /* what this connection waits for; NULL: nothing */
     struct fetch_session *fetch_session; /* KIP-227, owned; NULL: none */
+    struct list node;                    /* of its worker's sessions */
     struct list commits;                 /* struct kafka_commit not done yet */
     struct io_timer commit_timer;        /* runs while one of them has a deadline */
     struct partition_park park;
@@ -53,6 +54,7 @@ struct kafka_session {
     bool output_paused;
     bool retried;  /* the request being handled was handled before and answered KAFKA_RETRY, not merely parked or behind */
     int retry_err; /* what the step in between came to */
+    uint64_t election_us; /* since when the request being handled waits for an election; 0: it does not */
 };
 
 struct kafka_group_part { /* of one partition; under its lock unless atomic */
@@ -65,15 +67,16 @@ struct kafka_group_part { /* of one partition; under its lock unless atomic */
     _Atomic uint64_t deadline_ms; /* when the tick has to look here; UINT64_MAX: never */
 };
 
-/* Arrays a worker uses within one call and keeps for the next. */
+/* What belongs to one worker: arrays that are used within one call and kept for the next, and its sessions. */
 struct kafka_scratch {
     struct buf text, pieces, chosen, parts;
+    struct list sessions; /* struct kafka_session */
 };
 
 struct kafka_away { /* another node: away.c */
     uint32_t node;
     bool up;            /* when the topology was looked at last */
-    uint64_t lost_us;   /* since when the bus does not reach it; 0: it does */
+    uint64_t lost_us;   /* since when the bus does not reach it, or has no answer; 0: it does */
     uint64_t fenced_us; /* since when it is no broker any more; 0: it is one, or that is long ago */
 };
 
@@ -90,6 +93,7 @@ struct kafka_front {
     struct mutex away_mu;
     struct kafka_away *away GUARDED_BY(away_mu); /* owned */
     unsigned away_count GUARDED_BY(away_mu);
+    unsigned away_heard GUARDED_BY(away_mu); /* how often one that was lost was reached again */
     _Atomic int32_t next_fetch_session;
     struct io_timer group_timer, upkeep_timer;
     struct bg_job upkeep_job;
@@ -264,9 +268,13 @@ int kafka_enter_coordinator(struct kafka_session *s, uint32_t partition, struct 
 void kafka_away_tick(struct kafka_front *f); /* on worker 0 */
 void kafka_away_fini(struct kafka_front *f);
 bool kafka_left_lately(const struct kafka_session *s, uint32_t node); /* it is still to be named */
-/* Its leader was lost a moment ago: whoever asks for it is answered when there is another. */
+/* Its leader was lost, or fell silent, a moment ago: whoever asks for it is answered when there is another. */
 bool kafka_election_is_due(const struct kafka_session *s, uint32_t partition);
 int kafka_wait_election(struct kafka_session *s); /* KAFKA_RETRY: the request runs again when the topology has changed */
+
+/* ---- this node without its lease: cut_off.c ---------------------------------------------------------------- */
+/* It had a lease, and that ran out: who leads what is not known here any more. */
+bool kafka_is_cut_off(const struct kafka_session *s);
 
 /* 22 characters of URL-safe base64, as Kafka writes its cluster ids. */
 void kafka_cluster_id_text(const struct kafka_session *s, char ret[23]);

@@ -150,6 +150,8 @@ int partition_snapshot_install(struct partition *p, int64_t start, int fd);
 /* The node's lease: CLOCK_BOOTTIME in microseconds until which it may serve as leader; UINT64_MAX: for ever (a node alone). Any thread. */
 void partitions_set_lease(struct partitions *ps, uint64_t until_us);
 bool partitions_lease_ok(const struct partitions *ps);
+/* There was one, and its time ran out. */
+bool partitions_lease_over(const struct partitions *ps);
 /* False while fewer than min_insync replicas are in sync: level quorum is refused before it is executed (ERR_NO_REPLICAS; -NOREPLICAS, NOT_ENOUGH_REPLICAS, basic.nack). Any thread. */
 bool partition_quorum_ok(const struct partition *p);
 void partition_set_quorum_ok(struct partition *p, bool ok);

@@ -121,6 +121,11 @@ bool partitions_lease_ok(const struct partitions *ps)
     return until == UINT64_MAX || clock_boot_us() < until;
 }
 
+bool partitions_lease_over(const struct partitions *ps)
+{
+    return ALOAD(&ps->lease_until_us) != 0 && !partitions_lease_ok(ps);
+}
+
 bool partition_quorum_ok(const struct partition *p)
 {
     return !ALOADX(&p->quorum_missing);

@@ -58,6 +58,14 @@ static void peer_down(void *arg, const struct bus_peer *peer, enum bus_down why)
     kafka_front_peer(s->kafka, peer->node_id, false);
 }
 
+static void peer_silent(void *arg, const struct bus_peer *peer, bool silent)
+{
+    struct server *s = arg;
+
+    if (__atomic_load_n(&s->members_run, __ATOMIC_ACQUIRE))
+        kafka_front_peer(s->kafka, peer->node_id, !silent);
+}
+
 int server_open_bus(struct server *s)
 {
     struct identity id;
@@ -74,6 +82,7 @@ int server_open_bus(struct server *s)
         .level_max = EFFECT_LEVEL_MAX,
         .peer_up = peer_up,
         .peer_down = peer_down,
+        .peer_silent = peer_silent,
         .arg = s,
     };
     int err = identity_open(s->config->node_data_dir, &id, why, sizeof(why));
@@ -216,6 +225,14 @@ static void hand_over(void *arg, uint32_t partition, uint32_t to)
         replication_hand_over(s->replication, partition, to);
 }
 
+static void lease_ended(void *arg)
+{
+    struct server *s = arg;
+
+    if (__atomic_load_n(&s->members_run, __ATOMIC_ACQUIRE))
+        kafka_front_lease_ended(s->kafka);
+}
+
 /* 0 when nobody asked: rule 12's default, 2, but 1 for fewer than three replicas. Who asks for 2 gets 2 where there are two. */
 static uint32_t min_insync_asked(const struct config *c)
 {
@@ -244,6 +261,7 @@ static int make_member(struct server *s)
         .ages = ages,
         .healthy = healthy,
         .hand_over = hand_over,
+        .lease_ended = lease_ended,
         .arg = s,
     };
 

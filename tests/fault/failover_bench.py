@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
 """How long a failover takes, seen by the clients people use: redis-py Cluster, librdkafka (confluent-kafka), pika.
 
-    failover_bench.py [--rounds 20] [--levels leader,quorum] [--faults kill,pause,cut] [--seed N] [--clients resp,kafka,amqp]
+    failover_bench.py [--rounds 20] [--levels leader,quorum] [--faults kill,pause,cut] [--seed N] [--clients resp,kafka,amqp] [--trace DIR]
 
 A round: each client writes to something that one node leads; that node is killed with -9, paused, or cut off from the other nodes; the longest time without a
 successful write from then on. The AMQP publisher is connected to another node (amqp) and, for kills, one more to the leader
 itself (amqp-direct). Prints median and worst. Not part of any check: it measures.
+
+--trace leaves, a file each round, what the nodes said and, in librdkafka's own debug log, what its producer sent to whom: it tells where the time went. Its stamps are wall clock.
 """
 import argparse
+import datetime
 import json
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -47,8 +51,8 @@ def python():
 class Client:
     """A failover_client.py and what it told."""
 
-    def __init__(self, exe, kind, nodes, target, acks):
-        options = json.dumps({"nodes": nodes, "target": target, "acks": acks})
+    def __init__(self, exe, kind, nodes, target, acks, debug=False):
+        options = json.dumps({"nodes": nodes, "target": target, "acks": acks, "debug": debug})
         self.process = subprocess.Popen([exe, os.path.join(HERE, "failover_client.py"), kind, options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.writes, self.said = [], []
         self.reader = threading.Thread(target=self.read, daemon=True)
@@ -149,7 +153,7 @@ class Bench:
         if "resp" in wanted:
             clients["resp"] = Client(self.exe, "resp", nodes("resp", everybody), key, acks)
         if "kafka" in wanted:
-            clients["kafka"] = Client(self.exe, "kafka", nodes("kafka", everybody), topic, acks)
+            clients["kafka"] = Client(self.exe, "kafka", nodes("kafka", everybody), topic, acks, debug=self.o.trace is not None)
         if "amqp" in wanted:
             clients["amqp"] = Client(self.exe, "amqp", nodes("amqp", others), queue, acks)
             if fault == "kill":
@@ -158,7 +162,7 @@ class Bench:
         try:
             eventually(lambda: all(len(x.writes) > 20 for x in clients.values()), 20)
             time.sleep(random.uniform(0, 0.3))
-            t = time.monotonic()
+            t, wall = time.monotonic(), time.time()
             if fault == "kill":
                 victim.kill()
             elif fault == "pause":
@@ -182,9 +186,27 @@ class Bench:
         for name, x in clients.items():
             if took[name] > self.o.tell:
                 print("\n".join("    %s %s" % (name, line) for line in x.said[-12:]))
+        if self.o.trace is not None:
+            self.leave_trace(cluster, clients, wall, "%03d-%s-%s" % (self.number, level, fault), took)
         if not victim.alive():
             victim.start()
         eventually(cluster.formed, 30)
+
+    def leave_trace(self, cluster, clients, wall, name, took):
+        """What was said from just before the fault on, seconds after it in front."""
+        os.makedirs(self.o.trace, exist_ok=True)
+        with open(os.path.join(self.o.trace, name + ".log"), "w") as out:
+            out.write("fault at %.3f; %s\n" % (wall, ", ".join("%s %.2f s" % x for x in took.items())))
+            lines = []
+            for who, x in clients.items():
+                lines += [(float(line.split("|")[1]) - wall, who, line) for line in list(x.said) if line.startswith("%") and line.count("|") > 2]
+            for n in cluster.nodes.values():
+                for line in n.last_run().splitlines():
+                    stamp = re.search(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+)Z", line)
+                    if stamp:
+                        at = datetime.datetime.strptime(stamp.group(1), "%Y-%m-%dT%H:%M:%S.%f").replace(tzinfo=datetime.timezone.utc).timestamp()
+                        lines.append((at - wall, n.name, line))
+            out.write("".join("%7.3f %s %s\n" % line for line in sorted(lines, key=lambda x: x[0]) if line[0] > -0.1))
 
     def summary(self):
         print("seconds without a successful write: median, worst (rounds)")
@@ -199,6 +221,7 @@ def main():
     p.add_argument("--faults", default="kill,pause,cut")
     p.add_argument("--topic-partitions", type=int, default=0, help="so many more, with a record each")
     p.add_argument("--clients", default="resp,kafka,amqp")
+    p.add_argument("--trace", metavar="DIR", help="leave what everybody said in each round there")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--tell", type=float, default=2.5, help="print what a client said when it took longer")
     o = p.parse_args()

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import struct
 import subprocess
 import tempfile
@@ -317,6 +318,31 @@ def without_a_majority_nothing_is_acknowledged():
         assert values[0] == b"before" and b"after" in values, values
 
 
+def who_waits_at_a_leader_that_is_cut_off_is_sent_away():
+    """However long the client would wait: the answer cannot come any more, and another node knows more. Whoever comes back is sent away when it asks who leads."""
+    with KafkaCluster() as c:
+        c.create("t", 4)
+        index = [i for i, l in c.leaders("t").items() if l == 1][0]
+        alone = c.members[0]
+        k = Kafka(alone.ports["kafka"], timeout=60)
+        assert k.produce("t", index, batch([b"before"]))[0] == 0
+        for m in c.members[1:]:
+            m.signal(signal.SIGSTOP)
+        try:
+            try:
+                code = k.produce("t", index, batch([b"x"]), wait_ms=3600000)[0]
+                assert code == NOT_LEADER, code  # only a machine that stood still sends it that late
+            except (EOFError, ConnectionError):
+                pass
+            k = Kafka(alone.ports["kafka"])
+            k.request(3, 4, struct.pack(">i", 1) + Kafka.string("t") + b"\0")
+            assert k.at_end() and not k.buffer, "an answer where nobody can know it"
+        finally:
+            for m in c.members[1:]:
+                m.signal(signal.SIGCONT)
+        eventually(lambda: Kafka(c.member(c.leaders("t")[index]).ports["kafka"]).produce("t", index, batch([b"after"]))[0] == 0, timeout=30)
+
+
 if __name__ == "__main__":
     run_tests([
         any_node_is_a_way_in,
@@ -325,4 +351,5 @@ if __name__ == "__main__":
         every_node_dies_in_turn_under_load,
         a_group_goes_on_with_its_next_coordinator,
         without_a_majority_nothing_is_acknowledged,
+        who_waits_at_a_leader_that_is_cut_off_is_sent_away,
     ])

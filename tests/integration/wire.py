@@ -204,9 +204,9 @@ class Kafka(Stream):
         (n,) = struct.unpack(">h", data[8:10])
         return struct.unpack(">h", data[10 + n:12 + n])[0]
 
-    def produce(self, topic, partition, data, acks=-1):
+    def produce(self, topic, partition, data, acks=-1, wait_ms=10000):
         """Produce v3 of one encoded batch: (error, base offset)."""
-        body = struct.pack(">hhii", -1, acks, 10000, 1) + self.string(topic) + struct.pack(">iii", 1, partition, len(data)) + data
+        body = struct.pack(">hhii", -1, acks, wait_ms, 1) + self.string(topic) + struct.pack(">iii", 1, partition, len(data)) + data
         self.request(0, 3, body)
         if acks == 0:
             return 0, -1

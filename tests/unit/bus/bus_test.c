@@ -4,6 +4,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
+#include "io/worker.h"
 #include "rig.h"
 
 Test(bus, a_request_is_answered_on_both_channels_by_each_of_three_nodes_and_by_ourselves)
@@ -300,5 +301,45 @@ Test(bus, a_target_taken_away_goes_down_and_comes_up_when_named_again)
     node_targets(0, 2, true);
     wait_at_least(&nodes[0].ups, 2);
     call_ok(0, 2, BUS_PROPOSE, "echo again");
+    stop_nodes(2);
+}
+
+/* A node whose control worker stands still until it may go on. */
+struct standstill {
+    struct mail mail;
+    _Atomic bool may_go, gone;
+};
+
+static void stand_still(struct worker *w, struct mail *m)
+{
+    struct standstill *s = CONTAINER_OF(m, struct standstill, mail);
+
+    (void)w;
+    while (!s->may_go)
+        usleep(1000);
+    s->gone = true;
+}
+
+Test(bus, a_peer_that_leaves_a_ping_unanswered_is_silent_until_it_answers)
+{
+    static const struct node_options slow = {.heartbeat_ms = 1000}; /* it is down after three of them */
+    struct standstill s = {.mail.deliver = stand_still};
+
+    for (unsigned i = 0; i < 2; i++)
+        node_open(i, &slow);
+    for (unsigned i = 0; i < 2; i++) {
+        node_targets(i, 3, true);
+        node_start(i);
+    }
+    wait_at_least(&nodes[0].ups, 1);
+    cr_assert_eq(nodes[0].silences, 0);
+    worker_post(workers_extra(nodes[1].ws, 0), &s.mail);
+    wait_at_least(&nodes[0].silences, 1);
+    cr_assert_eq(nodes[0].last_from, 2);
+    cr_assert_eq(nodes[0].heard, 0);
+    s.may_go = true;
+    wait_at_least(&nodes[0].heard, 1);
+    cr_assert_eq(nodes[0].downs, 0);
+    WAIT_UNTIL(s.gone);
     stop_nodes(2);
 }

@@ -84,6 +84,17 @@ static void peer_down(void *arg, const struct bus_peer *peer, enum bus_down why)
     n->downs++;
 }
 
+static void peer_silent(void *arg, const struct bus_peer *peer, bool silent)
+{
+    struct node *n = arg;
+
+    n->last_from = peer->node_id;
+    if (silent)
+        n->silences++;
+    else
+        n->heard++;
+}
+
 void node_open(unsigned i, const struct node_options *o)
 {
     static const struct node_options none;
@@ -113,6 +124,7 @@ void node_open(unsigned i, const struct node_options *o)
     bo.no_compression = o->no_compression;
     bo.peer_up = peer_up;
     bo.peer_down = peer_down;
+    bo.peer_silent = peer_silent;
     bo.arg = n;
     cr_assert_eq(bus_open(&bo, &n->bus), 0);
     snprintf(n->address, sizeof(n->address), "127.0.0.1:%u", bus_port(n->bus));

@@ -19,6 +19,7 @@ struct node {
     char address[64];
     uint8_t uuid[16];
     _Atomic int ups, downs, last_down;
+    _Atomic int silences, heard; /* peer_silent */
     _Atomic int got;      /* messages handled */
     _Atomic uint32_t last_from;
     _Atomic bool in_order; /* of NOTE messages that carry a be32 counter */

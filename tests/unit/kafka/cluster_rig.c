@@ -336,11 +336,15 @@ struct fetched fetch(int version, const char *topic, int32_t index, int64_t offs
 void send_metadata(const char *topic)
 {
     request(KAFKA_API_METADATA, 9);
-    kout_array(&o, "Topics");
-    kout_item(&o);
-    kout_uuid(&o, "TopicId", NULL);
-    kout_str(&o, "Name", topic);
-    kout_array_end(&o);
+    if (topic == NULL) {
+        kout_array_null(&o, "Topics");
+    } else {
+        kout_array(&o, "Topics");
+        kout_item(&o);
+        kout_uuid(&o, "TopicId", NULL);
+        kout_str(&o, "Name", topic);
+        kout_array_end(&o);
+    }
     kout_bool(&o, "AllowAutoTopicCreation", false);
     kout_bool(&o, "IncludeClusterAuthorizedOperations", false);
     kout_bool(&o, "IncludeTopicAuthorizedOperations", false);

@@ -48,7 +48,7 @@ struct fetched {
 void send_fetch(int version, int32_t wait_ms, const char *topic, int32_t index, int64_t offset, int32_t leader_epoch, int32_t last_epoch, const char *rack);
 struct fetched read_fetched(int version);
 struct fetched fetch(int version, const char *topic, int32_t index, int64_t offset, int32_t leader_epoch, int32_t last_epoch, const char *rack);
-void send_metadata(const char *topic);
+void send_metadata(const char *topic); /* NULL: of all */
 void metadata(const char *topic);
 
 /* ---- groups ---- */

@@ -40,17 +40,9 @@ Test(kafka_cluster, what_others_lead_is_refused_with_a_hint_where_to_go)
     cluster_end();
 }
 
-Test(kafka_cluster, a_node_that_is_cut_off_names_no_leader_and_sends_producers_away)
+/* Reads a Metadata answer on: what this node leads, and nothing else, has no leader. */
+static void nothing_is_led_here(void)
 {
-    int64_t base;
-    int32_t index;
-
-    cluster_begin();
-    create("t", PARTITIONS, -1, NULL, NULL, 0, 3);
-    index = index_led("t", 1);
-    cr_assert_eq(produce(1, "t", index), 0);
-    partitions_set_lease(n.partitions, 1);
-    metadata("t");
     (void)kin_array(&c.in, "Topics");
     cr_assert(kin_item(&c.in));
     (void)kin_array(&c.in, "Partitions");
@@ -62,9 +54,68 @@ Test(kafka_cluster, a_node_that_is_cut_off_names_no_leader_and_sends_producers_a
         cr_assert_eq(code, mine ? KAFKA_ERR_LEADER_NOT_AVAILABLE : 0);
         cr_assert_eq(kin_i32(&c.in, "LeaderId", 0), mine ? -1 : (int32_t)leader_of(owner("t", at)));
     }
+}
+
+static void closed_then_again(void)
+{
+    cr_assert_eq(client_read_raw(&c), 0, "the connection is closed");
+    client_close(&c);
+    client_open(&c, &n);
+}
+
+Test(kafka_cluster, a_node_that_is_cut_off_sends_away_who_produces_or_asks_who_leads)
+{
+    int64_t base;
+    int32_t index;
+
+    cluster_begin();
+    create("t", PARTITIONS, -1, NULL, NULL, 0, 3);
+    index = index_led("t", 1);
+    cr_assert_eq(produce(1, "t", index), 0);
+    partitions_set_lease(n.partitions, 1);
+    metadata(NULL); /* who looks around is shown what there is */
+    nothing_is_led_here();
+    cr_assert_eq(fetch(11, "t", index_led("t", 2), 0, -1, -1, "").code, 0, "who reads from a follower stays");
+    send_metadata("t");
+    closed_then_again();
+    request(KAFKA_API_FIND_COORDINATOR, 2);
+    kout_str(&o, "Key", "g");
+    kout_i8(&o, "KeyType", 0);
+    kout_end(&o);
+    client_send(&c, &out);
+    closed_then_again();
     send_produce(8, 1, 1000, "t", index, one_record(-1, 0));
     cr_assert_eq(read_produced(8, &base), KAFKA_ERR_NOT_LEADER_OR_FOLLOWER);
-    cr_assert_eq(client_read_raw(&c), 0, "the connection is closed");
+    closed_then_again();
+    /* a node that starts has no lease yet: nobody is sent away */
+    partitions_set_lease(n.partitions, 0);
+    metadata("t");
+    nothing_is_led_here();
+    cluster_end();
+}
+
+Test(kafka_cluster, who_waits_for_replicas_is_sent_away_when_the_lease_ends)
+{
+    int32_t index;
+    struct log *l;
+
+    cluster_begin();
+    create("t", PARTITIONS, -1, NULL, NULL, 0, 3);
+    index = index_led("t", 1);
+    l = log_of("t", index);
+    log_set_replicated(l, true, 0);
+    send_produce(8, -1, 600000, "t", index, one_record(-1, 0));
+    cr_assert_not(answered(100));
+    kafka_front_lease_ended(n.front); /* and the next began before this was heard */
+    cr_assert_not(answered(100));
+    partitions_set_lease(n.partitions, 1);
+    kafka_front_lease_ended(n.front);
+    closed_then_again();
+    /* others stay */
+    cr_assert_eq(fetch(11, "t", index_led("t", 2), 0, -1, -1, "").code, 0);
+    kafka_front_lease_ended(n.front);
+    cr_assert_not(answered(100));
+    cr_assert_eq(fetch(11, "t", index_led("t", 2), 0, -1, -1, "").code, 0);
     cluster_end();
 }
 
