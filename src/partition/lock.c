@@ -157,16 +157,22 @@ void partition_park_cancel(struct partition_park *park)
         wake_one(from);
 }
 
-void parking_nudge(struct partitions *ps)
+static bool nudge(struct parking *k)
 {
-    if (ALOADX(&ps->spanning_parking.count) != 0 && is_free(&ps->spanning_parking))
-        wake_one(&ps->spanning_parking);
-    for (uint32_t i = 0; i < ps->o.count; i++) {
-        struct parking *k = &ps->all[i].parking;
+    if (ALOADX(&k->count) == 0)
+        return false;
+    if (is_free(k))
+        wake_one(k);
+    return true;
+}
 
-        if (ALOADX(&k->count) != 0 && is_free(k))
-            wake_one(k);
-    }
+bool parking_nudge(struct partitions *ps)
+{
+    bool any = nudge(&ps->spanning_parking);
+
+    for (uint32_t i = 0; i < ps->o.count; i++)
+        any = nudge(&ps->all[i].parking) || any;
+    return any;
 }
 
 void partition_park_here(struct partition *p, struct partition_park *park)

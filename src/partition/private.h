@@ -116,8 +116,8 @@ void spanning_unlock_exclusive(struct partitions *ps);
 void partition_park_here(struct partition *p, struct partition_park *park);
 /* The role changed: all that are parked try again. */
 void partition_unpark_all(struct partition *p);
-/* Wakes one of each parking that has some although nobody holds its lock; maintenance calls it as a safety net. */
-void parking_nudge(struct partitions *ps);
+/* Wakes one of each parking that has some although nobody holds its lock; maintenance calls it as a safety net. True: somebody was parked. */
+bool parking_nudge(struct partitions *ps);
 
 /* partition.c */
 void partition_fail(struct partition *p, int err, const char *why);

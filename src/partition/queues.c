@@ -131,6 +131,11 @@ bool partition_queues_tick(struct partition_queues *pq, int64_t now_ms)
     return true;
 }
 
+bool partition_queues_due_soon(struct partition_queues *pq, int64_t now_ms)
+{
+    return pq->table != NULL && (atomic_load(&pq->hw_missed) || queue_table_next_tick(pq->table) - 1000 <= now_ms);
+}
+
 void partition_queues_close(struct partition_queues *pq)
 {
     if (pq->table != NULL)

@@ -30,6 +30,8 @@ void partition_queues_init(struct partition_queues *pq, struct partition *p,
                            const struct partitions_options *options);
 /* True: something was due and was done. Not on a worker: it waits for the lock (P1). */
 bool partition_queues_tick(struct partition_queues *pq, int64_t now_ms);
+/* Something is due within a second. Any thread. */
+bool partition_queues_due_soon(struct partition_queues *pq, int64_t now_ms);
 /* Leadership is lost: the queues' memory goes, their logs stay. Under the partition's lock. */
 void partition_queues_close(struct partition_queues *pq);
 /* Nobody enters the partition any more but its own background jobs. */
