@@ -10,6 +10,7 @@
 #include "config/config.h"
 #include "protocols/resp/blocked.h"
 #include "protocols/resp/cluster.h"
+#include "protocols/resp/keys.h"
 #include "protocols/resp/pubsub.h"
 #include "protocols/resp/run.h"
 #include "protocols/resp/transaction.h"
@@ -84,6 +85,7 @@ static void session_closed(struct conn *c, int reason)
     cluster_retry_free(s);
     wait_forget(s);
     blocked_abandon(s);
+    keys_abandon(s);
     transaction_drop(s);
     pubsub_drop(s);
     mem_free(s->name);
@@ -95,14 +97,14 @@ static void session_closed(struct conn *c, int reason)
     mem_free(s);
 }
 
-/* The client went while its input is paused. Commands that only wait for a partition's lock are executed
- * first, as those are that wait for nothing: who pipes commands and leaves finds them done. Who is blocked,
+/* The client went while its input is paused. Commands that only wait for a partition's lock, or their turn, are
+ * executed first, as those are that wait for nothing: who pipes commands and leaves finds them done. Who is blocked,
  * or does not read its replies, ends. */
 static void session_hangup(struct conn *c)
 {
     struct session *s = c->session;
 
-    if (s->parked && !s->waiting && !s->full)
+    if ((s->parked && !s->waiting && !s->full) || s->keys != NULL)
         return;
     conn_abort(c, ERR_CLOSED);
 }

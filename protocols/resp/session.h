@@ -4,7 +4,7 @@
  * States of a session, each with what ends it:
  *   running   commands are read and executed
  *   parked    a partition is busy: input paused, nothing consumed; partition_park.retry runs it anew (P2)
- *   blocked   BLPOP, WAIT, GOMSG, CLIENT LIST: consumed, the reply comes later; input paused
+ *   blocked   BLPOP, WAIT, GOMSG, CLIENT LIST, a long KEYS: consumed, the reply comes later; input paused
  *   closing   conn_close_soon was called
  * MULTI, subscriptions and these are independent of each other, but a blocked session runs nothing.
  *
@@ -25,6 +25,7 @@
 
 struct blocked;
 struct cluster_retry;
+struct keys_job;
 struct writes;
 struct pubsub;
 struct pubsub_worker;
@@ -52,6 +53,7 @@ struct session {
     struct partition_park park;
     struct transaction *tx;    /* owned: MULTI's queue and the watched keys; NULL mostly */
     struct blocked *blocked;   /* counted elsewhere: see blocked.c */
+    struct keys_job *keys;       /* owned: a KEYS under way; NULL mostly */
     struct cluster_retry *retry; /* owned: waits for a partition that is being opened; NULL mostly */
     struct writes *writes;       /* owned: what WAIT covers; NULL until something was written in a cluster */
     struct list subscriptions;   /* pubsub.c */

@@ -456,6 +456,28 @@ uint64_t kv_scan(struct kv_ctx *c, uint64_t cursor, uint32_t count, void (*fn)(s
     return cursor;
 }
 
+enum kv_walk_step kv_walk_keys(struct kv_ctx *c, struct kv_walk *w, uint32_t count, void (*fn)(struct slice key, enum kv_type type, void *arg), void *arg)
+{
+    const struct table *t = &c->kv->dbs[c->db].keys;
+    struct scan s = {c, fn, arg, 0};
+    uint64_t buckets = 0, families;
+
+    /* A key's family of a level holds for good while the table has that level or a higher one, flushed and filled anew though it may be. */
+    if (!w->begun || t->level < w->level) {
+        bool lost = w->begun;
+
+        *w = (struct kv_walk){.level = t->level, .begun = true};
+        if (lost)
+            return KV_WALK_RESTARTED;
+    }
+    families = t->buckets == 0 ? 0 : UINT64_C(1) << w->level;
+    while (w->next < families && s.seen < count && buckets++ < (uint64_t)count * 10) {
+        table_prefetch_family(t, w->next);
+        table_visit_family(t, w->level, w->next++, scan_visit, &s);
+    }
+    return w->next < families ? KV_WALK_MORE : KV_WALK_END;
+}
+
 bool kv_key_random(struct kv_ctx *c, struct slice *ret)
 {
     /* A database of expired keys only would never yield one; Redis gives up after 100 tries too. */

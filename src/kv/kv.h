@@ -71,6 +71,16 @@ void kv_prefetch_entry(const struct kv *kv, uint32_t db, uint64_t hash);
 /* SCAN: calls fn for each key of at least `count` buckets' worth; cursor 0 begins, 0 returned ends. A key there from begin to end is seen at least
  * once, whatever grows or shrinks between (P21). */
 uint64_t kv_scan(struct kv_ctx *c, uint64_t cursor, uint32_t count, void (*fn)(struct slice key, enum kv_type type, void *arg), void *arg);
+/* KEYS in slices: a walk over a database that may lose the lock between two calls. A key there from begin to end is visited exactly once, no other key
+ * twice. KV_WALK_RESTARTED: the table has shrunk below what the walk stood on; it begins anew, and what was visited is to be forgotten. */
+struct kv_walk {
+    uint32_t next; /* family of buckets */
+    uint8_t level;
+    bool begun;
+};
+enum kv_walk_step { KV_WALK_MORE, KV_WALK_END, KV_WALK_RESTARTED };
+/* Begins with a zeroed walk. A call visits at least so many keys, and a bucket more at most, unless it meets an empty stretch. */
+enum kv_walk_step kv_walk_keys(struct kv_ctx *c, struct kv_walk *w, uint32_t count, void (*fn)(struct slice key, enum kv_type type, void *arg), void *arg);
 /* A random key, false when the database is empty. */
 bool kv_key_random(struct kv_ctx *c, struct slice *ret);
 

@@ -283,8 +283,68 @@ def every_command_may_stand_in_a_transaction():
         assert len(c.call("EXEC")) == 7
 
 
+def fill(c, prefix, n):
+    for first in range(0, n, 500):
+        c.call("MSET", *[x for i in range(first, first + 500) for x in ("%s%d" % (prefix, i), i)])
+
+
+def add_and_remove(crowd, c):
+    """Lets the tables grow and shrink: more keys come and go than are there for good."""
+    while crowd.going():
+        for first in range(0, 40000, 500):
+            c.call("MSET", *[x for i in range(first, first + 500) for x in ("passing:%d" % i, i)])
+        for first in range(0, 40000, 500):
+            c.call("DEL", *["passing:%d" % i for i in range(first, first + 500)])
+
+
+def list_keys(crowd, c, stable):
+    while crowd.going():
+        got = c.call("KEYS", "*")
+        unique = set(got)
+        assert len(unique) == len(got), "a key came twice"
+        assert stable <= unique, "%d keys were missing" % len(stable - unique)
+        assert all(k in stable or k.startswith(b"passing:") for k in unique)
+        crowd.add("listed", 1)
+
+
+def keys_goes_in_slices_and_is_exact():
+    n = 60000
+    for options in (["--node.threads=1"], ["--node.threads=2", "--kv.ack=quorum"]):
+        with Node(*options) as node:
+            node.start()
+            port = node.ports["resp"]
+            c = Resp(port)
+            fill(c, "stable:", n)
+            stable = {b"stable:%d" % i for i in range(n)}
+            c.call("CONFIG", "SET", "slowlog-log-slower-than", 0)
+            c.call("SLOWLOG", "RESET")
+            before = node.metric("gomsg_worker_turns_total")
+            assert set(c.call("KEYS", "*")) == stable
+            # A slice is 2,048 keys at most, and others have their turn between two.
+            assert node.metric("gomsg_worker_turns_total") - before >= n // 2048
+            assert [b"KEYS", b"*"] in [row[3] for row in c.call("SLOWLOG", "GET", -1)]
+            assert set(c.call("KEYS", "stable:12?4*")) == {k for k in stable if k.startswith(b"stable:12") and k[10:11] == b"4"}
+            assert c.pipeline([("KEYS", "*"), ("PING",), ("KEYS", "none"), ("PING",)])[1:] == [b"PONG", [], b"PONG"]
+            crowd = Crowd(port)
+            crowd.start(add_and_remove)
+            for _ in range(2):
+                crowd.start(list_keys, stable)
+            crowd.finish()
+            assert crowd.sums["listed"] > 0
+            # Who leaves without waiting costs nothing but that; who says that nothing more comes still reads the reply.
+            for _ in range(20):
+                gone = Resp(port)
+                gone.send(gone.encode("KEYS", "*"))
+                gone.sock.close()
+            half = Resp(port)
+            half.send(half.encode("KEYS", "stable:*"))
+            half.sock.shutdown(socket.SHUT_WR)
+            assert len(half.reply()) == n and half.at_end()
+            assert c.call("PING") == b"PONG"
+
+
 if __name__ == "__main__":
     run_tests([many_clients_at_level_leader, many_clients_at_level_quorum, many_clients_with_a_sync_before_every_answer,
                a_blocked_client_is_served_in_order_and_across_workers, very_many_keys_cost_in_proportion,
-               a_transaction_that_fails_to_queue_runs_nothing,
+               a_transaction_that_fails_to_queue_runs_nothing, keys_goes_in_slices_and_is_exact,
                every_command_may_stand_in_a_transaction])

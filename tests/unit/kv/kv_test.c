@@ -201,6 +201,102 @@ Test(kv, scan_and_random_leave_out_the_expired)
     fixture_fini(&f);
 }
 
+enum { WALK_STABLE = 3000, WALK_PASSING = 20000 };
+struct walk_seen {
+    unsigned stable[WALK_STABLE], passing[WALK_PASSING];
+};
+
+static void note_walked(struct slice key, enum kv_type type, void *arg)
+{
+    struct walk_seen *seen = arg;
+    unsigned i = 0;
+
+    for (size_t at = 1; at < key.len; at++)
+        i = i * 10 + (key.data[at] - '0');
+    cr_assert_eq(type, KV_STRING);
+    if (key.data[0] == 's')
+        seen->stable[i]++;
+    else
+        seen->passing[i]++;
+}
+
+static void put_numbered(struct fixture *f, char kind, unsigned i)
+{
+    char k[20];
+
+    kv_string_set(&f->c, slice_of(k, (size_t)sprintf(k, "%c%u", kind, i)), S("v"), 0);
+}
+
+static void drop_numbered(struct fixture *f, char kind, unsigned i)
+{
+    char k[20];
+
+    (void)kv_key_del(&f->c, slice_of(k, (size_t)sprintf(k, "%c%u", kind, i)));
+}
+
+/* Between two steps the table may grow and shrink by more than it holds. */
+Test(kv, a_walk_in_slices_sees_what_stays_once_and_nothing_twice)
+{
+    static struct walk_seen seen;
+    unsigned restarts = 0;
+
+    for (unsigned round = 0; round < 60; round++) {
+        struct fixture f;
+        struct kv_walk walk = {0};
+        enum kv_walk_step step;
+        unsigned passing = 0;
+
+        fixture_init(&f, NULL);
+        for (unsigned i = 0; i < WALK_STABLE; i++)
+            put_numbered(&f, 's', i);
+        for (; round % 2 != 0 && passing < WALK_PASSING; passing++) /* so that the table may fall below where the walk began */
+            put_numbered(&f, 'p', passing);
+        memset(&seen, 0, sizeof(seen));
+        do {
+            unsigned target = (unsigned)rand_below(&f.rand, 6) == 0 ? (unsigned)rand_below(&f.rand, WALK_PASSING) : passing;
+
+            for (; passing < target; passing++)
+                put_numbered(&f, 'p', passing);
+            for (; passing > target; passing--)
+                drop_numbered(&f, 'p', passing - 1);
+            step = kv_walk_keys(&f.c, &walk, 100, note_walked, &seen);
+            if (step == KV_WALK_RESTARTED) {
+                restarts++;
+                memset(&seen, 0, sizeof(seen));
+            }
+        } while (step != KV_WALK_END);
+        for (unsigned i = 0; i < WALK_STABLE; i++)
+            cr_assert_eq(seen.stable[i], 1, "round %u: key %u was seen %u times", round, i, seen.stable[i]);
+        for (unsigned i = 0; i < WALK_PASSING; i++)
+            cr_assert_leq(seen.passing[i], 1, "round %u: passing key %u was seen %u times", round, i, seen.passing[i]);
+        fixture_fini(&f);
+    }
+    cr_assert_gt(restarts, 0);
+}
+
+Test(kv, a_walk_in_slices_outlives_a_flush)
+{
+    static struct walk_seen seen;
+    struct fixture f;
+    struct kv_walk walk = {0};
+
+    fixture_init(&f, NULL);
+    cr_assert_eq(kv_walk_keys(&f.c, &walk, 100, note_walked, &seen), KV_WALK_END);
+    walk = (struct kv_walk){0};
+    for (unsigned i = 0; i < WALK_STABLE; i++)
+        put_numbered(&f, 's', i);
+    cr_assert_eq(kv_walk_keys(&f.c, &walk, 100, note_walked, &seen), KV_WALK_MORE);
+    kv_db_flush(&f.c);
+    for (unsigned i = 0; i < 10; i++)
+        put_numbered(&f, 'p', i);
+    memset(&seen, 0, sizeof(seen));
+    cr_assert_eq(kv_walk_keys(&f.c, &walk, 100, note_walked, &seen), KV_WALK_RESTARTED);
+    cr_assert_eq(kv_walk_keys(&f.c, &walk, 100, note_walked, &seen), KV_WALK_END);
+    for (unsigned i = 0; i < 10; i++)
+        cr_assert_eq(seen.passing[i], 1);
+    fixture_fini(&f);
+}
+
 Test(kv, the_expiry_cycle_removes_what_is_due_and_nothing_else)
 {
     struct fixture f;
