@@ -406,8 +406,11 @@ static void start_threads(struct log_store *s)
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     CHECK(pthread_create(&s->sync_thread, NULL, sync_thread_main, s) == 0);
+    pthread_setname_np(s->sync_thread, "sync");
     CHECK(pthread_create(&s->prefault_thread, NULL, hot_thread_main, s) == 0);
+    pthread_setname_np(s->prefault_thread, "prefault");
     CHECK(pthread_create(&s->janitor_thread, NULL, store_janitor_main, s) == 0);
+    pthread_setname_np(s->janitor_thread, "janitor");
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     s->threads = true;
 }

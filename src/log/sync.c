@@ -341,7 +341,8 @@ void *sync_thread_main(void *arg)
         if (not_before != 0)
             s->postponed++;
         pthread_cond_broadcast(&s->done_cond);
-        pthread_cond_signal(&s->janitor_cond);
+        if (!list_empty(&s->jobs)) /* the round may have made some due */
+            pthread_cond_signal(&s->janitor_cond);
     }
     mutex_unlock(&s->mutex);
     /* What is still marked dirty gives its references back. */
