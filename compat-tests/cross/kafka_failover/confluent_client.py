@@ -1,50 +1,46 @@
-"""librdkafka. BOOTSTRAP TOPIC COUNT; see run."""
+"""librdkafka (see run)."""
 import sys
 import threading
 import time
 
+import steady
 from confluent_kafka import Consumer, Producer
 
-boot, topic, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
-got, failed, over = set(), [], threading.Event()
-acked = repeated = 0
+boot, topic = sys.argv[1], steady.name
+acked, read, sent = set(), set(), threading.Event()
 
 
 def consume():
-    global repeated
     c = Consumer({"bootstrap.servers": boot, "group.id": "g-" + topic, "auto.offset.reset": "earliest", "session.timeout.ms": 10000})
     c.subscribe([topic])
-    while not over.is_set() and len(got) < count:
+    while not sent.is_set() or not acked <= read:
         m = c.poll(0.2)
-        if m is None or m.error():
-            continue
-        repeated += m.value() in got
-        got.add(m.value())
+        if m is not None and not m.error():
+            read.add(m.value())
+            steady.say("read", "%d %d:%d" % (int(m.value()), m.partition(), m.offset()))
     c.close()
 
 
-def delivered(error, _):
-    global acked
+def delivered(error, m):
     if error is not None:
-        failed.append(str(error))
-        return
-    acked += 1
-    if acked % 1000 == 0:
-        print("acked", acked, flush=True)
+        steady.error(RuntimeError(str(error)))
+    else:
+        acked.add(m.value())
+        steady.say("acked", m.value().decode())
 
 
 reader = threading.Thread(target=consume)
 producer = Producer({"bootstrap.servers": boot, "enable.idempotence": True, "acks": "all", "linger.ms": 2})
-for i in range(count):
-    producer.produce(topic, b"%d" % i, on_delivery=delivered)
+n = 0
+while not steady.over.is_set():
+    producer.produce(topic, b"%d" % n, on_delivery=delivered)
     producer.poll(0)
-    if i == 0:
+    if n == 0:
         producer.flush(30)  # the topic is made by it
         reader.start()
+    n += 1
     time.sleep(0.001)
 left = producer.flush(90)
-reader.join(90)
-over.set()
+sent.set()
 reader.join()
-print("acked=%d left=%d failed=%s read=%d repeated=%d" % (acked, left, failed[:2], len(got), repeated), flush=True)
-sys.exit(0 if acked == count == len(got) and not failed else 1)
+sys.exit("%d records are neither acknowledged nor failed" % left if left else 0)

@@ -1,49 +1,42 @@
-"""kafka-python. BOOTSTRAP TOPIC COUNT; see run."""
+"""kafka-python (see run)."""
 import sys
 import threading
 import time
 
+import steady
 from kafka import KafkaConsumer, KafkaProducer
 
-boot, topic, count = sys.argv[1].split(","), sys.argv[2], int(sys.argv[3])
-got, failed, over = set(), [], threading.Event()
-acked = repeated = 0
+boot, topic = sys.argv[1].split(","), steady.name
+acked, read, sent = set(), set(), threading.Event()
 
 
 def consume():
-    global repeated
     c = KafkaConsumer(topic, bootstrap_servers=boot, group_id="g-" + topic, auto_offset_reset="earliest", session_timeout_ms=10000)
-    while not over.is_set() and len(got) < count:
+    while not sent.is_set() or not acked <= read:
         for messages in c.poll(200).values():
             for m in messages:
-                repeated += m.value in got
-                got.add(m.value)
+                read.add(int(m.value))
+                steady.say("read", "%d %d:%d" % (int(m.value), m.partition, m.offset))
     c.close()
 
 
-def delivered(_):
-    global acked
-    acked += 1
-    if acked % 1000 == 0:
-        print("acked", acked, flush=True)
+def delivered(n):
+    acked.add(n)
+    steady.say("acked", n)
 
 
 reader = threading.Thread(target=consume)
 producer = KafkaProducer(bootstrap_servers=boot, acks="all", enable_idempotence=True, linger_ms=2)
-for i in range(count):
-    f = producer.send(topic, b"%d" % i)
-    f.add_callback(delivered)
-    f.add_errback(lambda e: failed.append(repr(e)))
-    if i == 0:
+n = 0
+while not steady.over.is_set():
+    f = producer.send(topic, b"%d" % n)
+    f.add_callback(lambda _, n=n: delivered(n))
+    f.add_errback(steady.error)
+    if n == 0:
         producer.flush(30)
         reader.start()
+    n += 1
     time.sleep(0.001)
-try:
-    producer.flush(90)
-except Exception as e:
-    failed.append(repr(e))
-reader.join(90)
-over.set()
+producer.flush(90)
+sent.set()
 reader.join()
-print("acked=%d failed=%s read=%d repeated=%d" % (acked, failed[:2], len(got), repeated), flush=True)
-sys.exit(0 if acked == count == len(got) and not failed else 1)
