@@ -227,7 +227,7 @@ static void put_record(struct rpart *part, struct buf *b, uint32_t to)
     }
 }
 
-static void begin(struct replication *r, uint32_t partition, uint32_t to)
+static bool begin(struct replication *r, uint32_t partition, uint32_t to)
 {
     struct rpart *part = &r->parts[partition];
     int member = record_member(&part->rec, to);
@@ -236,7 +236,7 @@ static void begin(struct replication *r, uint32_t partition, uint32_t to)
     if (part->role != PARTITION_LEADER || part->handover != NULL || part->step_wanted || part->working == WORK_STEP || to == r->node_id || member < 0 ||
         !(part->rec.insync >> member & 1) || !record_node_active(r, to, &epoch)) {
         diag_info("a handover is refused", "partition=%u to=%u role=%s", partition, to, partition_role_name((enum partition_role)part->role));
-        return;
+        return false;
     }
     __atomic_add_fetch(&r->handing_over, 1, __ATOMIC_ACQ_REL);
     part->handover = mem_zalloc(sizeof(*part->handover));
@@ -246,6 +246,7 @@ static void begin(struct replication *r, uint32_t partition, uint32_t to)
     diag_info("hands over", "partition=%u to=%u", partition, to);
     part->park_wanted = true;
     work_kick(part);
+    return true;
 }
 
 struct asked {
@@ -260,7 +261,7 @@ static void deliver(struct worker *w, struct mail *m)
 
     (void)w;
     if (a->r->started && !a->r->stopping && a->partition < a->r->count)
-        begin(a->r, a->partition, a->to);
+        (void)begin(a->r, a->partition, a->to);
     mem_free(a);
 }
 
@@ -273,7 +274,7 @@ void replication_hand_over(struct replication *r, uint32_t partition, uint32_t t
     worker_post(r->w, &a->mail);
 }
 
-/* ---- before stopping -------------------------------------------------------------------------------------------------------------------- */
+/* ---- to whoever can -------------------------------------------------------------------------------------------------------------------- */
 
 /* The first in-sync member that is active, in order of preference; 0: none. */
 static uint32_t any_successor(struct rpart *part)
@@ -287,17 +288,20 @@ static uint32_t any_successor(struct rpart *part)
     return 0;
 }
 
+bool handover_to_any(struct rpart *part)
+{
+    uint32_t to = part->role == PARTITION_LEADER ? any_successor(part) : 0;
+
+    return to != 0 && begin(part->r, part->index, to);
+}
+
 static void deliver_leave(struct worker *w, struct mail *m)
 {
     struct replication *r = CONTAINER_OF(m, struct replication, leave_mail);
 
     (void)w;
     for (uint32_t i = 0; r->started && !r->stopping && i < r->count; i++) {
-        struct rpart *part = &r->parts[i];
-        uint32_t to = part->role == PARTITION_LEADER ? any_successor(part) : 0;
-
-        if (to != 0)
-            begin(r, i, to);
+        (void)handover_to_any(&r->parts[i]);
     }
     ASTORE(&r->left, true);
 }

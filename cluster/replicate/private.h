@@ -108,6 +108,7 @@ struct rpart {
     uint64_t subscribed_in; /* the fetcher's request that told of all logs */
     uint64_t subscribe_not_before_us;
     struct repair *repair;  /* owned; NULL: this copy is whole */
+    uint64_t suspect_not_before_us; /* a suspect log's leader tries again to hand over */
     bool damaged;           /* atomic: the same for other threads */
     struct list waiters;    /* of struct replication_waiter, under r->wait_mutex */
     uint32_t waiter_count;  /* atomic */
@@ -364,6 +365,8 @@ void insync_free_all(struct replication *r);
 void insync_note_record(struct rpart *part); /* its record changed */
 
 /* handover.c */
+/* To the first in-sync member that is active, in order of preference. False: there is none, or it cannot begin now. */
+bool handover_to_any(struct rpart *part);
 void handover_park(struct rpart *part);   /* as work */
 void handover_unpark(struct rpart *part); /* as work */
 void handover_worked(struct rpart *part);
@@ -390,6 +393,8 @@ void repair_mask(struct rpart *part);  /* its record was read: a damaged copy do
 void repair_go_on(struct rpart *part, uint64_t now);
 int repair_run(struct rpart *part);    /* as work */
 void repair_done(struct rpart *part, int err);
+/* The scrubber suspects logs of this node (log_suspect): one of this partition is given up while others have it whole; a leader hands over first. */
+void repair_suspects(struct rpart *part, uint64_t now);
 void repairs_free(struct replication *r);
 
 /* wait.c */

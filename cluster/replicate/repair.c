@@ -17,6 +17,7 @@
 
 #define AGAIN_US 1000000
 #define REFUSED_AGAIN_US 10000000
+#define SUSPECT_AGAIN_US 2000000
 
 enum stage { FOUND, TELLING, PROPOSING, WAITING, REPAIRING };
 
@@ -217,6 +218,39 @@ void repair_done(struct rpart *part, int err)
     if (part->role == PARTITION_FOLLOWER)
         fetcher_follow(part);
     repair_look(part); /* another log may have failed meanwhile */
+}
+
+/* ---- what the scrubber finds ---------------------------------------------------------------------------------------------------- */
+
+static struct rlog *suspect_log(const struct rpart *part)
+{
+    LIST_FOREACH(node, &part->logs)
+    {
+        struct rlog *l = LIST_ENTRY(node, struct rlog, node);
+
+        if (l->log != NULL && log_suspect(l->log) && log_failed(l->log) == 0)
+            return l;
+    }
+    return NULL;
+}
+
+/* All but a batch of a suspect log is sound: it is better than nothing, so it is given up only where there is a leader to fetch from. A leader hands over first, to somebody in sync, and is a follower then: nobody waits. */
+void repair_suspects(struct rpart *part, uint64_t now)
+{
+    struct replication *r = part->r;
+    struct rlog *l;
+    int me = record_member(&part->rec, r->node_id);
+
+    if (part->repair != NULL || part->handover != NULL || part->working != WORK_NONE || part->step_wanted || r->stopping || me < 0 ||
+        now < part->suspect_not_before_us || (l = suspect_log(part)) == NULL)
+        return;
+    part->suspect_not_before_us = now + SUSPECT_AGAIN_US;
+    if (part->role == PARTITION_LEADER) {
+        (void)handover_to_any(part);
+    } else if (part->role == PARTITION_FOLLOWER && part->leader != 0 && part->leader != r->node_id) {
+        log_damaged(l->log, "a sealed segment differs from its checksum");
+        repair_look(part);
+    }
 }
 
 /* ---- steps ---------------------------------------------------------------------------------------------------------------------- */

@@ -130,6 +130,7 @@ static void fire_tick(struct worker *w, struct io_timer *t)
 {
     struct replication *r = CONTAINER_OF(t, struct replication, tick);
     uint64_t now = replication_now_us();
+    bool suspects = log_store_suspects(r->o.logs) != 0;
 
     (void)w;
     ASTORE(&r->pass_us, now);
@@ -142,6 +143,8 @@ static void fire_tick(struct worker *w, struct io_timer *t)
             repair_go_on(part, now);
         else if (partition_state(part->p) == PARTITION_FAILED || (part->main != NULL && part->main->log != NULL && log_failed(part->main->log) != 0))
             repair_look(part);
+        else if (suspects)
+            repair_suspects(part, now);
         if (part->retry_step_us != 0 && now >= part->retry_step_us) {
             part->retry_step_us = 0;
             part->step_wanted = true;

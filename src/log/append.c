@@ -59,7 +59,7 @@ int log_create_files(struct log *l)
     ASTOREX(&s->new_names, true);
     mutex_lock(&s->mutex);
     if (l->number == 0) {
-        l->number = s->next_number++;
+        ASTOREX(&l->number, s->next_number++);
         ledger_put_name(&s->pending, l);
         if (l->start != 0)
             ledger_put_start(&s->pending, l, l->start);

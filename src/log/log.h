@@ -81,9 +81,15 @@ void log_store_set_opened(struct log_store *s, void (*fn)(void *arg, struct log 
 /* All logs on disk the store knows, open or not. `fn` may open none. */
 void log_store_each(struct log_store *s, void (*fn)(void *arg, const char *dir, uint64_t log_id), void *arg);
 
+/* Every sealed segment is read and compared with its checksum once in `interval_ms` (0: never), at most `bytes_per_s` of them a second. Off until this is called. Any thread. */
+void log_store_set_scrub(struct log_store *s, uint64_t interval_ms, uint64_t bytes_per_s);
+/* How many logs are suspect now (log_suspect). Any thread, cheap. */
+uint32_t log_store_suspects(const struct log_store *s);
+
 struct log_store_stats {
     uint64_t logs, hot_logs, open_files, sync_rounds, sync_last_us, sync_max_us, unprefaulted, bytes_appended, disk_free;
     uint64_t sync_running_us; /* age of the round that is running, 0: none (rule 25) */
+    uint64_t scrub_bytes, scrub_passes, suspects;
 };
 void log_store_stats(struct log_store *s, struct log_store_stats *ret); /* any thread */
 
@@ -118,6 +124,7 @@ int32_t log_epoch(const struct log *l);   /* leader epoch stamped into appends *
 void log_set_epoch(struct log *l, int32_t epoch);
 int64_t log_last_timestamp(const struct log *l); /* max timestamp appended, -1 when empty: rule 10's "last effect's time" */
 int log_failed(const struct log *l);      /* 0 or the error that stopped it */
+bool log_suspect(const struct log *l);    /* a sealed segment was found to differ from its checksum; it goes on serving */
 const char *log_dir(const struct log *l);
 struct log_store *log_store_of(const struct log *l);
 
@@ -307,7 +314,7 @@ struct log_walk_batch {
 /* Walks one segment file: every batch, sound or not, in order; `fn` returns 0 to go on. Behind a batch whose end cannot be told the walk ends. `verify`: CRCs and records too. Zeros at the end
  * are a tail written ahead. 0, what `fn` returned, ERR_CORRUPT when there was a defect, ERR_*. */
 int log_file_walk(const char *path, bool verify, int (*fn)(void *arg, const struct log_walk_batch *b), void *arg);
-/* Reads the sealed segments again and compares them with the checksums taken when they were sealed. Background. ERR_CORRUPT (and the log fails), ERR_IO. */
+/* Reads the sealed segments again and compares them with the checksums taken when they were sealed, now and as fast as it can. Background. ERR_CORRUPT (the log is suspect), ERR_*. */
 int log_verify(struct log *l);
 
 #endif

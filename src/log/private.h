@@ -134,6 +134,7 @@ struct log {
     /* under the stripe */
     struct segment *segs;
     uint32_t seg_first, seg_count, seg_cap; /* the list is segs[seg_first .. seg_first + seg_count) */
+    bool suspect; /* atomic: one of them, sealed, differs from its checksum */
 
     /* the ledger's view: the sync thread's, and recovery's before it is ready */
     int64_t mark_off, mark_seg; /* -1: none */
@@ -242,9 +243,13 @@ struct log_store {
     uint64_t round_began_us; /* atomic: 0 when none is running */
     int health; /* atomic */
     bool stopping;
-    pthread_t sync_thread, prefault_thread, janitor_thread;
+    pthread_t sync_thread, prefault_thread, janitor_thread, scrub_thread;
     bool threads;
-    pthread_cond_t sync_cond, prefault_cond, janitor_cond, done_cond;
+    pthread_cond_t sync_cond, prefault_cond, janitor_cond, scrub_cond, done_cond;
+    uint64_t scrub_interval_ms; /* under mutex; 0: off */
+    uint64_t scrub_rate;        /* atomic: bytes a second */
+    uint64_t scrub_bytes, scrub_passes; /* atomics */
+    uint32_t suspects;          /* atomic: logs that are suspect */
     void (*cut_begin)(void *arg);
     void (*cut_end)(void *arg);
     void *cut_arg;
@@ -312,6 +317,8 @@ void log_fail(struct log *l, int err, const char *why, int64_t offset);
 void store_submit(struct log_store *s, struct job *job);
 void store_refresh_disk(struct log_store *s);
 void *store_janitor_main(void *arg);
+void *store_scrub_main(void *arg);
+void scrub_absolve(struct log *l); /* it begins anew, or is deleted */
 bool failpoint_hit(struct failpoint *fp);
 void failpoint_parse(struct log_store *s, const char *text);
 int log_touch(struct log *l); /* recovers when that is due; 0 or what stopped it */

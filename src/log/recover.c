@@ -372,7 +372,7 @@ int log_recover_files(struct log *l)
     ASTORE(&l->end, sc.expected);
     mutex_lock(&s->mutex);
     if (l->number == 0) {
-        l->number = s->next_number++;
+        ASTOREX(&l->number, s->next_number++);
         ledger_put_name(&s->pending, l);
     }
     ledger_put_epochs(&s->pending, l);

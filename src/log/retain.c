@@ -431,6 +431,7 @@ static int drop_files(struct log *l, int64_t start)
 /* Under the append lock: an empty log that begins at `start`. */
 static void empty(struct log *l, int64_t start)
 {
+    scrub_absolve(l);
     mutex_lock(log_stripe(l));
     while (l->seg_count > 0)
         segment_remove(l, l->seg_count - 1);
@@ -557,42 +558,4 @@ int log_last_batch_participants(struct log *l, struct log_participant *ret, size
 done:
     buf_fini(&b);
     return err < 0 ? err : count;
-}
-
-/* ---- checksums of sealed segments ------------------------------------------------------------------------------------------------ */
-
-int log_verify(struct log *l)
-{
-    int err = log_touch(l);
-
-    for (int64_t at = 0; err == 0;) {
-        struct segment copy = {0};
-        struct segfile *f;
-        uint32_t crc = 0;
-        bool found = false;
-
-        mutex_lock(log_stripe(l));
-        for (uint32_t i = 0; i < l->seg_count && !found; i++) {
-            found = seg_at(l, i)->base >= at && (seg_at(l, i)->flags & SEG_SUMMED);
-            copy = *seg_at(l, i);
-        }
-        mutex_unlock(log_stripe(l));
-        if (!found)
-            break;
-        at = copy.next;
-        err = segment_open(l, copy.base, &f);
-        if (err == ERR_NOT_FOUND) {
-            err = 0;
-            continue;
-        }
-        if (err != 0)
-            break;
-        err = segment_sum(f, copy.bytes, &crc);
-        segfile_unref(f);
-        if (err == 0 && crc != copy.crc)
-            err = ERR_CORRUPT;
-        if (err == ERR_CORRUPT)
-            log_fail(l, ERR_CORRUPT, "a sealed segment differs from its checksum", copy.base);
-    }
-    return err;
 }

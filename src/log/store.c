@@ -363,6 +363,7 @@ static void free_store(struct log_store *s)
     pthread_cond_destroy(&s->sync_cond);
     pthread_cond_destroy(&s->prefault_cond);
     pthread_cond_destroy(&s->janitor_cond);
+    pthread_cond_destroy(&s->scrub_cond);
     pthread_cond_destroy(&s->done_cond);
     buf_fini(&s->pending);
     if (s->ledger_fd >= 0)
@@ -411,6 +412,8 @@ static void start_threads(struct log_store *s)
     pthread_setname_np(s->prefault_thread, "prefault");
     CHECK(pthread_create(&s->janitor_thread, NULL, store_janitor_main, s) == 0);
     pthread_setname_np(s->janitor_thread, "janitor");
+    CHECK(pthread_create(&s->scrub_thread, NULL, store_scrub_main, s) == 0);
+    pthread_setname_np(s->scrub_thread, "scrub");
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     s->threads = true;
 }
@@ -463,6 +466,7 @@ int log_store_open(const struct log_store_options *options, struct workers *ws, 
     cond_init_mono(&s->sync_cond);
     cond_init_mono(&s->prefault_cond);
     cond_init_mono(&s->janitor_cond);
+    cond_init_mono(&s->scrub_cond);
     cond_init_mono(&s->done_cond);
     list_init(&s->lru);
     list_init(&s->sealed);
@@ -544,10 +548,12 @@ void log_store_close(struct log_store *s)
     pthread_cond_broadcast(&s->sync_cond);
     pthread_cond_broadcast(&s->prefault_cond);
     pthread_cond_broadcast(&s->janitor_cond);
+    pthread_cond_broadcast(&s->scrub_cond);
     mutex_unlock(&s->mutex);
     pthread_join(s->sync_thread, NULL);
     pthread_join(s->prefault_thread, NULL);
     pthread_join(s->janitor_thread, NULL);
+    pthread_join(s->scrub_thread, NULL);
     if (clean && ledger_snapshot(s, true) != 0)
         diag_error("the clean mark could not be written", "path=\"%s/ledger\"", s->data_dir);
     free_store(s);
@@ -581,6 +587,9 @@ void log_store_stats(struct log_store *s, struct log_store_stats *ret)
     ret->sync_running_us = began == 0 ? 0 : clock_mono_us() - began;
     ret->unprefaulted = ALOADX(&s->unprefaulted);
     ret->disk_free = ALOADX(&s->disk_free);
+    ret->scrub_bytes = ALOADX(&s->scrub_bytes);
+    ret->scrub_passes = ALOADX(&s->scrub_passes);
+    ret->suspects = ALOAD(&s->suspects);
 }
 
 /* ---- logs --------------------------------------------------------------------------------------------------------------- */
@@ -592,6 +601,7 @@ static void close_files(struct log *l);
 static void bury(struct log_store *s, struct log *l)
 {
     log_append_lock(l);
+    scrub_absolve(l);
     ASTORE(&l->deleted, true); /* before its files move: whoever misses one then knows why; and no append follows */
     ASTORE(&l->failed, ERR_NOT_FOUND);
     log_append_unlock(l);

@@ -208,6 +208,8 @@ static void check_disk(struct server *s, json_t *out)
     }
     if (log_store_health(s->logs) != 0)
         find(out, "disk", BAD, "replace the disk; the other nodes go on", "a sync failed (%s): no log takes appends any more", err_name(log_store_health(s->logs)));
+    if (log_store_suspects(s->logs) != 0)
+        find(out, "disk", BAD, "the diagnostics name the files. A partition with replicas fetches them anew by itself; look at the disk, and copy what has no replica", "%u logs have a sealed segment that differs from its checksum", log_store_suspects(s->logs));
 }
 
 /* A number of /proc or /sys; -1: not to be had. */

@@ -118,6 +118,9 @@ LOG_GAUGE(sync_max_us, 1e-6)
 LOG_GAUGE(unprefaulted, 1)
 LOG_GAUGE(bytes_appended, 1)
 LOG_GAUGE(disk_free, 1)
+LOG_GAUGE(scrub_bytes, 1)
+LOG_GAUGE(scrub_passes, 1)
+LOG_GAUGE(suspects, 1)
 
 #define WORKER_GAUGE(field)                                                                                  \
     static double worker_##field(void *arg)                                                                  \
@@ -405,6 +408,9 @@ void server_register_gauges(struct server *s)
         {"gomsg_log_sync_last_seconds", "Duration of the last sync round", 0, log_sync_last_us},
         {"gomsg_log_sync_max_seconds", "Longest sync round", 0, log_sync_max_us},
         {"gomsg_log_append_unprefaulted_total", "Appends that met a page not faulted in before", 1, log_unprefaulted},
+        {"gomsg_log_scrub_bytes_total", "Bytes of sealed segments read and compared with their checksums", 1, log_scrub_bytes},
+        {"gomsg_log_scrub_passes_total", "Passes over all sealed segments that came to their end", 1, log_scrub_passes},
+        {"gomsg_logs_suspect", "Logs of which a sealed segment differs from its checksum", 0, log_suspects},
         {"gomsg_log_appended_bytes_total", "Bytes appended to all logs", 1, log_bytes_appended},
         {"gomsg_worker_turns_total", "Turns of the workers' loops", 1, worker_turns},
         {"gomsg_worker_naps_total", "Turns that waited to gather one-way messages (amqp.coalesce)", 1, worker_naps},

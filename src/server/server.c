@@ -360,6 +360,7 @@ static int open_engines(struct server *s)
         diag_error("the logs cannot be opened", "dir=%s err=\"%s\"", s->config->node_data_dir, err_text(err));
         return err;
     }
+    log_store_set_scrub(s->logs, (uint64_t)CONFIG_GET(s->config, log_scrub_interval_ms), (uint64_t)CONFIG_GET(s->config, log_scrub_rate));
     partitions.store = s->logs;
     err = partitions_new(&partitions, &s->partitions);
     if (err < 0) {
@@ -427,8 +428,10 @@ void server_apply_config(struct server *s)
     struct log_store *logs = __atomic_load_n(&s->logs, __ATOMIC_ACQUIRE);
 
     diag_set_level((enum diag_level)CONFIG_GET(s->config, diag_level));
-    if (logs != NULL)
+    if (logs != NULL) {
         log_store_set_fsync(logs, (enum log_fsync)CONFIG_GET(s->config, log_fsync), (uint32_t)CONFIG_GET(s->config, log_fsync_interval_ms));
+        log_store_set_scrub(logs, (uint64_t)CONFIG_GET(s->config, log_scrub_interval_ms), (uint64_t)CONFIG_GET(s->config, log_scrub_rate));
+    }
     if (s->partitions != NULL)
         partitions_set_snapshot_log_bytes(s->partitions, (uint64_t)CONFIG_GET(s->config, kv_snapshot_log_bytes));
 }

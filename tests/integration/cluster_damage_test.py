@@ -269,6 +269,34 @@ def a_leaders_damage_is_found_by_whoever_copies_it():
         check(c)
 
 
+def what_a_disk_changed_is_found_before_anybody_reads_it():
+    """Sealed segments are read again in the background (log.scrub_interval). A follower's copy is fetched anew; a leader hands over first and refuses nobody."""
+    with DamageCluster(3, "--log.segment_bytes=1MiB", "--log.scrub_interval=200ms", "--log.scrub_rate=1GiB", *ARGS) as c:
+        fill(c)
+        body = os.urandom(100000)
+        for i in range(40):
+            on_some(c, lambda m: True if Kafka(m.ports["kafka"]).produce("t", 0, batch([body]))[0] == 0 else None)
+        whole(c)
+        synced(c)
+        partition = partition_of(files(c.members[0], "topic")[0])
+        for who in ("follower", "leader"):
+            leader = leader_of(c, partition)
+            victim = leader if who == "leader" else next(m for m in c.members if m is not leader)
+            path = sorted(p for p in files(victim, "topic") if partition_of(p) == partition)[1]
+            repaired = victim.metric("gomsg_replica_repaired_total")
+            said_before = len(victim.log())
+            flip(path, 700000)
+            eventually(lambda: victim.metric("gomsg_replica_repaired_total") > repaired, timeout=60)
+            eventually(lambda: victim.metric("gomsg_logs_suspect") == 0, timeout=20)
+            said = victim.log()[said_before:]
+            assert "a sealed segment differs from its checksum: its disk" in said
+            assert ("hands over" in said.split("copy of a partition is damaged")[0]) == (who == "leader"), said
+            whole(c)
+        got = on_some(c, lambda m: [v for _, v in Kafka(m.ports["kafka"]).read_all("t", 0)])
+        assert got[-40:] == [body] * 40 and len(got) == N + 40, len(got)
+        check(c, topic=False)
+
+
 def a_queue_that_cannot_be_read_back_is_led_elsewhere():
     """Found when the queue is opened, by its leader: a checkpoint that is none. The leader steps back, another serves, and its own copy becomes whole again."""
     with DamageCluster(3, *ARGS) as c:
@@ -360,4 +388,4 @@ def the_last_copies_wait_for_people():
 
 
 if __name__ == "__main__":
-    run_tests([a_damaged_copy_is_fetched_anew, a_damaged_snapshot_is_fetched_anew, a_leaders_damage_is_found_by_whoever_copies_it, a_queue_that_cannot_be_read_back_is_led_elsewhere, damage_found_when_all_come_back, the_last_copies_wait_for_people])
+    run_tests([a_damaged_copy_is_fetched_anew, a_damaged_snapshot_is_fetched_anew, a_leaders_damage_is_found_by_whoever_copies_it, what_a_disk_changed_is_found_before_anybody_reads_it, a_queue_that_cannot_be_read_back_is_led_elsewhere, damage_found_when_all_come_back, the_last_copies_wait_for_people])

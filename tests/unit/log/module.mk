@@ -1,6 +1,6 @@
 check_PROGRAMS += unit-log
 TESTS += unit-log
-unit_log_SOURCES = %D%/batch_test.c %D%/log_test.c %D%/recover_test.c %D%/replica_test.c %D%/cost_test.c %D%/level_test.c %D%/rig.c %D%/rig.h \
+unit_log_SOURCES = %D%/batch_test.c %D%/log_test.c %D%/recover_test.c %D%/replica_test.c %D%/scrub_test.c %D%/cost_test.c %D%/level_test.c %D%/rig.c %D%/rig.h \
 	%D%/fake_workers.c %D%/fake_workers.h
 unit_log_CPPFLAGS = $(AM_CPPFLAGS) -I$(srcdir)/%D%
 unit_log_CFLAGS = $(AM_CFLAGS) $(CRITERION_CFLAGS)
