@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """How long a failover takes, seen by the clients people use: redis-py Cluster, librdkafka (confluent-kafka), pika.
 
-    failover_bench.py [--rounds 20] [--levels leader,quorum] [--faults kill,pause,cut] [--seed N] [--clients resp,kafka,amqp] [--trace DIR]
+    failover_bench.py [--rounds 20] [--levels leader,quorum] [--faults kill,pause,cut,isolate] [--seed N] [--clients resp,kafka,amqp] [--trace DIR]
 
-A round: each client writes to something that one node leads; that node is killed with -9, paused, or cut off from the other nodes; the longest time without a
+A round: each client writes to something that one node leads; that node is killed with -9, paused, cut off from the other nodes, or isolated from them and from the clients; the longest time without a
 successful write from then on. The AMQP publisher is connected to another node (amqp) and, for kills, one more to the leader
 itself (amqp-direct). Prints median and worst. Not part of any check: it measures.
 
@@ -51,8 +51,8 @@ def python():
 class Client:
     """A failover_client.py and what it told."""
 
-    def __init__(self, exe, kind, nodes, target, acks, debug=False):
-        options = json.dumps({"nodes": nodes, "target": target, "acks": acks, "debug": debug})
+    def __init__(self, exe, kind, nodes, target, acks, debug=False, settings=None):
+        options = json.dumps({"nodes": nodes, "target": target, "acks": acks, "debug": debug, "settings": settings or {}})
         self.process = subprocess.Popen([exe, os.path.join(HERE, "failover_client.py"), kind, options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.writes, self.said = [], []
         self.reader = threading.Thread(target=self.read, daemon=True)
@@ -153,7 +153,7 @@ class Bench:
         if "resp" in wanted:
             clients["resp"] = Client(self.exe, "resp", nodes("resp", everybody), key, acks)
         if "kafka" in wanted:
-            clients["kafka"] = Client(self.exe, "kafka", nodes("kafka", everybody), topic, acks, debug=self.o.trace is not None)
+            clients["kafka"] = Client(self.exe, "kafka", nodes("kafka", everybody), topic, acks, debug=self.o.trace is not None, settings=dict(x.split("=", 1) for x in self.o.librdkafka))
         if "amqp" in wanted:
             clients["amqp"] = Client(self.exe, "amqp", nodes("amqp", others), queue, acks)
             if fault == "kill":
@@ -167,6 +167,8 @@ class Bench:
                 victim.kill()
             elif fault == "pause":
                 victim.pause()
+            elif fault == "isolate":
+                cluster.net.link(victim.index, False)
             else:
                 cluster.net.split([victim.index], [n.index for n in others])
             try:
@@ -178,6 +180,8 @@ class Bench:
             for x in clients.values():
                 x.end()
             victim.resume()
+            if fault == "isolate":
+                cluster.net.link(victim.index, True)
             cluster.net.heal()
         for name, seconds in took.items():
             self.results.setdefault((level, fault, name), []).append(seconds)
@@ -221,6 +225,7 @@ def main():
     p.add_argument("--faults", default="kill,pause,cut")
     p.add_argument("--topic-partitions", type=int, default=0, help="so many more, with a record each")
     p.add_argument("--clients", default="resp,kafka,amqp")
+    p.add_argument("--librdkafka", metavar="KEY=VALUE", action="append", default=[], help="another setting of the Kafka producer, to see what it changes")
     p.add_argument("--trace", metavar="DIR", help="leave what everybody said in each round there")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--tell", type=float, default=2.5, help="print what a client said when it took longer")
