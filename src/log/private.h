@@ -239,6 +239,7 @@ struct log_store {
     uint64_t round_open; /* atomic */
     uint64_t round_done; /* atomic */
     uint64_t round_wanted; /* under mutex */
+    uint64_t sync_requests; /* atomic: how often somebody asked for a round */
     uint64_t postponed;    /* rounds that found no space, under mutex */
     uint64_t round_began_us; /* atomic: 0 when none is running */
     int health; /* atomic */

@@ -5,8 +5,8 @@
  *     mark     one frame in the ledger with the new durable positions, synced
  *     publish  durable offsets, the round's number; one mail a worker that has waiters
  *
- * Where commits come in crowds, a round that would begin at once behind another waits for half as long as that one took: the answers just given bring the next requests, and one
- * round serves them where two would, each with half. Nobody waits longer for it: he would have waited for the rest of the round that began without him.
+ * Where commits come in crowds, a round that would begin at once behind another waits for company: while more comes, and no longer than that one took. The answers just given bring the next requests, and one
+ * round serves them where two would, each with a part. Nobody waits longer for it than he might have without: for the rest of a round that began just before he came.
  *
  * A round always syncs what it marks: with `log.fsync: never` rounds are as rare as an operating system's own, and only what asks for one (the only copy of a replicated log, rule 12c; a clean stop) has one at once. A mark
  * that nothing stands behind would be worse than none, since what is missing below it is corruption.
@@ -36,7 +36,8 @@
 #define PAGE_CEIL(x) PAGE_FLOOR((x) + 4095)
 #define FILES_ONE_BY_ONE 3
 #define CROWD 8             /* records a round made durable: more will come */
-#define GATHER_US_MAX 250
+#define GATHER_US_MAX 1000
+#define GATHER_STEPS 4
 #define GATHER_BEHIND_US 10000 /* the end of the last round */
 #define POSTPONED_US 500000     /* after a round found no space for its marks */
 #define NEVER_INTERVAL_MS 30000 /* with `log.fsync: never`: as an operating system would by itself */
@@ -238,7 +239,7 @@ static void trim_window(const struct round *r, const struct item *it)
         madvise(h->file->map + tail, (size_t)(zeroed - tail), MADV_POPULATE_WRITE);
 }
 
-/* False: postponed. *ret_gather_us: how long the next one may wait for company. */
+/* False: postponed. *ret_gather_us: how long the next one may wait for company at most. */
 static bool run_round(struct log_store *s, uint64_t *ret_gather_us) NO_THREAD_SAFETY_ANALYSIS /* cut() takes what its end gives back */
 {
     struct round r = {.s = s};
@@ -280,7 +281,7 @@ static bool run_round(struct log_store *s, uint64_t *ret_gather_us) NO_THREAD_SA
     mem_free(r.items);
     buf_fini(&r.entries);
     us = clock_mono_us() - began;
-    *ret_gather_us = r.records >= CROWD ? MIN_OF(us / 2, (uint64_t)GATHER_US_MAX) : 0;
+    *ret_gather_us = r.records >= CROWD ? MIN_OF(us, (uint64_t)GATHER_US_MAX) : 0;
     ASTORE(&s->round_began_us, 0);
     if (postponed) {
         mutex_unlock(&s->round_mutex);
@@ -299,6 +300,19 @@ static bool run_round(struct log_store *s, uint64_t *ret_gather_us) NO_THREAD_SA
     mutex_unlock(&s->round_mutex);
     commits_round_over(s);
     return true;
+}
+
+/* Waits for company: in steps, until none of them brings any. */
+static void gather(struct log_store *s, uint64_t us_max)
+{
+    uint64_t seen = ALOADX(&s->sync_requests), before;
+    unsigned step = 0;
+
+    do {
+        before = seen;
+        nanosleep(&(struct timespec){.tv_nsec = (long)us_max * 1000 / GATHER_STEPS}, NULL);
+        seen = ALOADX(&s->sync_requests);
+    } while (++step < GATHER_STEPS && seen != before);
 }
 
 static uint64_t interval_us(const struct log_store *s)
@@ -334,7 +348,7 @@ void *sync_thread_main(void *arg)
         }
         mutex_unlock(&s->mutex);
         if (gather_us != 0 && now - ended < GATHER_BEHIND_US)
-            nanosleep(&(struct timespec){.tv_nsec = (long)gather_us * 1000}, NULL);
+            gather(s, gather_us);
         not_before = run_round(s, &gather_us) ? 0 : clock_mono_us() + POSTPONED_US;
         ended = clock_mono_us();
         mutex_lock(&s->mutex);
@@ -355,6 +369,7 @@ void *sync_thread_main(void *arg)
 
 void sync_request(struct log_store *s, uint64_t round)
 {
+    __atomic_fetch_add(&s->sync_requests, 1, __ATOMIC_RELAXED);
     mutex_lock(&s->mutex);
     if (round > s->round_wanted) {
         s->round_wanted = round;
