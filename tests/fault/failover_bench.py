@@ -97,9 +97,23 @@ def targets(cluster, victim, number, wanted):
         return key, topic, None
     for i in range(100000):
         queue = "failover-%d-%d" % (number, i)
-        slot = (fnv("/" + "/" + queue) % 32 * 16384 + 31) // 32  # the first slot of the queue's partition
-        if cluster.leader_of_slot(slot) is victim:
+        if cluster.leader_of_slot(queue_slot(queue)) is victim:
             return key, topic, queue
+
+
+def queue_slot(queue):
+    """The first slot of the partition that owns a queue."""
+    return (fnv("/" + "/" + queue) % 32 * 16384 + 31) // 32
+
+
+def still_led(cluster, victim, key, topic, queue):
+    """Leaderships move back to nodes that came back; a round measures what its victim leads."""
+    if cluster.leader_of_slot(slot_of(key)) is not victim or (queue is not None and cluster.leader_of_slot(queue_slot(queue)) is not victim):
+        return False
+    if topic is None:
+        return True
+    leaders = KafkaCluster([(n.host, n.ports["kafka"]) for n in cluster.nodes.values()], 5, random).refresh(TOPIC)
+    return leaders[int(topic.rsplit(":", 1)[1])][0] == victim.host
 
 
 def fill(cluster, partitions):
@@ -116,6 +130,10 @@ def fill(cluster, partitions):
     print("%d topic partitions with a record each after %.1f s" % (partitions, time.monotonic() - begin), flush=True)
 
 
+class Moved(Exception):
+    """Something was led by another node when the fault was to come."""
+
+
 class Bench:
     def __init__(self, options):
         self.o, self.exe, self.results, self.number = options, python(), {}, 0
@@ -129,8 +147,13 @@ class Bench:
             if self.o.topic_partitions:
                 fill(cluster, self.o.topic_partitions)
             for fault in self.o.faults.split(","):
-                for _ in range(self.o.rounds):
-                    self.round(cluster, level, fault)
+                done = 0
+                while done < self.o.rounds:
+                    try:
+                        self.round(cluster, level, fault)
+                        done += 1
+                    except Moved:
+                        pass
 
     def round(self, cluster, level, fault):
         self.number += 1
@@ -162,6 +185,8 @@ class Bench:
         try:
             eventually(lambda: all(len(x.writes) > 20 for x in clients.values()), 20)
             time.sleep(random.uniform(0, 0.3))
+            if not still_led(cluster, victim, key, topic, queue):
+                raise Moved()
             t, wall = time.monotonic(), time.time()
             if fault == "kill":
                 victim.kill()
