@@ -18,7 +18,7 @@
 #include "protocols/resp/keys.h"
 #include "protocols/resp/slowlog.h"
 
-enum { SLICE_US = 200, SLICE_KEYS = 2048, STEP_KEYS = 64, COPY_MAX = 16384 };
+enum { SLICE_US = 200, SLICE_KEYS = 2048, STEP_KEYS = 64, COPY_MAX = 16384, PIECE_BYTES = 256 << 10 };
 
 struct keys_walk {
     struct reply *r;
@@ -60,7 +60,9 @@ struct keys_job {
     struct kv_walk at; /* where in it */
     size_t mark;       /* of `out`, where this partition's keys begin */
     uint64_t mark_replied;
-    struct buf out;    /* the keys, encoded */
+    struct buf *full;  /* owned array: the keys, encoded, in pieces; one buffer for all would be copied whole as it grows */
+    uint32_t full_count;
+    struct buf out;    /* the last piece */
     struct reply r;    /* into `out` */
     struct keys_walk walk;
     uint64_t us;       /* all slices */
@@ -77,6 +79,9 @@ struct keys_end {
 
 static void job_free(struct keys_job *j)
 {
+    for (uint32_t i = 0; i < j->full_count; i++)
+        buf_fini(&j->full[i]);
+    mem_free(j->full);
     buf_fini(&j->out);
     mem_free(j->ends);
     mem_free(j);
@@ -91,6 +96,12 @@ static void forget_partition(struct keys_job *j)
 
 static void next_partition(struct keys_job *j)
 {
+    if (j->out.len >= PIECE_BYTES) {
+        if ((j->full_count & (j->full_count - 1)) == 0)
+            j->full = mem_realloc(j->full, sizeof(j->full[0]) * MAX_OF(2 * j->full_count, 1u));
+        j->full[j->full_count++] = j->out;
+        j->out = (struct buf){0};
+    }
     j->index++;
     j->at = (struct kv_walk){0};
     j->mark = j->out.len;
@@ -157,8 +168,17 @@ static void free_bytes(void *data)
     mem_free(data);
 }
 
-/* The reply, when a slice has answered all. */
-static void answer_at_once(struct exec *x, struct keys_job *j)
+static void write_piece(struct conn *c, struct buf *piece)
+{
+    if (piece->len > COPY_MAX) {
+        conn_write_ref(c, piece->data, piece->len, free_bytes, piece->data);
+        *piece = (struct buf){0};
+    } else {
+        buf_put(conn_out(c), piece->data, piece->len);
+    }
+}
+
+static void answer(struct exec *x, struct keys_job *j)
 {
     if (j->error != 0) {
         if (cluster_on(x->w->front))
@@ -170,7 +190,9 @@ static void answer_at_once(struct exec *x, struct keys_job *j)
     if (j->ends != NULL && x->w->hold != NULL)
         note_ends(j);
     reply_array(&x->r, j->walk.replied);
-    buf_put(x->r.out, j->out.data, j->out.len);
+    for (uint32_t i = 0; i < j->full_count; i++)
+        write_piece(x->s->c, &j->full[i]);
+    write_piece(x->s->c, &j->out);
 }
 
 /* The reply of a blocked session. */
@@ -187,15 +209,7 @@ static void answer_later(struct keys_job *j)
     if (j->ends != NULL && hold_wanted(j->w->front))
         hold_begin(s);
     x.r = session_reply(s);
-    if (j->error != 0 || j->out.len <= COPY_MAX) {
-        answer_at_once(&x, j);
-    } else {
-        if (j->ends != NULL && j->w->hold != NULL)
-            note_ends(j);
-        reply_array(&x.r, j->walk.replied);
-        conn_write_ref(s->c, j->out.data, j->out.len, free_bytes, j->out.data);
-        j->out = (struct buf){0};
-    }
+    answer(&x, j);
     if (j->w->hold != NULL)
         hold_arm(j->w);
 }
@@ -315,7 +329,8 @@ void cmd_keys(struct exec *x)
     j = job_new(x);
     err = walk_slice(j);
     if (err == 0) {
-        answer_at_once(x, j);
+        if (!j->silent) /* the executor could not take a reply in pieces back */
+            answer(x, j);
         job_free(j);
         return;
     }

@@ -336,6 +336,12 @@ def keys_goes_in_slices_and_is_exact():
                 gone = Resp(port)
                 gone.send(gone.encode("KEYS", "*"))
                 gone.sock.close()
+            # CLIENT REPLY leaves its reply out, too, short or long.
+            for pattern in ("*", "none"):
+                c.send(c.encode("CLIENT", "REPLY", "SKIP") + c.encode("KEYS", pattern) + c.encode("PING"))
+                assert c.reply() == b"PONG"
+                c.send(c.encode("CLIENT", "REPLY", "OFF") + c.encode("KEYS", pattern) + c.encode("CLIENT", "REPLY", "ON") + c.encode("PING"))
+                assert c.reply() == b"OK" and c.reply() == b"PONG"
             half = Resp(port)
             half.send(half.encode("KEYS", "stable:*"))
             half.sock.shutdown(socket.SHUT_WR)
