@@ -17,8 +17,10 @@
 #define BACKOFF_US 20000
 #define BACKOFF_MAX_US 500000
 #define RETRY_APPEND_US 1000000
-#define QUEUE_LOOK_BYTES (512u << 10)
-#define CHECKPOINT_EVERY_US 5000000 /* of one queue, to follow its leader's start */
+#define FOLLOW_BYTES (1u << 20)   /* a queue's log grown by this is followed (queue_follow) */
+#define FOLLOW_OLD_BYTES (1u << 20) /* ... and one of this size is, once, though it does not grow */
+#define FOLLOW_AGAIN_US 1000000   /* a checkpoint waits for a sync */
+#define FOLLOW_KEPT_US 60000000   /* what is kept of queues that rest is let go */
 
 static void fetched(struct bus_call *c, int err, struct slice payload);
 
@@ -73,6 +75,8 @@ void fetcher_unfollow(struct rpart *part)
         install_cancel(l);
     }
     forget_reports(part);
+    while (list_pop_front(&part->follows) != NULL)
+        ; /* the next leader's news bring them back */
     list_remove(&part->fetch_node);
     if (part->following != NULL)
         list_remove(&part->followed_node);
@@ -161,6 +165,7 @@ static unsigned put_subscription(struct buf *positions, struct rpart *part)
         if (l->log == NULL || l->busy)
             continue;
         l->covers_read = false; /* this node may have led since, and written one */
+        l->looked = false;
         put_position(positions, l);
         n++;
     }
@@ -320,24 +325,14 @@ static int64_t last_hole(struct rlog *l, struct slice data)
     return hole;
 }
 
-/* The leader of a queue drops segments of which nothing is live any more, also between others; ours begin and end elsewhere. So its checkpoint is fetched now and then, at most once a segment, and tells which of ours may go
- * (install.c). */
+/* What it holds is followed up to the high watermark, so that this node can lead it at once, and what is dead of it goes. */
 static void queue_grew(struct rlog *l, size_t bytes)
 {
-    uint64_t now;
-    size_t n;
-
     l->grown += bytes;
-    if (l->grown < QUEUE_LOOK_BYTES)
+    if (l->grown < FOLLOW_BYTES)
         return;
     l->grown = 0;
-    n = log_segments(l->log, NULL, 0);
-    now = replication_now_us();
-    if (n < 3 || n == l->segments || now - l->covers_us < CHECKPOINT_EVERY_US)
-        return;
-    l->segments = n;
-    l->covers_us = now;
-    install_want(l, false);
+    work_follow(l, false);
 }
 
 static void append(struct rlog *l, struct slice data)
@@ -372,20 +367,18 @@ static void append(struct rlog *l, struct slice data)
     l->part->retry_appends = true;
 }
 
-/* The leader has dropped what is settled; with a checkpoint that says so, so may we. */
+/* The leader has dropped what is settled; with a checkpoint that says so, so may we. Ours will, when it is written at the high watermark. */
 void follower_follow_start(struct rlog *l)
 {
-    uint64_t now = replication_now_us();
-
     if (l->key.kind != LOG_QUEUE || l->busy || l->leader_start <= log_start(l->log) || l->leader_start > log_hw(l->log))
         return;
     if (covers(l, l->leader_start)) {
         log_advance_start(l->log, l->leader_start);
-    } else if (now - l->covers_us > CHECKPOINT_EVERY_US) {
-        l->covers_us = now;
-        install_want(l, false);
+    } else if (replication_now_us() >= l->follow_us) {
+        l->follow_us = replication_now_us() + FOLLOW_AGAIN_US;
+        work_follow(l, true);
     } else {
-        l->retry_us = l->covers_us + CHECKPOINT_EVERY_US;
+        l->retry_us = l->follow_us;
         l->part->retry_appends = true;
     }
 }
@@ -401,6 +394,11 @@ static void take_watermark(struct rlog *l, const struct fetch_log *a)
         log_advance_start(l->log, a->start); /* R20 */
     l->leader_start = a->start;
     follower_follow_start(l);
+    if (l->key.kind == LOG_QUEUE && !l->looked && !l->busy) {
+        l->looked = true;
+        if (log_bytes(l->log) >= FOLLOW_OLD_BYTES)
+            work_follow(l, false);
+    }
     if (l->key.kind == LOG_MAIN && log_hw(l->log) > partition_applied(part->p)) {
         part->apply_wanted = true;
         replication_arm_soon(part->r);
@@ -584,6 +582,10 @@ void fetchers_tick(struct replication *r, uint64_t now)
     for (uint32_t i = 0; i < r->count; i++) {
         struct rpart *part = &r->parts[i];
 
+        if (part->followed_us != 0 && now - part->followed_us > FOLLOW_KEPT_US && part->working == WORK_NONE) {
+            part->followed_us = 0;
+            queue_unfollow(partition_queues(part->p), 0);
+        }
         if (part->following == NULL || !part->retry_appends)
             continue;
         part->retry_appends = false;

@@ -166,7 +166,9 @@ int rlog_open(struct rlog *l)
     r->unnamed -= l->unnamed;
     l->unnamed = false;
     err = log_open(r->o.logs,
-                   &(struct log_options){.kind = (enum log_kind)l->key.kind, .dir = dir, .log_id = identity_of(&l->key)}, &l->log);
+                   &(struct log_options){.kind = (enum log_kind)l->key.kind, .dir = dir, .log_id = identity_of(&l->key),
+                                         .segment_bytes = l->key.kind != LOG_QUEUE ? 0 : r->o.queue_segment_bytes != 0 ? r->o.queue_segment_bytes : QUEUE_SEGMENT_BYTES},
+                   &l->log);
     mem_free(dir);
     if (err != 0 && err != ERR_CORRUPT) { /* what is damaged is opened all the same, to be told of and repaired */
         if (l->log != NULL)
@@ -284,6 +286,7 @@ void rlog_drop(struct rlog *l, bool delete_files)
     rlog_positions_drop(l);
     list_remove(&l->report);
     list_remove(&l->cut_node);
+    list_remove(&l->follow_node);
     list_remove(&l->node);
     if (part->main == l)
         part->main = NULL;

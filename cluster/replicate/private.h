@@ -13,6 +13,7 @@
 #include "base/mutex.h"
 #include "cluster/replicate/codec.h"
 #include "cluster/replicate/replicate.h"
+#include "queue/queue.h"
 
 #define FETCH_WAIT_MS 500
 #define FETCH_BYTES (1u << 20)
@@ -58,7 +59,7 @@ struct follower {
     int64_t main_end, main_durable; /* atomic; -1: unknown */
 };
 
-enum work_kind { WORK_NONE, WORK_STEP, WORK_PARK, WORK_UNPARK, WORK_REPAIR, WORK_CUT, WORK_INSTALL, WORK_APPLY };
+enum work_kind { WORK_NONE, WORK_STEP, WORK_PARK, WORK_UNPARK, WORK_REPAIR, WORK_CUT, WORK_INSTALL, WORK_APPLY, WORK_FOLLOW };
 
 struct rpart {
     struct replication *r;
@@ -77,6 +78,10 @@ struct rpart {
     enum work_kind working;
     bool apply_wanted, step_wanted, park_wanted, unpark_wanted, repair_wanted;
     struct list cuts;    /* of struct rlog: to be cut */
+    struct list follows; /* of struct rlog: queues to be followed (queue_follow) */
+    struct queue_followed followed; /* what the work under way came to */
+    bool follow_durable; /* ... and what was asked of it */
+    uint64_t followed_us; /* when one was; 0: nothing is kept */
     struct bg_job job;
     struct part_record target; /* of the step under way */
     int64_t apply_to;
@@ -157,15 +162,18 @@ struct rlog {
     struct list cut_node;
     int64_t cut_to;       /* what work does to it */
     bool restart;         /* ... begin anew there instead of cutting */
+    bool needs_checkpoint; /* ... a checkpoint of this queue went with it: the leader's is fetched */
     struct install *install; /* owned; NULL: none */
     int64_t covers;       /* a queue's: S of its checkpoint here, as last read; -1: none */
     bool covers_read;     /* since it was last followed */
     int64_t leader_start; /* as last told */
     int64_t missed_hw;    /* told while it was busy; -1: none */
-    uint64_t grown;       /* a queue's: bytes appended since its segments were looked at */
-    size_t segments;      /* as counted then */
-    uint64_t covers_us;   /* when the leader's was last asked for, to follow its start */
-    uint64_t retry_us;    /* an append failed: not before */
+    struct list follow_node; /* a queue's: in part->follows */
+    uint64_t grown;       /* a queue's: bytes appended since it was last followed */
+    uint64_t follow_us;   /* ... asked for no more often */
+    bool follow_durable;  /* its checkpoint is to be synced, so that its start can follow the leader's */
+    bool looked;          /* what it held when this node began to follow it was seen to */
+    uint64_t retry_us;    /* an append failed, or a checkpoint waits for a sync: not before */
 };
 
 /* ---- peers -------------------------------------------------------------------------------------------------------------------- */
@@ -301,6 +309,7 @@ void work_init(struct rpart *part);
 void work_kick(struct rpart *part);
 void work_cut(struct rlog *l, int64_t to);       /* log_truncate, and memory with it */
 void work_install(struct rlog *l);
+void work_follow(struct rlog *l, bool durable);  /* a queue's log grew */
 void work_restart(struct rlog *l, int64_t start); /* R13: a topic's log begins anew at its leader's start */
 
 /* steps.c: what a step does, on a background thread, and what follows it, on the data worker. */

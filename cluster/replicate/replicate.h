@@ -31,6 +31,7 @@ struct replication_options {
     uint32_t replica_lag_max_ms;
     uint32_t lease_ms; /* cluster.lease; 0: 1000 */
     uint32_t min_insync; /* cluster.min_insync */
+    uint64_t queue_segment_bytes; /* of queues' logs here; 0: QUEUE_SEGMENT_BYTES */
     /* This node opened or stopped leading a partition, or holds it no more; after the fact, on any thread, may only post: fronts free blocked clients, re-attach gateways. */
     void (*role_changed)(void *arg, uint32_t partition, bool leader);
     void *arg;

@@ -228,6 +228,8 @@ void step_run(struct rpart *part)
     }
     partition_set_role(p, want, MAX_OF(part->target.epoch, partition_epoch(p)));
     stream_table_admit(part->r->o.streams, part->index, false);
+    if (want == PARTITION_NONE)
+        queue_unfollow(partition_queues(p), 0);
     if (rpart_leads(part)) {
         /* Nothing is appended any more, and then: who waits for what was may be undone. */
         stream_table_close_partition(part->r->o.streams, part->index);

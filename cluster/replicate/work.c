@@ -1,7 +1,22 @@
-/* What takes time, a partition's lock or the disk: one piece at a time a partition, on a background thread. A step goes before cuts, cuts before applying. */
+/* What takes time, a partition's lock or the disk: one piece at a time a partition, on a background thread. A step goes before cuts, cuts before applying, applying before following
+ * queues. */
 #include "base/diag.h"
 #include "base/err.h"
 #include "cluster/replicate/private.h"
+#include "queue/queue.h"
+
+/* What of a queue stands for offsets that go must go first. */
+static int prepare_cut(struct rlog *l, bool *ret_gone)
+{
+    struct replication *r = l->part->r;
+    int err;
+
+    queue_unfollow(partition_queues(l->part->p), l->key.id);
+    err = queue_checkpoint_cut(r->o.data_dir, l->key.partition, l->key.id, l->cut_to, ret_gone);
+    if (*ret_gone)
+        diag_warn("a queue's log is cut below its checkpoint, which goes with it", "log=\"%s\" to=%lld", log_dir(l->log), (long long)l->cut_to);
+    return err;
+}
 
 static void run(struct bg_job *job)
 {
@@ -18,21 +33,31 @@ static void run(struct bg_job *job)
         handover_unpark(part);
         break;
     case WORK_REPAIR:
+        queue_unfollow(partition_queues(part->p), 0);
         part->work_err = repair_run(part);
         break;
     case WORK_CUT: {
         struct rlog *l = part->work_log;
 
-        part->work_err = l->restart ? log_restart_at(l->log, l->cut_to) : log_truncate(l->log, l->cut_to);
+        l->needs_checkpoint = false;
+        if (l->key.kind == LOG_QUEUE)
+            part->work_err = prepare_cut(l, &l->needs_checkpoint);
+        if (part->work_err == 0)
+            part->work_err = l->restart ? log_restart_at(l->log, l->cut_to) : log_truncate(l->log, l->cut_to);
         if (part->work_err == 0 && l->key.kind == LOG_MAIN)
             part->work_err = partition_apply_cut(part->p, l->cut_to);
         break;
     }
     case WORK_INSTALL:
+        if (part->work_log->key.kind == LOG_QUEUE)
+            queue_unfollow(partition_queues(part->p), part->work_log->key.id);
         part->work_err = install_run(part->work_log);
         break;
     case WORK_APPLY:
         part->work_err = partition_apply(part->p, part->apply_to);
+        break;
+    case WORK_FOLLOW:
+        part->work_err = queue_follow(partition_queues(part->p), part->work_log->key.id, part->work_log->log, part->follow_durable, &part->followed);
         break;
     case WORK_NONE:
         break;
@@ -46,8 +71,39 @@ static void cut_done(struct rlog *l, int err)
                    err_name(err));
     l->busy = false;
     l->restart = false;
+    if (l->needs_checkpoint) {
+        l->covers = -1;
+        l->covers_read = true;
+        if (l->part->role == PARTITION_FOLLOWER && l->part->leader != 0)
+            install_want(l, false);
+    }
     pull_continue(l->part);
     follower_work_done(l);
+}
+
+static void follow_done(struct rlog *l, int err)
+{
+    struct rpart *part = l->part;
+
+    part->followed_us = replication_now_us();
+    if (err != 0) {
+        /* A log that fails says so by itself; a checkpoint that cannot be read is another matter: its leader's is as good. */
+        if (err == ERR_CORRUPT && log_failed(l->log) == 0 && part->role == PARTITION_FOLLOWER && part->following != NULL && !l->busy)
+            install_want(l, false);
+        else if (err != ERR_NOT_FOUND)
+            DIAG_EVERY(DIAG_WARN, "a queue cannot be followed", "log=\"%s\" error=%s", log_dir(l->log), err_name(err));
+        return;
+    }
+    if (part->followed.covers >= 0) {
+        l->covers = part->followed.covers;
+        l->covers_read = true;
+    }
+    if (part->followed.wants_sync)
+        log_request_sync(l->log);
+    if (part->followed.more)
+        work_follow(l, part->follow_durable);
+    else
+        follower_follow_start(l);
 }
 
 static void done(struct bg_job *job)
@@ -68,6 +124,8 @@ static void done(struct bg_job *job)
         cut_done(part->work_log, part->work_err);
     else if (was == WORK_INSTALL)
         install_done(part->work_log, part->work_err);
+    else if (was == WORK_FOLLOW)
+        follow_done(part->work_log, part->work_err);
     else if (was == WORK_APPLY && part->work_err == ERR_AGAIN)
         part->apply_wanted = true;
     else if (was == WORK_APPLY && part->work_err != 0 && part->main != NULL)
@@ -93,11 +151,27 @@ void work_init(struct rpart *part)
     part->job.done = done;
     part->job.reply_to = part->r->w;
     list_init(&part->cuts);
+    list_init(&part->follows);
+}
+
+/* The next of them that may be worked on. */
+static struct rlog *pop_follow(struct rpart *part)
+{
+    struct list *n;
+
+    while (part->role == PARTITION_FOLLOWER && (n = list_pop_front(&part->follows)) != NULL) {
+        struct rlog *l = LIST_ENTRY(n, struct rlog, follow_node);
+
+        if (l->log != NULL && !l->busy && log_failed(l->log) == 0)
+            return l;
+    }
+    return NULL;
 }
 
 void work_kick(struct rpart *part)
 {
     struct list *n;
+    struct rlog *l;
 
     if (part->working != WORK_NONE || part->r->stopping)
         return;
@@ -128,6 +202,21 @@ void work_kick(struct rpart *part)
         if (part->apply_to > partition_applied(part->p))
             submit(part, WORK_APPLY);
     }
+    if (part->working == WORK_NONE && (l = pop_follow(part)) != NULL) {
+        part->work_log = l;
+        part->follow_durable = l->follow_durable;
+        l->follow_durable = false;
+        submit(part, WORK_FOLLOW);
+    }
+}
+
+void work_follow(struct rlog *l, bool durable)
+{
+    l->follow_durable |= durable;
+    if (list_linked(&l->follow_node))
+        return;
+    list_push_back(&l->part->follows, &l->follow_node);
+    work_kick(l->part);
 }
 
 void work_cut(struct rlog *l, int64_t to)

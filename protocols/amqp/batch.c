@@ -349,6 +349,23 @@ static bool all_done(const struct amqp_batch *b, const struct amqp_batch_part *p
     return true;
 }
 
+/* Before anything of a part is executed: 0, or ERR_PARKED when a queue it publishes to is being opened. */
+static int await_queues(struct amqp_session *s, const struct amqp_batch *b, const struct amqp_batch_part *part, struct partition_guard *g)
+{
+    uint64_t last_id = 0;
+
+    for (uint32_t i = part->first; i != 0; i = b->ops[i].next) {
+        const struct amqp_op *op = &b->ops[i];
+
+        if (op->kind != AMQP_OP_PUBLISH || op->queue_id == last_id)
+            continue;
+        last_id = op->queue_id;
+        if (GM_UNLIKELY(amqp_session_await_opening(s, last_id, g) != 0))
+            return ERR_PARKED;
+    }
+    return 0;
+}
+
 int amqp_batch_flush(struct amqp_session *s)
 {
     struct amqp_batch *b = s->batch;
@@ -369,6 +386,8 @@ int amqp_batch_flush(struct amqp_session *s)
             if (err == 0 && all_done(b, part))
                 continue;
         }
+        if (err == 0)
+            err = await_queues(s, b, part, &g);
         if (err == ERR_PARKED) {
             batch_own(b);
             return ERR_PARKED;

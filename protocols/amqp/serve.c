@@ -7,7 +7,8 @@
  *                      -> holding (DETACH): until what it holds is settled
  *                      -> dropped: requeued when the gateway's node was fenced or has a new epoch, or does not know the consumer; forgotten when this node no longer leads
  *
- * DELIVER is answered when the client's connection has taken it, and few of them are under way at once: that is the credit. Requests for a partition somebody else holds wait in order with the partition's park. */
+ * DELIVER is answered when the client's connection has taken it, and few of them are under way at once: that is the credit. Requests for a partition somebody else holds wait in order with the partition's park, those for a queue that is being opened with one of
+ * that queue. */
 #include "protocols/amqp/served.h"
 
 #include "base/diag.h"
@@ -32,12 +33,12 @@ struct ask {
 
 /* ---- entering ------------------------------------------------------------------------------------------ */
 
-static struct parked *park_find(struct amqp_serve *v, uint32_t partition)
+static struct parked *park_find(struct amqp_serve *v, uint32_t partition, uint64_t queue_id)
 {
     LIST_FOREACH (n, &v->parks) {
         struct parked *p = LIST_ENTRY(n, struct parked, node);
 
-        if (p->partition == partition)
+        if (p->partition == partition && p->queue_id == queue_id)
             return p;
     }
     return NULL;
@@ -63,21 +64,29 @@ static void retry(struct worker *w, struct partition_park *park)
     mem_free(p);
 }
 
+static struct parked *park_new(struct amqp_serve *v, uint32_t partition, uint64_t queue_id)
+{
+    struct parked *w = mem_zalloc(sizeof(*w));
+
+    w->serve = v;
+    w->partition = partition;
+    w->queue_id = queue_id;
+    w->park.worker = v->worker;
+    w->park.retry = retry;
+    list_init(&w->jobs);
+    list_init(&w->consumers);
+    return w;
+}
+
 /* 0, ERR_PARKED (*ret_parked: who waits is to be added), or why not. */
 int serve_enter(struct amqp_serve *v, uint32_t partition, bool home, bool upkeep, struct partition_guard *g, struct parked **ret_parked)
 {
     struct partition *p = partitions_get(v->front->o.partitions, partition);
-    struct parked *w = list_empty(&v->parks) ? NULL : park_find(v, partition);
+    struct parked *w = list_empty(&v->parks) ? NULL : park_find(v, partition, 0);
     int err = ERR_PARKED;
 
     if (w == NULL) {
-        w = mem_zalloc(sizeof(*w));
-        w->serve = v;
-        w->partition = partition;
-        w->park.worker = v->worker;
-        w->park.retry = retry;
-        list_init(&w->jobs);
-        list_init(&w->consumers);
+        w = park_new(v, partition, 0);
         err = home || upkeep ? partition_enter_upkeep(p, &w->park, g) : partition_enter(p, 0, &w->park, g);
         if (err != ERR_PARKED) {
             mem_free(w);
@@ -605,12 +614,35 @@ static struct waiting *waiting_new(struct ask *a, void (*done)(struct log_commit
     return w;
 }
 
+static void park_job(struct parked *parked, struct bus_request *r, uint32_t node_id, uint64_t node_epoch, enum bus_type type, struct slice payload)
+{
+    struct job *j = mem_alloc(sizeof(*j) + payload.len);
+
+    *j = (struct job){.request = r, .node_id = node_id, .node_epoch = node_epoch, .type = type, .len = payload.len};
+    memcpy(j->payload, payload.data, payload.len);
+    list_push_back(&parked->jobs, &j->node);
+}
+
+/* Entered. True: the request's queue is being opened, and it waits for that. */
+static bool waits_for_opening(struct ask *a, struct parked **ret)
+{
+    int err;
+
+    if (open_queue(a->v, partition_queues(a->g.p), a->head.queue_id, &err) != NULL || err != ERR_AGAIN)
+        return false;
+    *ret = park_new(a->v, a->head.partition, a->head.queue_id);
+    list_push_back(&a->v->parks, &(*ret)->node);
+    partition_park_opening(&a->g, &(*ret)->park);
+    return true;
+}
+
 /* Without a partition nothing can be done; with a stale or early idea of who leads, the gateway looks again. */
 static int run(struct amqp_serve *v, struct bus_request *r, uint32_t node_id, uint64_t node_epoch, enum bus_type type, struct slice payload)
 {
     struct ask a = {.v = v, .request = r, .node_id = node_id, .node_epoch = node_epoch, .type = type, .r = reader_of(payload)};
     struct waiting *w = NULL;
     struct parked *parked;
+    bool home;
     int err, left;
 
     if (v->stopped)
@@ -620,13 +652,11 @@ static int run(struct amqp_serve *v, struct bus_request *r, uint32_t node_id, ui
         bus_reply(v->bus, r, ERR_MALFORMED, SLICE_LIT("a malformed request"));
         return 0;
     }
-    err = serve_enter(v, a.head.partition, (a.head.flags & FORWARD_HOME) != 0, false, &a.g, &parked);
+    home = (a.head.flags & FORWARD_HOME) != 0;
+    parked = list_empty(&v->parks) ? NULL : park_find(v, a.head.partition, a.head.queue_id);
+    err = parked != NULL ? ERR_PARKED : serve_enter(v, a.head.partition, home, false, &a.g, &parked);
     if (err == ERR_PARKED) {
-        struct job *j = mem_alloc(sizeof(*j) + payload.len);
-
-        *j = (struct job){.request = r, .node_id = node_id, .node_epoch = node_epoch, .type = type, .len = payload.len};
-        memcpy(j->payload, payload.data, payload.len);
-        list_push_back(&parked->jobs, &j->node);
+        park_job(parked, r, node_id, node_epoch, type, payload);
         return ERR_PARKED;
     }
     if (err < 0) {
@@ -635,10 +665,15 @@ static int run(struct amqp_serve *v, struct bus_request *r, uint32_t node_id, ui
     }
     buf_clear(&v->answer);
     a.mark = log_commit_mark();
-    if ((a.head.flags & FORWARD_HOME) == 0 && partition_epoch(a.g.p) != a.head.epoch)
+    if (!home && partition_epoch(a.g.p) != a.head.epoch) {
         err = ERR_NOT_LEADER;
-    else
+    } else if (!home && waits_for_opening(&a, &parked)) {
+        park_job(parked, r, node_id, node_epoch, type, payload);
+        (void)partition_leave(&a.g);
+        return ERR_PARKED;
+    } else {
         err = handle(&a);
+    }
     if (a.commit != NULL) {
         w = waiting_new(&a, get_again);
         log_commit_cancel(a.commit);

@@ -61,7 +61,7 @@ struct served {
     uint64_t gone_at_us;
 };
 
-/* What waits for a partition. */
+/* What waits for a partition, or for a queue of it that is being opened. */
 struct parked {
     struct partition_park park;
     struct list node;
@@ -69,6 +69,7 @@ struct parked {
     struct list consumers; /* served.ready */
     struct amqp_serve *serve;
     uint32_t partition;
+    uint64_t queue_id; /* 0: for the partition */
 };
 
 struct job {

@@ -155,7 +155,22 @@ int amqp_session_enter_upkeep(struct amqp_session *s, uint32_t partition, struct
 
 int amqp_session_enter_queue(struct amqp_session *s, const struct topo_queue *q, struct partition_guard *g)
 {
-    return enter(s, q->partition, q->exclusive && s->front->o.bus != NULL, g);
+    int err = enter(s, q->partition, q->exclusive && s->front->o.bus != NULL, g);
+
+    return err != 0 ? err : amqp_session_await_opening(s, q->id, g);
+}
+
+int amqp_session_await_opening(struct amqp_session *s, uint64_t queue_id, struct partition_guard *g)
+{
+    int err;
+
+    if (GM_LIKELY(amqp_queue_enter(s, partition_queues(g->p), queue_id, &err) != NULL || err != ERR_AGAIN))
+        return 0; /* another error shows when it is entered */
+    partition_park_opening(g, &s->park);
+    s->park_waiting = true;
+    amqp_session_park(s);
+    (void)partition_leave(g);
+    return ERR_PARKED;
 }
 
 struct amqp_wait *amqp_session_wait(struct amqp_session *s)

@@ -278,7 +278,9 @@ void amqp_session_wait_drop(struct amqp_session *s);
 int amqp_session_enter(struct amqp_session *s, uint32_t partition, struct partition_guard *g);
 /* The same whoever leads it: for an exclusive queue of this node, and to take out what this session left there. */
 int amqp_session_enter_upkeep(struct amqp_session *s, uint32_t partition, struct partition_guard *g);
-/* For this queue. */
+/* Entered: the queue is open, or cannot be, and 0 is returned; while it is being opened, leaves and returns ERR_PARKED. */
+int amqp_session_await_opening(struct amqp_session *s, uint64_t queue_id, struct partition_guard *g);
+/* For this queue, which is open then unless it cannot be. */
 int amqp_session_enter_queue(struct amqp_session *s, const struct topo_queue *q, struct partition_guard *g);
 const struct topology *amqp_session_view(const struct amqp_session *s);
 

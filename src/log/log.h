@@ -110,6 +110,8 @@ struct log_options {
 int log_open(struct log_store *s, const struct log_options *options, struct log **ret);
 /* For logs that were not cleanly closed, log_open only notes it; the first touch (or this call) scans, verifies and cuts. Any thread that owns the log. */
 int log_recover(struct log *l);
+/* That has been done, or need not be: nothing of its state waits for a file to be read. Any thread. */
+bool log_is_ready(const struct log *l);
 /* Opening and closing are counted; the last close lets go of the files. */
 void log_close(struct log *l);
 /* Closes too. Who else holds the log finds it failed with ERR_NOT_FOUND and closes it when convenient; what waits for its high watermark is told that it is done. */

@@ -810,6 +810,11 @@ int log_recover(struct log *l)
     return log_touch(l);
 }
 
+bool log_is_ready(const struct log *l)
+{
+    return ALOAD(&l->ready);
+}
+
 /* ---- state ---------------------------------------------------------------------------------------------------------------- */
 
 static void touch_const(const struct log *l)

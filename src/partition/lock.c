@@ -70,7 +70,7 @@ static void park_take(struct partition_park *park)
 /* Who waits for the end of a handover is not woken by an unlock: it would only park again. */
 static bool hands_over(const struct parking *k)
 {
-    return k->p != NULL && ALOADX(&k->p->role) == PARTITION_PARKED;
+    return !k->for_opening && k->p != NULL && ALOADX(&k->p->role) == PARTITION_PARKED;
 }
 
 static void wake_one(struct parking *k)
@@ -96,6 +96,8 @@ static void wake_one(struct parking *k)
 
 static bool is_free(struct parking *k) NO_THREAD_SAFETY_ANALYSIS
 {
+    if (k->for_opening)
+        return false;
     if (k->p == NULL) {
         if (pthread_rwlock_tryrdlock(&k->ps->spanning) != 0)
             return false;
@@ -178,6 +180,17 @@ bool parking_nudge(struct partitions *ps)
 void partition_park_here(struct partition *p, struct partition_park *park)
 {
     park_add(&p->parking, park);
+}
+
+void partition_park_opening(struct partition_guard *g, struct partition_park *park)
+{
+    park_add(&g->p->opening, park);
+}
+
+void partition_unpark_opened(struct partition *p)
+{
+    for (uint32_t n = ALOAD(&p->opening.count); n > 0; n--)
+        wake_one(&p->opening);
 }
 
 void partition_unpark_all(struct partition *p)

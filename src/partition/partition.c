@@ -115,6 +115,8 @@ int partitions_new(const struct partitions_options *options, struct partitions *
         p->epoch = ps->o.clustered ? 0 : 1;
         p->pinned = INT64_MAX;
         parking_init(&p->parking, ps, p);
+        parking_init(&p->opening, ps, p);
+        p->opening.for_opening = true;
         p->kv = kv_new(&ps->o.kv);
         partition_queues_init(&p->queues, p, &ps->o);
     }

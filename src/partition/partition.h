@@ -87,6 +87,8 @@ struct partition_guard {
 int partition_enter(struct partition *p, uint32_t db, struct partition_park *park, struct partition_guard *g);
 /* Serves blocked clients, appends the effects, unlocks, wakes one parked. An append that failed marks the partition failed and is returned: replies written since enter must be taken back. */
 int partition_leave(struct partition_guard *g);
+/* A queue that is needed is being opened (queue_open: ERR_AGAIN): `park`, whose worker and retry are set, is retried when an opening of this partition has ended. Under the lock; then leave. */
+void partition_park_opening(struct partition_guard *g, struct partition_park *park);
 /* Forgets a park whose session is going away. On its worker. */
 void partition_park_cancel(struct partition_park *park);
 static inline bool partition_is_parked(const struct partition_park *park)

@@ -19,6 +19,7 @@ struct parking {
     struct partitions *ps;
     struct partition *p; /* NULL: the spanning lock's */
     struct list list;    /* under park_mutex */
+    bool for_opening;    /* nobody is woken because the lock is free: only by partition_unpark_opened */
     uint32_t count;      /* atomic; changed under park_mutex */
     uint64_t total;      /* atomic */
 };
@@ -40,6 +41,7 @@ struct partition {
     struct partition_queues queues;
     struct batch_builder builder;
     struct parking parking;
+    struct parking opening; /* who waits for a queue that is being opened */
 
     int error;                  /* atomic */
     struct mutex replica_mutex; /* a follower's appends and what cuts its main log; behind `lock`, a leaf */
@@ -114,6 +116,8 @@ void spanning_lock_exclusive(struct partitions *ps);
 void spanning_unlock_exclusive(struct partitions *ps);
 /* Parks whatever the lock does: the partition hands over (rule 21). */
 void partition_park_here(struct partition *p, struct partition_park *park);
+/* Openings of queues have ended: all that wait for one look again. */
+void partition_unpark_opened(struct partition *p);
 /* The role changed: all that are parked try again. */
 void partition_unpark_all(struct partition *p);
 /* Wakes one of each parking that has some although nobody holds its lock; maintenance calls it as a safety net. True: somebody was parked. */

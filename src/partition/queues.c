@@ -4,7 +4,7 @@
 
 #include "base/err.h"
 #include "base/mem.h"
-#include "partition/partition.h"
+#include "partition/private.h"
 
 struct background {
     struct bg_job bg;
@@ -90,6 +90,11 @@ static void hw_moved(void *arg)
         worker_post(pq->hw_park.worker, &pq->hw_mail);
 }
 
+static void opened(void *arg)
+{
+    partition_unpark_opened(((struct partition_queues *)arg)->partition);
+}
+
 void partition_queues_init(struct partition_queues *pq, struct partition *p,
                            const struct partitions_options *options)
 {
@@ -101,6 +106,7 @@ void partition_queues_init(struct partition_queues *pq, struct partition *p,
         .arg = pq,
         .ended = ended,
         .background = background,
+        .opened = opened,
         .hw_moved = options->workers == NULL ? NULL : hw_moved,
     };
 

@@ -3,9 +3,9 @@
  *
  * Two files beside the log's segments, the one with the greater S that reads whole counts:
  *   checkpoint         replaced durably; only behind it are segments dropped
- *   checkpoint.clean   written without syncing when the table is freed: a restart then replays nothing
+ *   checkpoint.clean   written without syncing: when the table is freed, so that a restart replays nothing, and by followers (follow.c)
  *
- * A clean one that was torn by a power cut, or lies beyond the end of a log that lost its tail, is ignored.
+ * A clean one that was torn by a power cut, or lies beyond the end of a log that lost its tail, is ignored. Nothing is cut below a checkpoint (queue_checkpoint_cut).
  *
  *   4   "GMQC"
  *   4   CRC32C of everything behind it
@@ -23,6 +23,7 @@
  *
  * Deleting goes by what was live at S, never by what was settled since: those acknowledgements may yet be
  * lost. */
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <unistd.h>
@@ -121,7 +122,7 @@ void queue_checkpoint_encode(struct queue *q, struct buf *out)
     buf_put(out, "GMQC\0\0\0\0", 8);
     buf_put_u8(out, CHECKPOINT_VERSION);
     buf_put_be64(out, q->spec.id);
-    buf_put_uvarint(out, (uint64_t)queue_next_offset(q));
+    buf_put_uvarint(out, (uint64_t)m->end);
     buf_put_uvarint(out, (uint64_t)q->reserve_logged);
     buf_put_uvarint(out, q->bytes_inexact || q->unacked > 0 ? 0 : q->ready_bytes + 1);
     buf_put_uvarint(out, m->live);
@@ -313,9 +314,14 @@ int queue_checkpoint_load(struct queue *q, bool *ret_found)
     return err;
 }
 
-int64_t queue_checkpoint_covers(const char *data_dir, uint32_t partition, uint64_t queue_id)
+static char *file_path(const char *data_dir, uint32_t partition, uint64_t queue_id, const char *suffix)
 {
-    char *path = mem_printf("%s/p-%04u/queue/%016llx/checkpoint", data_dir, partition, (unsigned long long)queue_id);
+    return mem_printf("%s/p-%04u/queue/%016llx/checkpoint%s", data_dir, partition, (unsigned long long)queue_id, suffix);
+}
+
+/* S of a file that reads whole, -1: none. */
+static int64_t covered_by(const char *path)
+{
     struct buf bytes = {0};
     int64_t end = -1;
 
@@ -323,28 +329,64 @@ int64_t queue_checkpoint_covers(const char *data_dir, uint32_t partition, uint64
         crc32c(0, bytes.data + 8, bytes.len - 8) == be32_get(bytes.data + 4))
         end = end_of(buf_slice(&bytes));
     buf_fini(&bytes);
+    return end;
+}
+
+int64_t queue_checkpoint_covers(const char *data_dir, uint32_t partition, uint64_t queue_id)
+{
+    char *path = file_path(data_dir, partition, queue_id, "");
+    int64_t end = covered_by(path);
+
     mem_free(path);
     return end;
 }
 
+int queue_checkpoint_cut(const char *data_dir, uint32_t partition, uint64_t queue_id, int64_t end, bool *ret_gone)
+{
+    static const char *const suffixes[] = {".clean", ""};
+    char *dir = mem_printf("%s/p-%04u/queue/%016llx", data_dir, partition, (unsigned long long)queue_id);
+    int err = 0;
+
+    *ret_gone = false;
+    for (unsigned i = 0; i < ARRAY_LEN(suffixes) && err == 0; i++) {
+        char *path = file_path(data_dir, partition, queue_id, suffixes[i]);
+
+        if (covered_by(path) > end) {
+            err = unlink(path) == 0 ? 0 : err_from_errno(errno);
+            *ret_gone = true;
+        }
+        mem_free(path);
+    }
+    if (err == 0 && *ret_gone)
+        err = file_sync_dir(dir);
+    mem_free(dir);
+    return err;
+}
+
+unsigned queue_checkpoint_drop(struct queue *q, bool count_only)
+{
+    size_t n = log_segments(q->log, NULL, 0);
+    struct log_segment_info *segs = mem_calloc(n + 1, sizeof(segs[0]));
+    unsigned dropped = 0;
+
+    n = MIN_OF(log_segments(q->log, segs, n), n);
+    for (size_t i = 0; i < n && dropped < SEGMENTS_MAX; i++)
+        if (!segs[i].active && segs[i].next <= q->acks.end && ackmap_next_live(&q->acks, segs[i].base) >= segs[i].next)
+            dropped += count_only || log_drop_segment(q->log, segs[i].base) == 0;
+    mem_free(segs);
+    return dropped;
+}
+
 unsigned queue_checkpoint_drop_dead(struct log *log, const char *data_dir, uint32_t partition, uint64_t queue_id)
 {
-    char *path = mem_printf("%s/p-%04u/queue/%016llx/checkpoint", data_dir, partition, (unsigned long long)queue_id);
-    struct queue q = {.spec.id = queue_id}; /* only what decoding fills in */
+    char *path = file_path(data_dir, partition, queue_id, "");
+    struct queue q = {.spec.id = queue_id, .log = log}; /* only what decoding fills in */
     struct buf bytes = {0};
     unsigned dropped = 0;
 
     ackmap_init(&q.acks, 0);
-    if (access(path, F_OK) == 0 && file_read(path, CHECKPOINT_MAX, &bytes) == 0 && queue_checkpoint_decode(&q, buf_slice(&bytes)) == 0) {
-        size_t n = log_segments(log, NULL, 0);
-        struct log_segment_info *segs = mem_calloc(n + 1, sizeof(segs[0]));
-
-        n = MIN_OF(log_segments(log, segs, n), n);
-        for (size_t i = 0; i < n && dropped < SEGMENTS_MAX; i++)
-            if (!segs[i].active && segs[i].next <= q.acks.end && ackmap_next_live(&q.acks, segs[i].base) >= segs[i].next)
-                dropped += log_drop_segment(log, segs[i].base) == 0;
-        mem_free(segs);
-    }
+    if (access(path, F_OK) == 0 && file_read(path, CHECKPOINT_MAX, &bytes) == 0 && queue_checkpoint_decode(&q, buf_slice(&bytes)) == 0)
+        dropped = queue_checkpoint_drop(&q, false);
     ackmap_fini(&q.acks);
     mem_free(q.producers);
     buf_fini(&bytes);
@@ -352,11 +394,44 @@ unsigned queue_checkpoint_drop_dead(struct log *log, const char *data_dir, uint3
     return dropped;
 }
 
-int queue_checkpoint_write_clean(struct queue *q)
+/* Replaced without syncing: what a power cut makes of it is found out when it is read. */
+static int replace_unsynced(const char *path, const struct buf *bytes)
+{
+    char *tmp = mem_printf("%s.tmp", path);
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
+    int err = fd < 0 ? err_from_errno(errno) : file_pwrite_all(fd, bytes->data, bytes->len, 0);
+
+    if (fd >= 0 && close(fd) < 0 && err == 0)
+        err = err_from_errno(errno);
+    if (err == 0 && rename(tmp, path) < 0)
+        err = err_from_errno(errno);
+    if (err != 0 && fd >= 0)
+        unlink(tmp);
+    mem_free(tmp);
+    return err;
+}
+
+int queue_checkpoint_write(struct queue *q, bool durable)
 {
     struct buf out = {0};
-    char *path;
-    int fd, err;
+    char *path = path_of(q, durable ? "checkpoint" : "checkpoint.clean"), *clean = path_of(q, "checkpoint.clean");
+    int err = 0;
+
+    queue_checkpoint_encode(q, &out);
+    /* One with a greater S would be believed instead. */
+    if (durable && covered_by(clean) > q->acks.end && unlink(clean) != 0)
+        err = err_from_errno(errno);
+    if (err == 0)
+        err = durable ? file_replace(path, out.data, out.len) : replace_unsynced(path, &out);
+    mem_free(path);
+    mem_free(clean);
+    buf_fini(&out);
+    return err;
+}
+
+int queue_checkpoint_write_clean(struct queue *q)
+{
+    int err;
 
     /* What is not committed may be cut off and written differently, and nobody would notice that the checkpoint is of another log. */
     if (log_end(q->log) == 0 || q->checkpoint_end == log_end(q->log) || log_hw(q->log) < log_end(q->log))
@@ -364,16 +439,9 @@ int queue_checkpoint_write_clean(struct queue *q)
     /* Nobody holds a delivery any more: what was passed may have been delivered, in this run or before; what
      * lies ahead surely not. */
     q->reserve_logged = queue_reserve_exact(q);
-    queue_checkpoint_encode(q, &out);
-    path = path_of(q, "checkpoint.clean");
-    fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
-    err = fd < 0 ? ERR_IO : file_pwrite_all(fd, out.data, out.len, 0);
-    if (fd >= 0)
-        close(fd);
+    err = queue_checkpoint_write(q, false);
     if (err != 0)
-        diag_warn("a queue's checkpoint was not written; its log will be replayed", "path=%s", path);
-    mem_free(path);
-    buf_fini(&out);
+        diag_warn("a queue's checkpoint was not written; its log will be replayed", "dir=%s", log_dir(q->log));
     return err;
 }
 

@@ -62,6 +62,7 @@ struct queue_reader {
 };
 
 struct queue_checkpoint_job;
+struct queue_opening;
 
 struct queue {
     uint32_t magic;
@@ -74,11 +75,14 @@ struct queue {
     bool bytes_inexact; /* ready_bytes cannot be trusted */
     bool wrote;         /* appended since the last queue_table_flush */
     bool wait_cold;     /* waiter waits for a cold read, not for a reservation */
+    bool apart;         /* opened in the background, or followed: not in the table, and nobody holds the lock for it */
+    _Atomic bool stop;  /* ... give up */
     bool forwarding;    /* between queue_forward_begin and _end: one batch, whatever its size */
     int failed;
     struct queue_table *table;
     struct queue *hash_next;
     struct list dirty_node, timed_node;
+    struct list follow_node; /* in table->followed */
     struct log_watch hw_watch;   /* of its log: the high watermark moved */
     struct list hw_node;         /* in table->hw_news, under its mutex */
     _Atomic bool hw_wanted;      /* somebody waits for what lies above it */
@@ -123,6 +127,7 @@ struct queue {
     struct queue_job *warm;                  /* a warming for the expiry tick is under way */
     bool tick_cold;                          /* what the tick wants was warmed */
 
+    struct buf own_window; /* of one that is `apart`: the table's is not its own */
     uint64_t opened; /* which opening of a queue of this process it is */
     struct queue_producer *producers; /* owned; those who forward to it, rule 16 */
     uint32_t producer_count, producer_cap;
@@ -156,6 +161,12 @@ struct queue_table {
     struct mutex hw_mutex; /* behind a log's own locks; a leaf */
     struct list hw_news;   /* queues whose high watermark moved */
     bool hw_told;          /* the host knows */
+    struct list openings;  /* of struct queue_opening: under way, or failed a moment ago */
+    struct mutex opening_mutex; /* a leaf: the states of openings */
+    pthread_cond_t opening_ran;
+    struct mutex follow_mutex; /* a leaf */
+    struct list followed;  /* of struct queue, by follow_node, under it */
+    _Atomic uint64_t replayed_background, replayed_locked; /* records */
 };
 
 /* table.c */
@@ -163,6 +174,8 @@ void queue_mark_dirty(struct queue *q);
 void queue_mark_timed(struct queue *q, int64_t at_ms);
 void queue_see_time(struct queue_table *t, int64_t now_ms);
 void queue_free(struct queue *q); /* its log is closed */
+struct queue *queue_new(struct queue_table *t, const struct queue_spec *spec);
+void queue_enter(struct queue_table *t, struct queue *q); /* it is open from here on */
 void queue_dir(const struct queue_table *t, uint64_t id, char *out,
                size_t size); /* relative to the data directory */
 void queue_submit(struct queue_table *t, struct queue_job *job);
@@ -227,11 +240,26 @@ int queue_checkpoint_write_clean(struct queue *q); /* at a clean stop */
 bool queue_checkpoint_due(const struct queue *q);
 void queue_checkpoint_tick(struct queue *q);   /* starts one when due, submits one that became durable */
 void queue_checkpoint_forget(struct queue *q); /* the queue goes while one is under way */
+/* S is where the state of `acks` ends; nothing is pending. */
 void queue_checkpoint_encode(struct queue *q, struct buf *out);
+int queue_checkpoint_write(struct queue *q, bool durable); /* at once; background */
+unsigned queue_checkpoint_drop(struct queue *q, bool count_only); /* segments without a live message below S */
 int queue_checkpoint_decode(struct queue *q, struct slice in);
 void queue_drop_settled(struct queue *q); /* memory logs: give back what lies below the first live message */
 
 /* recover.c */
 int queue_recover(struct queue *q);
+/* The newest checkpoint, and nothing if there is none; *ret_found may be NULL. */
+int queue_load_state(struct queue *q, bool *ret_found);
+/* From acks.end on, whole batches below `to`, until `budget` bytes are read: 0, *ret_more when there are more; ERR_CANCELLED: told to stop. */
+int queue_replay(struct queue *q, int64_t to, uint64_t budget, bool *ret_more);
+
+/* open.c */
+bool queue_opening_cancel(struct queue_table *t, uint64_t id); /* of this one; waits until its thread has let go. True: there was one */
+void queue_openings_cancel(struct queue_table *t);
+void queue_openings_free(struct queue_table *t);
+
+/* follow.c */
+struct queue *queue_followed_take(struct queue_table *t, uint64_t id); /* NULL: none; it is the caller's */
 
 #endif

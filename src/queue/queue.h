@@ -7,9 +7,9 @@
  * memory.
  *
  * Life of a queue: declared in the topology -> opened on first use (queue_open: checkpoint, then replay of
- * what follows it) -> used -> closed with its table (checkpoint written), or deleted with its log.
+ * what follows it; a log of some size on a background thread, without the lock: open.c) -> used -> closed with its table (checkpoint written), or deleted with its log.
  * When this node stops leading the partition, all its queues are closed at once (queue_table_close); the new leader opens them from
- * its own copy of log and checkpoint.
+ * its own copy of the log and from what it kept of it while it followed (queue_follow: follow.c).
  *
  * The log of a durable queue in a partition with several replicas: what lies above its high watermark is not delivered yet. A consumer
  * gets news when it moves; basic.get waits with a commit (stalled) when only such messages are there.
@@ -25,7 +25,7 @@
  *
  * How a front end uses it, in one acquisition of the partition (a guard of partition.h):
  *
- *     enter -> t = partition_queues(p) -> q = queue_find(t, id), else queue_open(t, &spec, &q)
+ *     enter -> t = partition_queues(p) -> q = queue_find(t, id), else queue_open(t, &spec, &q); ERR_AGAIN: it is being opened, park until `opened` is called
  *           -> queue_publish ... / queue_settle ... / queue_take ...
  *           -> queue_table_flush(t, &commit)  to know about the commit (confirms, acks before a reply)
  *     leave (which flushes too) -> log_commit_arm(&commit)
@@ -56,8 +56,9 @@ struct queue_table_options {
     struct log_store *store;
     uint32_t partition;        /* its index, for the directory p-NNNN/queue/<id> */
     const char *data_dir;      /* where the checkpoints lie: data_dir/p-NNNN/queue/<id>/checkpoint */
-    uint64_t segment_bytes;    /* of durable queue logs; default 16 MiB */
-    uint64_t checkpoint_bytes; /* log grown by this much starts a checkpoint; default 4 MiB: replaying it takes about 20 ms under the lock */
+    uint64_t segment_bytes;    /* of durable queue logs; default QUEUE_SEGMENT_BYTES */
+    uint64_t checkpoint_bytes; /* log grown by this much starts a checkpoint; default 4 MiB: replaying it takes about 20 ms */
+    uint64_t open_at_once_bytes; /* a longer log is opened in the background; default 64 KiB: replaying that takes about 0.5 ms under the lock */
     bool commit_at_end;        /* log.fsync: never: what is in the log is committed */
 
     void *arg; /* borrowed, for the callbacks below */
@@ -72,7 +73,11 @@ struct queue_table_options {
     /* The high watermark of a queue passed what somebody waits for: have queue_table_hw_advanced called. Any thread, under locks of
      * the log; may only post. Once until it is called. */
     void (*hw_moved)(void *arg);
+    /* An opening of a queue has ended, one way or the other: who met ERR_AGAIN looks again. Under the lock; may only post. */
+    void (*opened)(void *arg);
 };
+
+#define QUEUE_SEGMENT_BYTES (16u << 20) /* on a follower too: what is dead goes by whole segments */
 
 struct queue_job {
     void (*run)(struct queue_job *job);
@@ -99,6 +104,24 @@ void queue_table_hw_advanced(struct queue_table *t);
 int64_t queue_checkpoint_covers(const char *data_dir, uint32_t partition, uint64_t queue_id);
 /* For followers, whose segments are not their leader's: drops the sealed ones that lie wholly below the S of that checkpoint and hold nothing that was live there (rule 7). How many. Nobody appends meanwhile; background. */
 unsigned queue_checkpoint_drop_dead(struct log *log, const char *data_dir, uint32_t partition, uint64_t queue_id);
+/* Before a follower's log is cut to `end` (or begins anew there): checkpoints beyond go first, since what is written there next is something else. True: there was one, and what the log does not tell by itself (the
+ * acknowledgements in segments that were dropped) has to come from the leader again. ERR_IO: nothing may be cut. Background. */
+int queue_checkpoint_cut(const char *data_dir, uint32_t partition, uint64_t queue_id, int64_t end, bool *ret_gone);
+
+/* ---- following (follow.c) -------------------------------------------------------------------------------------------------
+ * A follower keeps of a queue what a checkpoint holds, so that it can lead it at once: replays what arrived, up to the high watermark and at most about a mebibyte a call, and writes checkpoints with the
+ * same rhythm as a leader. On a background thread and without the partition's lock, while this node follows; nothing else is done to this log meanwhile but appending. */
+struct queue_followed {
+    bool more;        /* there is more to replay: call again */
+    bool wants_sync;  /* a checkpoint waits until the log is durable */
+    int64_t end;      /* replayed up to here */
+    int64_t covers;   /* S of the durable checkpoint that was written now; -1: none was */
+    unsigned dropped; /* segments without a live message that went */
+};
+/* `durable`: the checkpoint it writes is synced, whatever it is good for. 0, ERR_* (memory was let go; the next call begins from the files). */
+int queue_follow(struct queue_table *t, uint64_t id, struct log *log, bool durable, struct queue_followed *ret);
+/* What was kept of this queue (0: of all) is let go: its log was cut, replaced, or rests. */
+void queue_unfollow(struct queue_table *t, uint64_t id);
 
 /* Appends what each queue gathered since the last flush as one batch (all acks of a queue are one effect of
  * ranges), then sends the news. Called by partition_leave with NULL; before that by a front end with its
@@ -113,6 +136,11 @@ void queue_table_tick(struct queue_table *t, int64_t now_ms);
 /* When the next tick is due; INT64_MAX: nothing waits. Any thread, no lock. */
 int64_t queue_table_next_tick(const struct queue_table *t);
 uint64_t queue_table_count(const struct queue_table *t); /* open queues */
+/* Records replayed by openings since the table was made: in the background, and under the lock. Any thread. */
+struct queue_replayed {
+    uint64_t background, locked;
+};
+struct queue_replayed queue_table_replayed(const struct queue_table *t);
 
 /* ---- queues ---------------------------------------------------------------------------------- */
 
@@ -135,8 +163,8 @@ void queue_spec_init(struct queue_spec *s, uint64_t id); /* id, all limits none 
 struct queue *queue_find(const struct queue_table *t,
                          uint64_t id); /* NULL: not open (or does not exist: the topology knows) */
 /* Opens, recovering from checkpoint and log if it has one. Already open: that queue, its spec unchanged.
- * ERR_CORRUPT, ERR_IO, ERR_LEVEL (the reason in diag): no queue. After a crash the replay takes as long as
- * what follows the last checkpoint (at most about checkpoint_bytes). */
+ * ERR_AGAIN: its log is long, so it is being opened on a background thread; ask again when `opened` was called.
+ * ERR_CORRUPT, ERR_IO, ERR_LEVEL (the reason in diag): no queue. */
 int queue_open(struct queue_table *t, const struct queue_spec *spec, int64_t now_ms, struct queue **ret);
 /* Ends the queue: consumers are detached and told (c->cancelled), the log goes. Also for one that was never
  * opened, whose directory then goes. Handles that channels still hold mean nothing from now on. True: it was

@@ -27,7 +27,6 @@ static int corrupt(const struct queue *q, int64_t offset, const char *what)
 static int open_span(struct queue_reader *r, struct queue *q, int64_t offset, size_t want_bytes,
                      bool read_cold, struct log_span *cold)
 {
-    struct queue_table *t = q->table;
     struct log_place place = offset >= q->head ? q->cursor_place : LOG_NOWHERE;
     int err;
 
@@ -54,11 +53,13 @@ static int open_span(struct queue_reader *r, struct queue *q, int64_t offset, si
             *r = (struct queue_reader){0};
             return ERR_AGAIN;
         }
-        buf_clear(&t->window);
-        err = log_span_copy(&r->span, &t->window);
+        struct buf *window = q->apart ? &q->own_window : &q->table->window;
+
+        buf_clear(window);
+        err = log_span_copy(&r->span, window);
         if (err != 0)
             return err;
-        r->data = t->window.data;
+        r->data = window->data;
     }
     r->len = r->span.len;
     return 0;

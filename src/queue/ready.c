@@ -274,6 +274,10 @@ int queue_rebuild_ready(struct queue *q)
         struct queue_message_view m;
         struct log_span cold;
 
+        if (atomic_load_explicit(&q->stop, memory_order_relaxed)) {
+            err = ERR_CANCELLED;
+            break;
+        }
         if ((err = queue_reader_find(&r, q, o, 256 << 10, true, &record, &cold)) != 0 ||
             (err = effect_read(&record, &e)) != 0 || (err = queue_message_decode(e.value, &m)) != 0)
             break;

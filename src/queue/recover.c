@@ -58,29 +58,52 @@ static int apply(struct queue *q, const struct record *record)
     return err;
 }
 
-static int replay(struct queue *q, int64_t from)
+static int replay_batch(struct queue *q, const struct batch_header *h, struct slice bytes, uint64_t *records)
 {
+    struct record_iter it;
+    struct record record;
+    int err;
+
+    record_iter_init(&it, h, slice_of(bytes.data + BATCH_HEADER_SIZE, bytes.len - BATCH_HEADER_SIZE));
+    while ((err = record_iter_next(&it, &record)) == 1) {
+        if (record.offset < q->acks.end) /* the checkpoint lies within this batch */
+            continue;
+        ++*records;
+        err = apply(q, &record);
+        if (err != 0)
+            return err;
+    }
+    return err;
+}
+
+int queue_replay(struct queue *q, int64_t to, uint64_t budget, bool *ret_more)
+{
+    _Atomic uint64_t *count = q->apart ? &q->table->replayed_background : &q->table->replayed_locked;
+    int64_t from = q->acks.end;
     struct log_cursor c;
     struct batch_header h;
     struct slice bytes;
+    uint64_t used = 0, records = 0;
     int err;
 
+    *ret_more = false;
     log_cursor_init(&c, q->log, from, WINDOW);
     while ((err = log_cursor_next(&c, &h, &bytes)) == 1) {
-        struct record_iter it;
-        struct record record;
-
+        if (h.base_offset + h.last_offset_delta >= to)
+            break;
+        if (atomic_load_explicit(&q->stop, memory_order_relaxed)) {
+            err = ERR_CANCELLED;
+            break;
+        }
+        if (used >= budget) {
+            *ret_more = true;
+            break;
+        }
+        used += bytes.len;
         q->bytes_since += bytes.len;
         if (h.producer_id >= 0 && h.base_offset >= from)
             queue_producer_note(q, h.producer_id, h.producer_epoch, h.base_sequence);
-        record_iter_init(&it, &h, slice_of(bytes.data + BATCH_HEADER_SIZE, bytes.len - BATCH_HEADER_SIZE));
-        while ((err = record_iter_next(&it, &record)) == 1) {
-            if (record.offset < q->acks.end) /* the checkpoint lies within this batch */
-                continue;
-            err = apply(q, &record);
-            if (err != 0)
-                break;
-        }
+        err = replay_batch(q, &h, bytes, &records);
         if (err < 0) {
             diag_error("a queue's log cannot be replayed", "dir=%s offset=%lld error=\"%s\"", log_dir(q->log),
                        (long long)q->acks.end, err_text(err));
@@ -88,38 +111,83 @@ static int replay(struct queue *q, int64_t from)
         }
     }
     log_cursor_fini(&c);
-    return err;
+    atomic_fetch_add_explicit(count, records, memory_order_relaxed);
+    return MIN_OF(err, 0);
+}
+
+int queue_load_state(struct queue *q, bool *ret_found)
+{
+    int err;
+
+    ackmap_init(&q->acks, log_start(q->log));
+    err = queue_checkpoint_load(q, ret_found);
+    if (err != 0)
+        return err;
+    if (*ret_found)
+        q->checkpoint_end = q->acks.end;
+    else
+        q->bytes_inexact = true;
+    return 0;
+}
+
+/* The start of a follower's log follows its leader's, perhaps beyond what the state at hand still says to be live. */
+static void follow_start(struct queue *q)
+{
+    (void)ackmap_settle_range(&q->acks, q->acks.origin, MIN_OF(log_start(q->log), q->acks.end));
+    if (q->acks.end < log_start(q->log))
+        ackmap_add_hole(&q->acks, log_start(q->log));
+}
+
+/* What this node kept while it followed, when the log still holds all of that. */
+static bool take_followed(struct queue *q)
+{
+    struct queue *f = queue_followed_take(q->table, q->spec.id);
+    bool good = f != NULL && f->acks.end <= log_end(q->log);
+
+    if (good) {
+        ackmap_fini(&q->acks);
+        q->acks = f->acks;
+        f->acks = (struct ackmap){0};
+        q->producers = f->producers;
+        q->producer_count = f->producer_count;
+        q->producer_cap = f->producer_cap;
+        f->producers = NULL;
+        q->reserve_logged = f->reserve_logged;
+        q->average_size = f->average_size;
+        q->checkpoint_end = f->checkpoint_end;
+        q->bytes_since = f->bytes_since;
+        q->bytes_inexact = true;
+    }
+    if (f != NULL)
+        queue_free(f);
+    return good;
 }
 
 int queue_recover(struct queue *q)
 {
     int64_t end;
-    bool found;
+    bool found, more;
     int err = log_recover(q->log);
 
     if (err != 0)
         return err;
-    end = log_end(q->log);
-    ackmap_init(&q->acks, log_start(q->log));
-    err = queue_checkpoint_load(q, &found);
-    if (err != 0)
+    if (!take_followed(q) && (err = queue_load_state(q, &found)) != 0)
         return err;
-    if (found)
-        q->checkpoint_end = q->acks.end;
-    else
-        q->bytes_inexact = true;
-    /* The start of a follower's log follows its leader's, perhaps beyond what this checkpoint still says to be live. */
-    (void)ackmap_settle_range(&q->acks, q->acks.origin, MIN_OF(log_start(q->log), q->acks.end));
-    if (q->acks.end < log_start(q->log))
-        ackmap_add_hole(&q->acks, log_start(q->log));
+    end = log_end(q->log);
+    follow_start(q);
     if (q->acks.end > end) {
         diag_warn("a queue's log ends before its checkpoint: the tail was lost",
                   "dir=%s end=%lld checkpoint=%lld", log_dir(q->log), (long long)end, (long long)q->acks.end);
         ackmap_cut(&q->acks, end);
         q->bytes_inexact = true;
+        /* What is appended next is not what the checkpoint knows by these offsets: after another crash it would be believed. */
+        err = queue_checkpoint_write(q, true);
+        if (err != 0)
+            return err;
+        q->checkpoint_end = q->acks.end;
     } else if (q->acks.end < end) {
         q->bytes_inexact = true;
-        err = replay(q, q->acks.end);
+        err = queue_replay(q, INT64_MAX, UINT64_MAX, &more);
         if (err != 0)
             return err;
         ackmap_add_hole(&q->acks, end);

@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-#define SEGMENT_BYTES (16u << 20)
 #define CHECKPOINT_BYTES (4u << 20)
+#define OPEN_AT_ONCE_BYTES (64u << 10)
 #define RETRY_MS 1000
 #define TICK_QUEUES 256
 
@@ -16,9 +16,11 @@ struct queue_table *queue_table_new(const struct queue_table_options *options)
     MAGIC_INIT(t, QUEUE_TABLE_MAGIC);
     t->options = *options;
     if (t->options.segment_bytes == 0)
-        t->options.segment_bytes = SEGMENT_BYTES;
+        t->options.segment_bytes = QUEUE_SEGMENT_BYTES;
     if (t->options.checkpoint_bytes == 0)
         t->options.checkpoint_bytes = CHECKPOINT_BYTES;
+    if (t->options.open_at_once_bytes == 0)
+        t->options.open_at_once_bytes = OPEN_AT_ONCE_BYTES;
     t->options.data_dir = mem_strdup(options->data_dir);
     t->bucket_count = 16;
     t->buckets = mem_calloc(t->bucket_count, sizeof(*t->buckets));
@@ -27,6 +29,11 @@ struct queue_table *queue_table_new(const struct queue_table_options *options)
     atomic_init(&t->next_tick, INT64_MAX);
     mutex_init(&t->hw_mutex);
     list_init(&t->hw_news);
+    list_init(&t->openings);
+    list_init(&t->followed);
+    mutex_init(&t->opening_mutex);
+    mutex_init(&t->follow_mutex);
+    CHECK(pthread_cond_init(&t->opening_ran, NULL) == 0);
     return t;
 }
 
@@ -182,6 +189,7 @@ void queue_free(struct queue *q)
             queue_ring_fini(&q->rings[p]);
     mem_free(q->rings);
     mem_free(q->producers);
+    buf_fini(&q->own_window);
     mem_free(q);
 }
 
@@ -202,7 +210,12 @@ void queue_table_free(struct queue_table *t)
             queue_free(q);
         }
     CHECK(t->jobs == 0);
+    queue_openings_free(t);
+    queue_unfollow(t, 0);
     mutex_fini(&t->hw_mutex);
+    mutex_fini(&t->opening_mutex);
+    mutex_fini(&t->follow_mutex);
+    pthread_cond_destroy(&t->opening_ran);
     for (struct queue_pending *p = t->pool, *next; p != NULL; p = next) {
         next = p->next;
         queue_pending_free(p);
@@ -216,6 +229,7 @@ void queue_table_free(struct queue_table *t)
 
 void queue_table_close(struct queue_table *t)
 {
+    queue_openings_cancel(t);
     for (uint32_t i = 0; i < t->bucket_count; i++)
         for (struct queue *q = t->buckets[i], *next; q != NULL; q = next) {
             next = q->hash_next;
@@ -354,19 +368,10 @@ void queue_spec_init(struct queue_spec *s, uint64_t id)
 
 static _Atomic uint64_t openings;
 
-int queue_open(struct queue_table *t, const struct queue_spec *spec, int64_t now_ms, struct queue **ret)
+struct queue *queue_new(struct queue_table *t, const struct queue_spec *spec)
 {
-    struct queue *q = queue_find(t, spec->id);
-    struct log_options lo = {.kind = LOG_QUEUE, .log_id = spec->id};
-    char dir[64];
-    int err;
+    struct queue *q = mem_zalloc(sizeof(*q));
 
-    queue_see_time(t, now_ms);
-    if (q != NULL) {
-        *ret = q;
-        return 0;
-    }
-    q = mem_zalloc(sizeof(*q));
     MAGIC_INIT(q, QUEUE_MAGIC);
     q->table = t;
     q->spec = *spec;
@@ -376,39 +381,31 @@ int queue_open(struct queue_table *t, const struct queue_spec *spec, int64_t now
     q->cursor_place = LOG_NOWHERE;
     q->reserve_ahead = QUEUE_RESERVE_AHEAD;
     q->unused_since = t->now_ms;
+    q->hw_watch.changed = hw_moved;
     list_init(&q->consumers);
     list_init(&q->turn);
     if (spec->max_priority > 0)
         q->rings = mem_calloc((size_t)spec->max_priority + 1, sizeof(*q->rings));
+    return q;
+}
 
-    queue_dir(t, spec->id, dir, sizeof(dir));
-    lo.dir = dir;
-    lo.memory = !q->on_disk;
-    lo.segment_bytes = q->on_disk ? t->options.segment_bytes : 0;
-    err = log_open(t->options.store, &lo, &q->log);
-    if (err == 0 && q->on_disk)
-        err = queue_recover(q);
-    else if (err == 0)
-        ackmap_init(&q->acks, log_end(q->log));
-    if (err == ERR_CORRUPT && q->on_disk)
-        log_damaged(q->log, "its queue cannot be read back"); /* the checkpoint, say: where there are replicas, a whole copy is fetched */
-    if (err != 0) {
-        if (q->log != NULL)
-            log_close(q->log);
-        queue_free(q);
-        return err;
-    }
+void queue_enter(struct queue_table *t, struct queue *q)
+{
     if (!q->on_disk)
         q->reserve_committed = INT64_MAX;
-    q->hw_watch.changed = hw_moved;
+    q->unused_since = t->now_ms;
     log_set_hw_watch(q->log, &q->hw_watch);
     insert(t, q);
-    if (spec->expires_ms >= 0)
-        queue_mark_timed(q, q->unused_since + spec->expires_ms);
+    if (q->spec.expires_ms >= 0)
+        queue_mark_timed(q, q->unused_since + q->spec.expires_ms);
     if (q->has_ttl && q->ready > 0)
         queue_mark_timed(q, t->now_ms);
-    *ret = q;
-    return 0;
+}
+
+struct queue_replayed queue_table_replayed(const struct queue_table *t)
+{
+    return (struct queue_replayed){.background = atomic_load(&((struct queue_table *)t)->replayed_background),
+                                   .locked = atomic_load(&((struct queue_table *)t)->replayed_locked)};
 }
 
 /* A durable queue nobody used in this run: its directory goes with its log. */
@@ -436,7 +433,9 @@ bool queue_delete(struct queue_table *t, uint64_t id)
 {
     struct queue *q = queue_find(t, id);
 
+    queue_unfollow(t, id);
     if (q == NULL) {
+        queue_opening_cancel(t, id);
         delete_unopened(t, id);
         return false;
     }

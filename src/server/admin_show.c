@@ -1,5 +1,6 @@
 /* GOMSG status, partitions, topics, queues, connections, version: what only looks. On the admin thread. */
 #include <string.h>
+#include <unistd.h>
 
 #include "base/check.h"
 #include "base/clock.h"
@@ -232,6 +233,20 @@ static bool copy_queue(const struct topo_queue *q, void *arg)
     return true;
 }
 
+/* Entered; this thread may wait while it is opened. */
+static int open_for_looking(struct partition_guard *g, const struct queue_spec *spec, struct queue **ret)
+{
+    struct partition *p = g->p;
+    int err;
+
+    while ((err = queue_open(partition_queues(p), spec, clock_wall_ms(), ret)) == ERR_AGAIN && partition_role(p) == PARTITION_LEADER) {
+        (void)partition_leave(g);
+        usleep(2000);
+        partition_enter_background(p, 0, g);
+    }
+    return err;
+}
+
 static json_t *queue_row(struct server *s, uint64_t id)
 {
     const struct topo_queue *q = topo_queue_by_id(topology_pin(s->topology), id);
@@ -249,7 +264,7 @@ static json_t *queue_row(struct server *s, uint64_t id)
     partition_enter_background(partitions_get(s->partitions, q->partition), 0, &g);
     engine = queue_find(partition_queues(g.p), id);
     if (engine == NULL && partition_role(g.p) == PARTITION_LEADER)
-        err = queue_open(partition_queues(g.p), &spec, clock_wall_ms(), &engine);
+        err = open_for_looking(&g, &spec, &engine);
     else if (engine == NULL) /* a follower's copy is not opened: what is in it is the leader's business */
         snprintf(led, sizeof(led), "led by node %u", topo_partition_at(topology_view(s->topology), q->partition)->leader);
     if (engine != NULL)

@@ -140,7 +140,7 @@ void sim_start(struct sim *s, uint32_t id)
     struct log_store_options so = {.fsync = s->fsync, .sync_interval_ms = s->sync_ms, .segment_bytes = s->segment_bytes};
     struct partitions_options po = {.count = s->partitions, .clustered = true, .snapshot_log_bytes = s->snapshot_log_bytes,
                                     .snapshot_keep_bytes = s->snapshot_keep_bytes};
-    struct replication_options ro = {.replica_lag_max_ms = s->lag_max_ms, .lease_ms = 200};
+    struct replication_options ro = {.replica_lag_max_ms = s->lag_max_ms, .lease_ms = 200, .queue_segment_bytes = s->segment_bytes};
 
     n->sim = s;
     n->id = id;

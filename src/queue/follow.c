@@ -1,0 +1,138 @@
+/* What a follower keeps of a queue: exactly what a checkpoint holds (live offsets, the last reservation, the numbers of forwarding nodes), replayed from the log as it comes. Nothing is ready, delivered or
+ * counted here: that is the leader's.
+ *
+ * Replayed is only what lies below the high watermark, so a cut that follows an election takes nothing of it away; who cuts below all the same lets go of it and of the checkpoints (queue_unfollow,
+ * queue_checkpoint_cut). Checkpoints are written at S <= min(HW, durable end) (rule 7): what may be lost in a power cut is not in one, or its offsets would be taken for others' later. They are written without
+ * syncing, as at a clean stop: nothing is dropped on their strength. When a segment can go, the checkpoint that says so is synced first.
+ *
+ * A queue that this node comes to lead opens with what is kept here and replays only what arrived since the last call: a mebibyte, not a backlog. */
+#include "queue/internal.h"
+
+#define SLICE_BYTES (1u << 20)
+
+/* Under follow_mutex. */
+static struct queue *find(struct queue_table *t, uint64_t id)
+{
+    LIST_FOREACH (n, &t->followed) {
+        struct queue *q = LIST_ENTRY(n, struct queue, follow_node);
+
+        if (q->spec.id == id)
+            return q;
+    }
+    return NULL;
+}
+
+struct queue *queue_followed_take(struct queue_table *t, uint64_t id)
+{
+    struct queue *q;
+
+    mutex_lock(&t->follow_mutex);
+    q = find(t, id);
+    if (q != NULL)
+        list_remove(&q->follow_node);
+    mutex_unlock(&t->follow_mutex);
+    return q;
+}
+
+static void keep(struct queue *q)
+{
+    q->log = NULL; /* borrowed for a call */
+    mutex_lock(&q->table->follow_mutex);
+    list_push_back(&q->table->followed, &q->follow_node);
+    mutex_unlock(&q->table->follow_mutex);
+}
+
+void queue_unfollow(struct queue_table *t, uint64_t id)
+{
+    struct queue *q;
+
+    for (;;) {
+        mutex_lock(&t->follow_mutex);
+        q = id != 0 ? find(t, id) : list_empty(&t->followed) ? NULL : LIST_ENTRY(t->followed.next, struct queue, follow_node);
+        if (q != NULL)
+            list_remove(&q->follow_node);
+        mutex_unlock(&t->follow_mutex);
+        if (q == NULL)
+            return;
+        queue_free(q);
+    }
+}
+
+static int begin(struct queue_table *t, uint64_t id, struct log *log, struct queue **ret)
+{
+    struct queue_spec spec;
+    struct queue *q;
+    bool found;
+    int err;
+
+    queue_spec_init(&spec, id);
+    spec.durable = true;
+    q = queue_new(t, &spec);
+    q->apart = true;
+    q->log = log;
+    err = queue_load_state(q, &found);
+    if (err != 0)
+        queue_free(q);
+    else
+        *ret = q;
+    return err;
+}
+
+/* The leader's start is followed (follower.c): below it everything is settled. */
+static void follow_start(struct queue *q)
+{
+    int64_t start = log_start(q->log);
+
+    (void)ackmap_settle_range(&q->acks, q->acks.origin, MIN_OF(start, q->acks.end));
+    if (q->acks.end < start)
+        ackmap_add_hole(&q->acks, start);
+}
+
+static int write_checkpoint(struct queue *q, bool durable, struct queue_followed *ret)
+{
+    uint64_t limit = q->table->options.checkpoint_bytes;
+    int err;
+
+    /* A checkpoint of a leader may lie ahead of this log for a while. */
+    if (q->acks.end > log_end(q->log) || (!durable && q->bytes_since < limit))
+        return 0;
+    if (log_durable(q->log) < q->acks.end) {
+        ret->wants_sync = true;
+        return 0;
+    }
+    durable |= queue_checkpoint_drop(q, true) != 0;
+    err = queue_checkpoint_write(q, durable);
+    if (err != 0)
+        return err;
+    q->bytes_since = 0;
+    q->checkpoint_end = q->acks.end;
+    if (durable) {
+        ret->covers = q->acks.end;
+        ret->dropped = queue_checkpoint_drop(q, false);
+    }
+    return 0;
+}
+
+int queue_follow(struct queue_table *t, uint64_t id, struct log *log, bool durable, struct queue_followed *ret)
+{
+    struct queue *q = queue_followed_take(t, id);
+    int err = 0;
+
+    *ret = (struct queue_followed){.covers = -1};
+    if (q == NULL)
+        err = begin(t, id, log, &q);
+    if (err != 0)
+        return err;
+    q->log = log;
+    follow_start(q);
+    if (q->acks.end < log_hw(log))
+        err = queue_replay(q, log_hw(log), SLICE_BYTES, &ret->more);
+    ret->end = q->acks.end;
+    if (err == 0)
+        err = write_checkpoint(q, durable && !ret->more, ret);
+    if (err == 0)
+        keep(q);
+    else
+        queue_free(q);
+    return err;
+}
