@@ -68,7 +68,7 @@ static int begin(struct queue_table *t, uint64_t id, struct log *log, struct que
     queue_spec_init(&spec, id);
     spec.durable = true;
     q = queue_new(t, &spec);
-    q->apart = true;
+    q->apart = q->followed = true;
     q->log = log;
     err = queue_load_state(q, &found);
     if (err != 0)
@@ -93,8 +93,8 @@ static int write_checkpoint(struct queue *q, bool durable, struct queue_followed
     uint64_t limit = q->table->options.checkpoint_bytes;
     int err;
 
-    /* A checkpoint of a leader may lie ahead of this log for a while. */
-    if (q->acks.end > log_end(q->log) || (!durable && q->bytes_since < limit))
+    /* An empty log has no directory; a checkpoint of a leader may lie ahead of this log for a while. */
+    if (q->acks.end == 0 || q->acks.end > log_end(q->log) || (!durable && q->bytes_since < limit))
         return 0;
     if (log_durable(q->log) < q->acks.end) {
         ret->wants_sync = true;

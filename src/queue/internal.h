@@ -76,6 +76,7 @@ struct queue {
     bool wrote;         /* appended since the last queue_table_flush */
     bool wait_cold;     /* waiter waits for a cold read, not for a reservation */
     bool apart;         /* opened in the background, or followed: not in the table, and nobody holds the lock for it */
+    bool followed;      /* ... the latter */
     _Atomic bool stop;  /* ... give up */
     bool forwarding;    /* between queue_forward_begin and _end: one batch, whatever its size */
     int failed;
@@ -166,7 +167,7 @@ struct queue_table {
     pthread_cond_t opening_ran;
     struct mutex follow_mutex; /* a leaf */
     struct list followed;  /* of struct queue, by follow_node, under it */
-    _Atomic uint64_t replayed_background, replayed_locked; /* records */
+    _Atomic uint64_t replayed_background, replayed_locked, replayed_followed; /* records */
 };
 
 /* table.c */

@@ -136,9 +136,9 @@ void queue_table_tick(struct queue_table *t, int64_t now_ms);
 /* When the next tick is due; INT64_MAX: nothing waits. Any thread, no lock. */
 int64_t queue_table_next_tick(const struct queue_table *t);
 uint64_t queue_table_count(const struct queue_table *t); /* open queues */
-/* Records replayed by openings since the table was made: in the background, and under the lock. Any thread. */
+/* Records replayed since the table was made: by openings in the background, by openings under the lock, and while following. Any thread. */
 struct queue_replayed {
-    uint64_t background, locked;
+    uint64_t background, locked, followed;
 };
 struct queue_replayed queue_table_replayed(const struct queue_table *t);
 

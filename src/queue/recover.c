@@ -78,7 +78,8 @@ static int replay_batch(struct queue *q, const struct batch_header *h, struct sl
 
 int queue_replay(struct queue *q, int64_t to, uint64_t budget, bool *ret_more)
 {
-    _Atomic uint64_t *count = q->apart ? &q->table->replayed_background : &q->table->replayed_locked;
+    struct queue_table *t = q->table;
+    _Atomic uint64_t *count = q->followed ? &t->replayed_followed : q->apart ? &t->replayed_background : &t->replayed_locked;
     int64_t from = q->acks.end;
     struct log_cursor c;
     struct batch_header h;

@@ -404,8 +404,11 @@ void queue_enter(struct queue_table *t, struct queue *q)
 
 struct queue_replayed queue_table_replayed(const struct queue_table *t)
 {
-    return (struct queue_replayed){.background = atomic_load(&((struct queue_table *)t)->replayed_background),
-                                   .locked = atomic_load(&((struct queue_table *)t)->replayed_locked)};
+    struct queue_table *m = (struct queue_table *)t;
+
+    return (struct queue_replayed){.background = atomic_load(&m->replayed_background),
+                                   .locked = atomic_load(&m->replayed_locked),
+                                   .followed = atomic_load(&m->replayed_followed)};
 }
 
 /* A durable queue nobody used in this run: its directory goes with its log. */

@@ -3,7 +3,9 @@
 #include "base/clock.h"
 #include "cluster/replicate/replicate.h"
 #include "metrics/metrics.h"
+#include "partition/partition.h"
 #include "protocols/amqp/amqp.h"
+#include "queue/queue.h"
 #include "server/internal.h"
 
 static double up(void *arg)
@@ -191,6 +193,35 @@ static double queues(void *arg)
 
     topology_unpin(s->topology);
     return n;
+}
+
+static struct queue_replayed replayed(const struct server *s)
+{
+    struct queue_replayed sum = {0};
+
+    for (uint32_t i = 0; i < partitions_count(s->partitions); i++) {
+        struct queue_replayed r = queue_table_replayed(partition_queues(partitions_get(s->partitions, i)));
+
+        sum.background += r.background;
+        sum.locked += r.locked;
+        sum.followed += r.followed;
+    }
+    return sum;
+}
+
+static double replayed_opening(void *arg)
+{
+    return (double)replayed(arg).background;
+}
+
+static double replayed_locked(void *arg)
+{
+    return (double)replayed(arg).locked;
+}
+
+static double replayed_following(void *arg)
+{
+    return (double)replayed(arg).followed;
 }
 
 static double resp_connections(void *arg)
@@ -442,6 +473,9 @@ void server_register_gauges(struct server *s)
     for (size_t i = 0; i < sizeof(gauges) / sizeof(gauges[0]); i++)
         metrics_gauge_register(gauges[i].name, gauges[i].help, NULL, gauges[i].counter, gauges[i].read, s);
     register_cluster_gauges(s);
+    metrics_gauge_register("gomsg_queue_replayed_records_total", "Records of queues that were read back from their logs", "when=\"opening\"", 1, replayed_opening, s);
+    metrics_gauge_register("gomsg_queue_replayed_records_total", "Records of queues that were read back from their logs", "when=\"opening_locked\"", 1, replayed_locked, s);
+    metrics_gauge_register("gomsg_queue_replayed_records_total", "Records of queues that were read back from their logs", "when=\"following\"", 1, replayed_following, s);
     metrics_gauge_register("gomsg_connections", "Connections", "protocol=\"resp\"", 0, resp_connections, s);
     metrics_gauge_register("gomsg_connections", "Connections", "protocol=\"kafka\"", 0, kafka_connections, s);
     metrics_gauge_register("gomsg_connections", "Connections", "protocol=\"amqp\"", 0, amqp_connections, s);

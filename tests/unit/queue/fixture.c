@@ -23,6 +23,29 @@ static void ended(void *arg, uint64_t queue_id, enum queue_end reason)
     f->ended_count++;
 }
 
+static void background(void *arg, struct queue_job *job)
+{
+    struct fixture *f = arg;
+
+    cr_assert_null(f->jobs);
+    f->jobs = job;
+}
+
+void fixture_run_job(struct fixture *f)
+{
+    struct queue_job *job = f->jobs;
+
+    cr_assert_not_null(job);
+    f->jobs = NULL;
+    job->run(job);
+    job->done(job);
+}
+
+static void opened(void *arg)
+{
+    ((struct fixture *)arg)->opened++;
+}
+
 void fixture_open(struct fixture *f)
 {
     struct log_store_options so = {
@@ -40,6 +63,8 @@ void fixture_open(struct fixture *f)
         .commit_at_end = f->commit_at_end,
         .arg = f,
         .ended = ended,
+        .background = f->background ? background : NULL,
+        .opened = opened,
     };
 
     cr_assert_eq(log_store_open(&so, f->workers, &f->store), 0);

@@ -16,7 +16,13 @@ struct fixture {
     uint64_t ended_id; /* the last queue that reached its end */
     enum queue_end ended;
     unsigned ended_count;
+    bool background;        /* jobs wait in `jobs` until the test runs them; default: at once */
+    struct queue_job *jobs; /* one; a second CHECKs */
+    unsigned opened;        /* how often an opening ended */
 };
+
+/* Runs the job that waits, both halves. */
+void fixture_run_job(struct fixture *f);
 
 void fixture_init(struct fixture *f); /* defaults; a fresh directory */
 void fixture_open(struct fixture *f);
