@@ -603,6 +603,9 @@ void fetchers_tick(struct replication *r, uint64_t now)
             fetcher_report(l, true);
             if (l->log != NULL)
                 follower_follow_start(l);
+            if (l->follow_waits)
+                work_follow(l, false);
+            l->follow_waits = false;
         }
     }
 }

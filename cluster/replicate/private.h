@@ -171,6 +171,7 @@ struct rlog {
     struct list follow_node; /* a queue's: in part->follows */
     uint64_t grown;       /* a queue's: bytes appended since it was last followed */
     uint64_t follow_us;   /* ... asked for no more often */
+    bool follow_waits;    /* its checkpoint waits for a sync: followed again at retry_us */
     bool follow_durable;  /* its checkpoint is to be synced, so that its start can follow the leader's */
     bool looked;          /* what it held when this node began to follow it was seen to */
     uint64_t retry_us;    /* an append failed, or a checkpoint waits for a sync: not before */

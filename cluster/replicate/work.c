@@ -98,8 +98,11 @@ static void follow_done(struct rlog *l, int err)
         l->covers = part->followed.covers;
         l->covers_read = true;
     }
-    if (part->followed.wants_sync)
-        log_request_sync(l->log);
+    l->follow_waits = part->followed.waits;
+    if (l->follow_waits) {
+        l->retry_us = replication_now_us() + 1000000;
+        part->retry_appends = true;
+    }
     if (part->followed.more)
         work_follow(l, part->follow_durable);
     else

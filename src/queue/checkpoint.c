@@ -363,18 +363,18 @@ int queue_checkpoint_cut(const char *data_dir, uint32_t partition, uint64_t queu
     return err;
 }
 
-unsigned queue_checkpoint_drop(struct queue *q, bool count_only)
+int64_t *queue_checkpoint_dead(struct queue *q, size_t *ret_n)
 {
-    size_t n = log_segments(q->log, NULL, 0);
-    struct log_segment_info *segs = mem_calloc(n + 1, sizeof(segs[0]));
-    unsigned dropped = 0;
+    struct log_segment_info *segments = mem_calloc(SEGMENTS_MAX, sizeof(*segments));
+    size_t n = MIN_OF(log_segments(q->log, segments, SEGMENTS_MAX), (size_t)SEGMENTS_MAX);
+    int64_t *dead = mem_calloc(n + 1, sizeof(*dead));
 
-    n = MIN_OF(log_segments(q->log, segs, n), n);
-    for (size_t i = 0; i < n && dropped < SEGMENTS_MAX; i++)
-        if (!segs[i].active && segs[i].next <= q->acks.end && ackmap_next_live(&q->acks, segs[i].base) >= segs[i].next)
-            dropped += count_only || log_drop_segment(q->log, segs[i].base) == 0;
-    mem_free(segs);
-    return dropped;
+    *ret_n = 0;
+    for (size_t i = 0; i < n; i++)
+        if (!segments[i].active && segments[i].next <= q->acks.end && ackmap_count_live(&q->acks, segments[i].base, segments[i].next) == 0)
+            dead[(*ret_n)++] = segments[i].base;
+    mem_free(segments);
+    return dead;
 }
 
 unsigned queue_checkpoint_drop_dead(struct log *log, const char *data_dir, uint32_t partition, uint64_t queue_id)
@@ -385,8 +385,14 @@ unsigned queue_checkpoint_drop_dead(struct log *log, const char *data_dir, uint3
     unsigned dropped = 0;
 
     ackmap_init(&q.acks, 0);
-    if (access(path, F_OK) == 0 && file_read(path, CHECKPOINT_MAX, &bytes) == 0 && queue_checkpoint_decode(&q, buf_slice(&bytes)) == 0)
-        dropped = queue_checkpoint_drop(&q, false);
+    if (access(path, F_OK) == 0 && file_read(path, CHECKPOINT_MAX, &bytes) == 0 && queue_checkpoint_decode(&q, buf_slice(&bytes)) == 0) {
+        size_t n;
+        int64_t *dead = queue_checkpoint_dead(&q, &n);
+
+        for (size_t i = 0; i < n; i++)
+            dropped += log_drop_segment(log, dead[i]) == 0;
+        mem_free(dead);
+    }
     ackmap_fini(&q.acks);
     mem_free(q.producers);
     buf_fini(&bytes);
@@ -395,11 +401,11 @@ unsigned queue_checkpoint_drop_dead(struct log *log, const char *data_dir, uint3
 }
 
 /* Replaced without syncing: what a power cut makes of it is found out when it is read. */
-static int replace_unsynced(const char *path, const struct buf *bytes)
+static int replace_unsynced(const char *path, struct slice bytes)
 {
     char *tmp = mem_printf("%s.tmp", path);
     int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0640);
-    int err = fd < 0 ? err_from_errno(errno) : file_pwrite_all(fd, bytes->data, bytes->len, 0);
+    int err = fd < 0 ? err_from_errno(errno) : file_pwrite_all(fd, bytes.data, bytes.len, 0);
 
     if (fd >= 0 && close(fd) < 0 && err == 0)
         err = err_from_errno(errno);
@@ -411,20 +417,28 @@ static int replace_unsynced(const char *path, const struct buf *bytes)
     return err;
 }
 
-int queue_checkpoint_write(struct queue *q, bool durable)
+int queue_checkpoint_put(struct queue *q, struct slice bytes, int64_t end, bool durable)
 {
-    struct buf out = {0};
     char *path = path_of(q, durable ? "checkpoint" : "checkpoint.clean"), *clean = path_of(q, "checkpoint.clean");
     int err = 0;
 
-    queue_checkpoint_encode(q, &out);
     /* One with a greater S would be believed instead. */
-    if (durable && covered_by(clean) > q->acks.end && unlink(clean) != 0)
+    if (durable && covered_by(clean) > end && unlink(clean) != 0)
         err = err_from_errno(errno);
     if (err == 0)
-        err = durable ? file_replace(path, out.data, out.len) : replace_unsynced(path, &out);
+        err = durable ? file_replace(path, bytes.data, bytes.len) : replace_unsynced(path, bytes);
     mem_free(path);
     mem_free(clean);
+    return err;
+}
+
+int queue_checkpoint_write(struct queue *q, bool durable)
+{
+    struct buf out = {0};
+    int err;
+
+    queue_checkpoint_encode(q, &out);
+    err = queue_checkpoint_put(q, buf_slice(&out), q->acks.end, durable);
     buf_fini(&out);
     return err;
 }
@@ -508,8 +522,6 @@ void queue_checkpoint_forget(struct queue *q)
 static struct queue_checkpoint_job *job_new(struct queue *q)
 {
     struct queue_checkpoint_job *j = mem_zalloc(sizeof(*j));
-    struct log_segment_info *segments = mem_calloc(SEGMENTS_MAX, sizeof(*segments));
-    size_t n = MIN_OF(log_segments(q->log, segments, SEGMENTS_MAX), (size_t)SEGMENTS_MAX);
 
     j->job.run = job_run;
     j->job.done = job_done;
@@ -519,12 +531,7 @@ static struct queue_checkpoint_job *job_new(struct queue *q)
     j->path = path_of(q, "checkpoint");
     j->start = MIN_OF(ackmap_next_live(&q->acks, q->acks.origin), j->end);
     queue_checkpoint_encode(q, &j->bytes);
-    j->drop = mem_calloc(n + 1, sizeof(*j->drop));
-    for (size_t i = 0; i < n; i++)
-        if (!segments[i].active && segments[i].next <= j->end &&
-            ackmap_count_live(&q->acks, segments[i].base, segments[i].next) == 0)
-            j->drop[j->drop_count++] = segments[i].base;
-    mem_free(segments);
+    j->drop = queue_checkpoint_dead(q, &j->drop_count);
     return j;
 }
 

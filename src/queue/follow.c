@@ -2,13 +2,30 @@
  * counted here: that is the leader's.
  *
  * Replayed is only what lies below the high watermark, so a cut that follows an election takes nothing of it away; who cuts below all the same lets go of it and of the checkpoints (queue_unfollow,
- * queue_checkpoint_cut). Checkpoints are written at S <= min(HW, durable end) (rule 7): what may be lost in a power cut is not in one, or its offsets would be taken for others' later. They are written without
- * syncing, as at a clean stop: nothing is dropped on their strength. When a segment can go, the checkpoint that says so is synced first.
+ * queue_checkpoint_cut). A checkpoint is encoded at S <= HW and written when the log is durable up to there (rule 7): what a power cut may take is not in one, or its offsets would be taken for others' later. It is written without
+ * syncing, as at a clean stop: nothing is dropped on its strength. When a segment can go, the checkpoint that says so is synced first.
  *
  * A queue that this node comes to lead opens with what is kept here and replays only what arrived since the last call: a mebibyte, not a backlog. */
 #include "queue/internal.h"
 
 #define SLICE_BYTES (1u << 20)
+
+struct queue_frozen {
+    struct buf bytes;
+    int64_t end;
+    int64_t *dead; /* bases of segments that nothing was live in at `end` */
+    size_t dead_count;
+    bool durable;
+};
+
+void queue_frozen_free(struct queue_frozen *f)
+{
+    if (f == NULL)
+        return;
+    buf_fini(&f->bytes);
+    mem_free(f->dead);
+    mem_free(f);
+}
 
 /* Under follow_mutex. */
 static struct queue *find(struct queue_table *t, uint64_t id)
@@ -88,28 +105,45 @@ static void follow_start(struct queue *q)
         ackmap_add_hole(&q->acks, start);
 }
 
+static void freeze(struct queue *q, bool durable)
+{
+    struct queue_frozen *f = mem_zalloc(sizeof(*f));
+
+    queue_frozen_free(q->frozen); /* one that waits in vain while a synced one is wanted */
+    q->frozen = f;
+    f->end = q->acks.end;
+    f->dead = queue_checkpoint_dead(q, &f->dead_count);
+    f->durable = durable || f->dead_count != 0;
+    queue_checkpoint_encode(q, &f->bytes);
+    q->bytes_since = 0;
+}
+
 static int write_checkpoint(struct queue *q, bool durable, struct queue_followed *ret)
 {
-    uint64_t limit = q->table->options.checkpoint_bytes;
+    struct queue_frozen *f = q->frozen;
     int err;
 
-    /* An empty log has no directory; a checkpoint of a leader may lie ahead of this log for a while. */
-    if (q->acks.end == 0 || q->acks.end > log_end(q->log) || (!durable && q->bytes_since < limit))
-        return 0;
-    if (log_durable(q->log) < q->acks.end) {
-        ret->wants_sync = true;
+    if (f == NULL || (durable && !f->durable)) {
+        /* An empty log has no directory; a checkpoint of a leader may lie ahead of this log for a while. */
+        if (q->acks.end == 0 || q->acks.end > log_end(q->log) || (!durable && q->bytes_since < q->table->options.checkpoint_bytes))
+            return 0;
+        freeze(q, durable);
+        f = q->frozen;
+    }
+    if (log_durable(q->log) < f->end) {
+        ret->waits = true;
         return 0;
     }
-    durable |= queue_checkpoint_drop(q, true) != 0;
-    err = queue_checkpoint_write(q, durable);
+    err = queue_checkpoint_put(q, buf_slice(&f->bytes), f->end, f->durable);
     if (err != 0)
         return err;
-    q->bytes_since = 0;
-    q->checkpoint_end = q->acks.end;
-    if (durable) {
-        ret->covers = q->acks.end;
-        ret->dropped = queue_checkpoint_drop(q, false);
+    if (f->durable) {
+        ret->covers = f->end;
+        for (size_t i = 0; i < f->dead_count; i++)
+            ret->dropped += log_drop_segment(q->log, f->dead[i]) == 0;
     }
+    queue_frozen_free(f);
+    q->frozen = NULL;
     return 0;
 }
 

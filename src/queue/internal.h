@@ -62,7 +62,7 @@ struct queue_reader {
 };
 
 struct queue_checkpoint_job;
-struct queue_opening;
+struct queue_frozen;
 
 struct queue {
     uint32_t magic;
@@ -129,6 +129,7 @@ struct queue {
     bool tick_cold;                          /* what the tick wants was warmed */
 
     struct buf own_window; /* of one that is `apart`: the table's is not its own */
+    struct queue_frozen *frozen; /* owned; of one that is followed: a checkpoint that waits until the log is durable */
     uint64_t opened; /* which opening of a queue of this process it is */
     struct queue_producer *producers; /* owned; those who forward to it, rule 16 */
     uint32_t producer_count, producer_cap;
@@ -244,7 +245,9 @@ void queue_checkpoint_forget(struct queue *q); /* the queue goes while one is un
 /* S is where the state of `acks` ends; nothing is pending. */
 void queue_checkpoint_encode(struct queue *q, struct buf *out);
 int queue_checkpoint_write(struct queue *q, bool durable); /* at once; background */
-unsigned queue_checkpoint_drop(struct queue *q, bool count_only); /* segments without a live message below S */
+int queue_checkpoint_put(struct queue *q, struct slice bytes, int64_t end, bool durable); /* one that was encoded, with its S; background */
+/* Bases of the sealed segments below S without a live message there; owned by the caller. */
+int64_t *queue_checkpoint_dead(struct queue *q, size_t *ret_n);
 int queue_checkpoint_decode(struct queue *q, struct slice in);
 void queue_drop_settled(struct queue *q); /* memory logs: give back what lies below the first live message */
 
@@ -262,5 +265,6 @@ void queue_openings_free(struct queue_table *t);
 
 /* follow.c */
 struct queue *queue_followed_take(struct queue_table *t, uint64_t id); /* NULL: none; it is the caller's */
+void queue_frozen_free(struct queue_frozen *f);
 
 #endif

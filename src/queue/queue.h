@@ -113,7 +113,7 @@ int queue_checkpoint_cut(const char *data_dir, uint32_t partition, uint64_t queu
  * same rhythm as a leader. On a background thread and without the partition's lock, while this node follows; nothing else is done to this log meanwhile but appending. */
 struct queue_followed {
     bool more;        /* there is more to replay: call again */
-    bool wants_sync;  /* a checkpoint waits until the log is durable */
+    bool waits;       /* a checkpoint waits until the log is durable: call again in a while */
     int64_t end;      /* replayed up to here */
     int64_t covers;   /* S of the durable checkpoint that was written now; -1: none was */
     unsigned dropped; /* segments without a live message that went */

@@ -190,6 +190,7 @@ void queue_free(struct queue *q)
     mem_free(q->rings);
     mem_free(q->producers);
     buf_fini(&q->own_window);
+    queue_frozen_free(q->frozen);
     mem_free(q);
 }
 

@@ -12,6 +12,7 @@ integration_tests = \
 	%D%/cluster_damage_test.py \
 	%D%/cluster_kafka_test.py \
 	%D%/cluster_amqp_test.py \
+	%D%/cluster_backlog_test.py \
 	%D%/dev_test.py \
 	%D%/crash_test.py \
 	%D%/amqp_crash_test.py \

@@ -155,11 +155,11 @@ Test(follow, writes_a_checkpoint_when_what_it_says_is_durable)
     queue_table_flush(f.table, NULL);
     fetch_all();
     cr_assert_eq(follow(false), 0);
-    cr_assert(got.wants_sync);
+    cr_assert(got.waits);
     cr_assert_eq(on_disk("checkpoint.clean"), -1);
     cr_assert_eq(log_store_sync(store), 0);
     cr_assert_eq(follow(false), 0);
-    cr_assert_not(got.wants_sync);
+    cr_assert_not(got.waits);
     cr_assert_eq(got.covers, -1, "nothing can be dropped, so it is not synced");
     cr_assert_eq(on_disk("checkpoint.clean"), log_end(copy));
     cr_assert_eq(on_disk("checkpoint"), -1);
