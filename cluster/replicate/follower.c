@@ -17,10 +17,9 @@
 #define BACKOFF_US 20000
 #define BACKOFF_MAX_US 500000
 #define RETRY_APPEND_US 1000000
-#define FOLLOW_BYTES (1u << 20)   /* a queue's log grown by this is followed (queue_follow) */
-#define FOLLOW_OLD_BYTES (1u << 20) /* ... and one of this size is, once, though it does not grow */
-#define FOLLOW_AGAIN_US 1000000   /* a checkpoint waits for a sync */
-#define FOLLOW_KEPT_US 60000000   /* what is kept of queues that rest is let go */
+#define FOLLOW_BYTES (1u << 20)   /* a queue's log grown by this is followed (queue_follow); one of this size is, once, though it does not grow */
+#define FOLLOW_AGAIN_US 1000000   /* for a checkpoint of this queue that says enough to follow its leader's start */
+#define FOLLOW_KEPT_US 60000000   /* what is kept of a partition's queues is let go when they rest */
 
 static void fetched(struct bus_call *c, int err, struct slice payload);
 
@@ -372,6 +371,8 @@ void follower_follow_start(struct rlog *l)
 {
     if (l->key.kind != LOG_QUEUE || l->busy || l->leader_start <= log_start(l->log) || l->leader_start > log_hw(l->log))
         return;
+    if (l->part->working == WORK_FOLLOW && l->part->work_log == l)
+        return; /* it is being read; looked at again when that is done */
     if (covers(l, l->leader_start)) {
         log_advance_start(l->log, l->leader_start);
     } else if (replication_now_us() >= l->follow_us) {
@@ -396,7 +397,7 @@ static void take_watermark(struct rlog *l, const struct fetch_log *a)
     follower_follow_start(l);
     if (l->key.kind == LOG_QUEUE && !l->looked && !l->busy) {
         l->looked = true;
-        if (log_bytes(l->log) >= FOLLOW_OLD_BYTES)
+        if (log_bytes(l->log) >= FOLLOW_BYTES)
             work_follow(l, false);
     }
     if (l->key.kind == LOG_MAIN && log_hw(l->log) > partition_applied(part->p)) {

@@ -11,6 +11,7 @@ static int prepare_cut(struct rlog *l, bool *ret_gone)
     struct replication *r = l->part->r;
     int err;
 
+    queue_await_writers(partition_queues(l->part->p));
     queue_unfollow(partition_queues(l->part->p), l->key.id);
     err = queue_checkpoint_cut(r->o.data_dir, l->key.partition, l->key.id, l->cut_to, ret_gone);
     if (*ret_gone)
@@ -33,6 +34,7 @@ static void run(struct bg_job *job)
         handover_unpark(part);
         break;
     case WORK_REPAIR:
+        queue_await_writers(partition_queues(part->p));
         queue_unfollow(partition_queues(part->p), 0);
         part->work_err = repair_run(part);
         break;
@@ -49,8 +51,10 @@ static void run(struct bg_job *job)
         break;
     }
     case WORK_INSTALL:
-        if (part->work_log->key.kind == LOG_QUEUE)
+        if (part->work_log->key.kind == LOG_QUEUE) {
+            queue_await_writers(partition_queues(part->p));
             queue_unfollow(partition_queues(part->p), part->work_log->key.id);
+        }
         part->work_err = install_run(part->work_log);
         break;
     case WORK_APPLY:

@@ -470,6 +470,7 @@ struct queue_checkpoint_job {
     int64_t *drop; /* bases of segments without a live message at `end` */
     size_t drop_count;
     bool submitted;
+    _Atomic bool forgotten; /* this node does not lead any more, or the queue is gone: the file is others' business now */
     int err;
 };
 
@@ -485,7 +486,9 @@ static void job_run(struct queue_job *job)
 {
     struct queue_checkpoint_job *j = CONTAINER_OF(job, struct queue_checkpoint_job, job);
 
-    j->err = file_replace(j->path, j->bytes.data, j->bytes.len);
+    mutex_lock(&j->table->files_mutex);
+    j->err = atomic_load(&j->forgotten) ? ERR_CANCELLED : file_replace(j->path, j->bytes.data, j->bytes.len);
+    mutex_unlock(&j->table->files_mutex);
 }
 
 static void job_done(struct queue_job *job)
@@ -517,6 +520,8 @@ void queue_checkpoint_forget(struct queue *q)
     q->warm = NULL;
     if (j != NULL && !j->submitted)
         job_free(j);
+    else if (j != NULL)
+        atomic_store(&j->forgotten, true);
 }
 
 static struct queue_checkpoint_job *job_new(struct queue *q)

@@ -59,6 +59,12 @@ static void keep(struct queue *q)
     mutex_unlock(&q->table->follow_mutex);
 }
 
+void queue_await_writers(struct queue_table *t)
+{
+    mutex_lock(&t->files_mutex);
+    mutex_unlock(&t->files_mutex);
+}
+
 void queue_unfollow(struct queue_table *t, uint64_t id)
 {
     struct queue *q;
@@ -95,16 +101,6 @@ static int begin(struct queue_table *t, uint64_t id, struct log *log, struct que
     return err;
 }
 
-/* The leader's start is followed (follower.c): below it everything is settled. */
-static void follow_start(struct queue *q)
-{
-    int64_t start = log_start(q->log);
-
-    (void)ackmap_settle_range(&q->acks, q->acks.origin, MIN_OF(start, q->acks.end));
-    if (q->acks.end < start)
-        ackmap_add_hole(&q->acks, start);
-}
-
 static void freeze(struct queue *q, bool durable)
 {
     struct queue_frozen *f = mem_zalloc(sizeof(*f));
@@ -125,7 +121,7 @@ static int write_checkpoint(struct queue *q, bool durable, struct queue_followed
 
     if (f == NULL || (durable && !f->durable)) {
         /* An empty log has no directory; a checkpoint of a leader may lie ahead of this log for a while. */
-        if (q->acks.end == 0 || q->acks.end > log_end(q->log) || (!durable && q->bytes_since < q->table->options.checkpoint_bytes))
+        if (q->acks.end == 0 || q->acks.end > log_hw(q->log) || (!durable && q->bytes_since < q->table->options.checkpoint_bytes))
             return 0;
         freeze(q, durable);
         f = q->frozen;
@@ -152,13 +148,14 @@ int queue_follow(struct queue_table *t, uint64_t id, struct log *log, bool durab
     struct queue *q = queue_followed_take(t, id);
     int err = 0;
 
+    queue_await_writers(t);
     *ret = (struct queue_followed){.covers = -1};
     if (q == NULL)
         err = begin(t, id, log, &q);
     if (err != 0)
         return err;
     q->log = log;
-    follow_start(q);
+    queue_follow_start(q);
     if (q->acks.end < log_hw(log))
         err = queue_replay(q, log_hw(log), SLICE_BYTES, &ret->more);
     ret->end = q->acks.end;

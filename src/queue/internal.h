@@ -167,6 +167,7 @@ struct queue_table {
     struct mutex opening_mutex; /* a leaf: the states of openings */
     pthread_cond_t opening_ran;
     struct mutex follow_mutex; /* a leaf */
+    struct mutex files_mutex;  /* a leaf, held over a sync: checkpoints that were begun while this node led */
     struct list followed;  /* of struct queue, by follow_node, under it */
     _Atomic uint64_t replayed_background, replayed_locked, replayed_followed; /* records */
 };
@@ -253,8 +254,9 @@ void queue_drop_settled(struct queue *q); /* memory logs: give back what lies be
 
 /* recover.c */
 int queue_recover(struct queue *q);
-/* The newest checkpoint, and nothing if there is none; *ret_found may be NULL. */
+/* The newest checkpoint, and nothing if there is none. */
 int queue_load_state(struct queue *q, bool *ret_found);
+void queue_follow_start(struct queue *q);
 /* From acks.end on, whole batches below `to`, until `budget` bytes are read: 0, *ret_more when there are more; ERR_CANCELLED: told to stop. */
 int queue_replay(struct queue *q, int64_t to, uint64_t budget, bool *ret_more);
 

@@ -122,6 +122,8 @@ struct queue_followed {
 int queue_follow(struct queue_table *t, uint64_t id, struct log *log, bool durable, struct queue_followed *ret);
 /* What was kept of this queue (0: of all) is let go: its log was cut, replaced, or rests. */
 void queue_unfollow(struct queue_table *t, uint64_t id);
+/* Whoever replaces checkpoints or cuts as a follower waits for one that is being written since this node led; those that were not begun will not be. Background. */
+void queue_await_writers(struct queue_table *t);
 
 /* Appends what each queue gathered since the last flush as one batch (all acks of a queue are one effect of
  * ranges), then sends the news. Called by partition_leave with NULL; before that by a front end with its

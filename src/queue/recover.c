@@ -132,11 +132,13 @@ int queue_load_state(struct queue *q, bool *ret_found)
 }
 
 /* The start of a follower's log follows its leader's, perhaps beyond what the state at hand still says to be live. */
-static void follow_start(struct queue *q)
+void queue_follow_start(struct queue *q)
 {
-    (void)ackmap_settle_range(&q->acks, q->acks.origin, MIN_OF(log_start(q->log), q->acks.end));
-    if (q->acks.end < log_start(q->log))
-        ackmap_add_hole(&q->acks, log_start(q->log));
+    int64_t start = log_start(q->log);
+
+    (void)ackmap_settle_range(&q->acks, q->acks.origin, MIN_OF(start, q->acks.end));
+    if (q->acks.end < start)
+        ackmap_add_hole(&q->acks, start);
 }
 
 /* What this node kept while it followed, when the log still holds all of that. */
@@ -175,7 +177,7 @@ int queue_recover(struct queue *q)
     if (!take_followed(q) && (err = queue_load_state(q, &found)) != 0)
         return err;
     end = log_end(q->log);
-    follow_start(q);
+    queue_follow_start(q);
     if (q->acks.end > end) {
         diag_warn("a queue's log ends before its checkpoint: the tail was lost",
                   "dir=%s end=%lld checkpoint=%lld", log_dir(q->log), (long long)end, (long long)q->acks.end);

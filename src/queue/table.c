@@ -33,6 +33,7 @@ struct queue_table *queue_table_new(const struct queue_table_options *options)
     list_init(&t->followed);
     mutex_init(&t->opening_mutex);
     mutex_init(&t->follow_mutex);
+    mutex_init(&t->files_mutex);
     CHECK(pthread_cond_init(&t->opening_ran, NULL) == 0);
     return t;
 }
@@ -216,6 +217,7 @@ void queue_table_free(struct queue_table *t)
     mutex_fini(&t->hw_mutex);
     mutex_fini(&t->opening_mutex);
     mutex_fini(&t->follow_mutex);
+    mutex_fini(&t->files_mutex);
     pthread_cond_destroy(&t->opening_ran);
     for (struct queue_pending *p = t->pool, *next; p != NULL; p = next) {
         next = p->next;
@@ -381,7 +383,6 @@ struct queue *queue_new(struct queue_table *t, const struct queue_spec *spec)
     q->cursor_batch = -1;
     q->cursor_place = LOG_NOWHERE;
     q->reserve_ahead = QUEUE_RESERVE_AHEAD;
-    q->unused_since = t->now_ms;
     q->hw_watch.changed = hw_moved;
     list_init(&q->consumers);
     list_init(&q->turn);
