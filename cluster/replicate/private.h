@@ -351,6 +351,8 @@ void installs_free(struct replication *r);
 /* session.c */
 void session_resubscribe(struct session *s, struct rpart *part); /* NULL is fine: its follower must tell of all logs again */
 void session_handle_fetch(void *arg, const struct bus_peer *from, struct bus_request *req, struct slice payload);
+/* The partition's followers are to tell of its logs, and have told of none. In what holds something each is behind from here on (R21): who never tells leaves the set like who stopped fetching. */
+void session_expect(struct rpart *part);
 void session_news(struct rlog *l);  /* its end, start or HW moved while leading */
 void sessions_soon(struct replication *r, uint64_t now);
 void sessions_tick(struct replication *r, uint64_t now);

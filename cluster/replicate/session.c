@@ -83,6 +83,19 @@ void session_news(struct rlog *l)
     }
 }
 
+void session_expect(struct rpart *part)
+{
+    LIST_FOREACH(node, &part->logs)
+    {
+        struct rlog *l = LIST_ENTRY(node, struct rlog, node);
+
+        for (unsigned i = 0; l->log != NULL && l->pos != NULL && i < part->follower_count; i++) {
+            l->pos[i].caught_us = part->followers[i].caught_us;
+            consider(l, &l->pos[i]);
+        }
+    }
+}
+
 /* ---- positions -------------------------------------------------------------------------------------------------------------------- */
 
 /* R10. True: what the follower has is a prefix of ours. */

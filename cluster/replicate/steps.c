@@ -64,6 +64,7 @@ static void followers_set(struct rpart *part)
     {
         rlog_positions_reset(LIST_ENTRY(node, struct rlog, node));
     }
+    session_expect(part);
     /* Their sessions tell everything anew. */
     for (unsigned i = 0; i < n; i++)
         session_resubscribe(now[i].peer->session, part);

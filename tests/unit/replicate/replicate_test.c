@@ -210,6 +210,22 @@ Test(replicate, alone_in_the_set_a_leader_commits_what_it_has_synced)
     sim_end(&s);
 }
 
+/* A new leader with a log that nobody appends to: it hears nothing of a follower, which is no sign that it has everything. */
+Test(replicate, a_follower_that_a_new_leader_never_hears_of_leaves_the_set)
+{
+    sim_init(&s, 3, 1);
+    sim_begin(&s, 3);
+    cr_assert_eq(leader_of("k"), 1);
+    cr_assert_eq(set("k", "v", NULL), 0);
+    cr_assert(SIM_WAIT(sim_equal(&s) && sim_insync(&s, 0) == 3));
+    sim_isolate(&s, 3, true);
+    sim_fence(&s, 1, false);
+    cr_assert(SIM_WAIT(sim_leader(&s, 0) == 2 && partition_role(sim_partition(&s, 2, 0)) == PARTITION_LEADER));
+    cr_assert(SIM_WAIT(!sim_is_insync(&s, 0, 3)));
+    cr_assert(SIM_WAIT(log_hw(main_log(2, 0)) == log_end(main_log(2, 0))));
+    sim_end(&s);
+}
+
 Test(replicate, wait_counts_in_sync_followers_once_the_write_is_committed)
 {
     uint32_t leader;
