@@ -19,6 +19,15 @@
 struct amqp_front;
 struct bus;
 
+/* What may change while the front runs. 0: the default. A connection keeps the frame size, the channels and the heartbeat that it agreed on; the rest holds at once. */
+struct amqp_limits {
+    uint32_t frame_max;            /* default 131072 */
+    uint16_t channel_max;          /* default 2047 */
+    uint16_t heartbeat_s;          /* proposed; 0: none */
+    uint32_t handshake_timeout_ms; /* default 10000 */
+    uint64_t max_message_bytes;    /* default 16 MiB */
+};
+
 struct amqp_front_options {
     struct workers *workers; /* borrowed, as all of these */
     struct partitions *partitions;
@@ -27,16 +36,13 @@ struct amqp_front_options {
     struct bus *bus;               /* a cluster; NULL: a node alone. The front is made before bus_start and freed after bus_close */
     struct worker *data;           /* with bus: the data worker */
     const char *cluster_name;      /* server-properties; default "gomsg" */
-    uint32_t frame_max;            /* default 131072 */
-    uint16_t channel_max;          /* default 2047 */
-    uint16_t heartbeat_s;          /* proposed; 0: none */
-    uint32_t handshake_timeout_ms; /* default 10000 */
-    uint64_t max_message_bytes;    /* default 16 MiB */
+    struct amqp_limits limits;     /* as of the start */
     uint64_t max_content_bytes;    /* content that one connection may have under way; default 64 MiB */
 };
 
 int amqp_front_new(const struct amqp_front_options *options, struct amqp_front **ret);
 void amqp_front_free(struct amqp_front *f);
+void amqp_front_set_limits(struct amqp_front *f, const struct amqp_limits *limits); /* any thread */
 /* Nothing is sent to other nodes any more: on the main thread, while the workers run, before bus_close. Connections stay. Does nothing for a node alone. */
 void amqp_front_leave_cluster(struct amqp_front *f);
 const struct conn_ops *amqp_front_ops(const struct amqp_front *f);

@@ -111,8 +111,7 @@ int amqp_on_connection_start_ok(struct amqp_session *s, const struct amqp_connec
     amqp_count(&s->aw->count.logins, 1);
     s->state = AMQP_TUNING;
     amqp_put_connection_tune(conn_out(s->conn), 0,
-                             &(struct amqp_connection_tune){s->front->o.channel_max, s->front->o.frame_max,
-                                                            s->front->o.heartbeat_s});
+                             &(struct amqp_connection_tune){s->channel_max, s->frame_max, AMQP_LIMIT(s, heartbeat_s)});
     return 0;
 }
 
@@ -125,7 +124,9 @@ int amqp_on_connection_secure_ok(struct amqp_session *s, const struct amqp_conne
 
 int amqp_on_connection_tune_ok(struct amqp_session *s, const struct amqp_connection_tune_ok *m)
 {
-    const struct amqp_front_options *o = &s->front->o;
+    /* As the session began, which is what was offered. */
+    const uint32_t frame_max = s->frame_max;
+    const uint16_t channel_max = s->channel_max;
 
     if (s->state != AMQP_TUNING)
         return wrong_state(s);
@@ -134,15 +135,15 @@ int amqp_on_connection_tune_ok(struct amqp_session *s, const struct amqp_connect
         return amqp_connection_fail(s, AMQP_NOT_ALLOWED,
                                     "negotiated frame_max = %u is lower than the minimum allowed value (%u)",
                                     m->frame_max, AMQP_FRAME_MIN);
-    if (m->frame_max == 0 || m->frame_max > o->frame_max)
+    if (m->frame_max == 0 || m->frame_max > frame_max)
         return amqp_connection_fail(
             s, AMQP_NOT_ALLOWED, "negotiated frame_max = %u%s is higher than the maximum allowed value (%u)",
-            m->frame_max, m->frame_max == 0 ? " (no limit)" : "", o->frame_max);
-    if (m->channel_max == 0 || m->channel_max > o->channel_max)
+            m->frame_max, m->frame_max == 0 ? " (no limit)" : "", frame_max);
+    if (m->channel_max == 0 || m->channel_max > channel_max)
         return amqp_connection_fail(
             s, AMQP_NOT_ALLOWED,
             "negotiated channel_max = %u%s is higher than the maximum allowed value (%u)", m->channel_max,
-            m->channel_max == 0 ? " (no limit)" : "", o->channel_max);
+            m->channel_max == 0 ? " (no limit)" : "", channel_max);
     s->frame_max = m->frame_max;
     s->channel_max = m->channel_max;
     s->heartbeat_s = m->heartbeat;

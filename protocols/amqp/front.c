@@ -10,6 +10,7 @@
 #define COMPATIBLE_VERSION "3.12.14"
 
 #define ASSEMBLY_SLACK 64
+enum { FRAME_MAX_MAX = 16 << 20 }; /* of amqp.frame_max_bytes */
 
 /* Clients decide by these (specs: pika, amqplib, kombu, the Java client). */
 static void put_server_properties(struct buf *out, const char *cluster_name)
@@ -32,6 +33,17 @@ static void put_server_properties(struct buf *out, const char *cluster_name)
     buf_fini(&table);
 }
 
+void amqp_front_set_limits(struct amqp_front *f, const struct amqp_limits *l)
+{
+#define SET(field, value, otherwise) __atomic_store_n(&f->limits.field, (value) != 0 ? (value) : (otherwise), __ATOMIC_RELAXED)
+    SET(frame_max, l->frame_max, 131072u);
+    SET(channel_max, l->channel_max, 2047);
+    SET(heartbeat_s, l->heartbeat_s, 0);
+    SET(handshake_timeout_ms, l->handshake_timeout_ms, 10000u);
+    SET(max_message_bytes, l->max_message_bytes, 16ull << 20);
+#undef SET
+}
+
 #define DEFAULT(field, value) f->o.field = options->field != 0 ? options->field : (value)
 
 int amqp_front_new(const struct amqp_front_options *options, struct amqp_front **ret)
@@ -41,12 +53,9 @@ int amqp_front_new(const struct amqp_front_options *options, struct amqp_front *
     MAGIC_INIT(f, AMQP_FRONT_MAGIC);
     f->o = *options;
     DEFAULT(cluster_name, "gomsg");
-    DEFAULT(frame_max, 131072);
-    DEFAULT(channel_max, 2047);
-    DEFAULT(handshake_timeout_ms, 10000);
-    DEFAULT(max_message_bytes, 16u << 20);
     DEFAULT(max_content_bytes, 64u << 20);
-    if (f->o.frame_max < AMQP_FRAME_MIN) {
+    amqp_front_set_limits(f, &options->limits);
+    if (f->limits.frame_max < AMQP_FRAME_MIN) {
         mem_free(f);
         return ERR_INVALID;
     }
@@ -59,7 +68,8 @@ int amqp_front_new(const struct amqp_front_options *options, struct amqp_front *
         .writable = amqp_session_writable,
         .tick = amqp_session_tick,
         .closed = amqp_session_closed,
-        .input_max = f->o.frame_max + AMQP_FRAME_OVERHEAD + ASSEMBLY_SLACK,
+        /* What a session agreed on bounds its frames; this is for all that may still be agreed on. */
+        .input_max = MAX_OF(f->limits.frame_max, FRAME_MAX_MAX) + AMQP_FRAME_OVERHEAD + ASSEMBLY_SLACK,
     };
     put_server_properties(&f->server_properties, f->o.cluster_name);
     amqp_ids_init(&f->exclusive);

@@ -345,6 +345,7 @@ static int content_header(struct amqp_channel *ch, const struct amqp_frame *f)
 {
     struct amqp_session *s = ch->session;
     struct amqp_content *c = &ch->content;
+    const uint64_t body_max = AMQP_LIMIT(s, max_message_bytes);
     struct slice properties;
     uint16_t class_id;
 
@@ -356,10 +357,10 @@ static int content_header(struct amqp_channel *ch, const struct amqp_frame *f)
         return amqp_connection_fail(s, AMQP_UNEXPECTED_FRAME,
                                     "expected content header for class 60, got one for class %u instead",
                                     class_id);
-    if (c->body_size > s->front->o.max_message_bytes)
+    if (c->body_size > body_max)
         return amqp_fail(ch, AMQP_PRECONDITION_FAILED,
                          "message size %llu is larger than configured max size %llu",
-                         (unsigned long long)c->body_size, (unsigned long long)s->front->o.max_message_bytes);
+                         (unsigned long long)c->body_size, (unsigned long long)body_max);
     c->properties = properties;
     if (!c->borrowed) {
         /* Only exchange and key are held so far. */

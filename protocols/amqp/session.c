@@ -22,8 +22,8 @@ int amqp_session_open(struct conn *c)
     s->aw = &f->workers[worker_index(c->worker)];
     s->conn = c;
     s->conn_id = c->id;
-    s->frame_max = f->o.frame_max;
-    s->channel_max = f->o.channel_max;
+    s->frame_max = AMQP_LIMIT(s, frame_max);
+    s->channel_max = AMQP_LIMIT(s, channel_max);
     list_init(&s->rounds);
     c->session = s;
     amqp_count(&s->aw->count.connections, 1);
@@ -502,7 +502,7 @@ void amqp_session_tick(struct conn *c, uint64_t now_us)
     case AMQP_STARTING:
     case AMQP_TUNING:
     case AMQP_OPENING:
-        if (now_us - c->opened_us > s->front->o.handshake_timeout_ms * 1000ull)
+        if (now_us - c->opened_us > AMQP_LIMIT(s, handshake_timeout_ms) * 1000ull)
             conn_abort(c, ERR_TIMEOUT);
         return;
     case AMQP_RUNNING:

@@ -79,6 +79,7 @@ struct amqp_front {
     uint32_t magic;
 #define AMQP_FRONT_MAGIC 0x414d5146u
     struct amqp_front_options o;
+    struct amqp_limits limits; /* changed by any thread: read with AMQP_LIMIT */
     struct conn_ops ops;
     struct amqp_worker *workers;  /* one a worker, by index */
     struct buf server_properties; /* encoded once */
@@ -86,6 +87,8 @@ struct amqp_front {
     struct amqp_ids replies;      /* direct reply-to */
     struct amqp_serve *serve;     /* for the gateways of other nodes; NULL: a node alone */
 };
+
+#define AMQP_LIMIT(s, field) __atomic_load_n(&(s)->front->limits.field, __ATOMIC_RELAXED)
 
 void amqp_put_hint(const struct topology *v, struct buf *out); /* hint.c */
 

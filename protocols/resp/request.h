@@ -58,8 +58,8 @@ struct request_parser *request_parser_new(void);
 void request_parser_free(struct request_parser *p);
 
 /* The fast path: as many whole commands as stand at the front of `data`, at most REQUEST_BATCH, into ret[].
- * Stops in front of what needs the slow path or more bytes; returns how many there are. Its limits are below
- * those of authenticated clients; for others only the slow path serves. */
+ * Stops in front of what needs the slow path or more bytes; returns how many there are. Its limits are at most
+ * the least that resp.max_bulk_bytes and resp.max_arguments can be set to; for others only the slow path serves. */
 uint32_t request_parse_fast(struct request_parser *p, const uint8_t *data, size_t len, struct request *ret);
 
 /* The second word of a multibulk command that begins here, mostly a key, if it came whole and is of the fast

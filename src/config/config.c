@@ -13,7 +13,9 @@
 #include "base/mutex.h"
 #include "config/internal.h"
 
-/* Serialises config_set and config_reload; taken last, nothing is called under it. */
+/* Held over a change and what follows from it, so that two changes are taken over in their order; taken before any other lock. */
+static struct mutex apply_lock = {.m = PTHREAD_MUTEX_INITIALIZER};
+/* Guards values and sources; taken last, nothing is called under it. */
 static struct mutex change_lock = {.m = PTHREAD_MUTEX_INITIALIZER};
 
 void config_error(struct buf *errors, unsigned *count, const char *where, const char *fmt, ...)
@@ -425,6 +427,20 @@ int config_get_source(const struct config *cfg, const char *name, struct buf *ou
     return 0;
 }
 
+void config_on_change(struct config *cfg, void (*changed)(void *arg), void *arg)
+{
+    mutex_lock(&apply_lock);
+    cfg->changed = changed;
+    cfg->changed_arg = arg;
+    mutex_unlock(&apply_lock);
+}
+
+static void tell_change(const struct config *cfg)
+{
+    if (cfg->changed != NULL)
+        cfg->changed(cfg->changed_arg);
+}
+
 int config_set(struct config *cfg, const char *name, const char *value, struct buf *errors)
 {
     int index = option_find(name);
@@ -447,10 +463,13 @@ int config_set(struct config *cfg, const char *name, const char *value, struct b
     }
     err = value_parse(&options[index], value, &v, &why);
     if (err == 0) {
+        mutex_lock(&apply_lock);
         mutex_lock(&change_lock);
         value_store(&options[index], cfg, v);
         config_set_source(cfg, (unsigned)index, SOURCE_RUNTIME, NULL, 0);
         mutex_unlock(&change_lock);
+        tell_change(cfg);
+        mutex_unlock(&apply_lock);
     } else {
         buf_put_u8(&why, 0);
         buf_printf(errors, "%s %s\n", name, (char *)why.data);
@@ -461,6 +480,7 @@ int config_set(struct config *cfg, const char *name, const char *value, struct b
 
 void config_reload(struct config *cfg, const struct config *next, struct buf *report)
 {
+    mutex_lock(&apply_lock);
     mutex_lock(&change_lock);
     for (unsigned i = 0; i < option_count; i++) {
         const struct option *o = &options[i];
@@ -483,4 +503,6 @@ void config_reload(struct config *cfg, const struct config *next, struct buf *re
         }
     }
     mutex_unlock(&change_lock);
+    tell_change(cfg);
+    mutex_unlock(&apply_lock);
 }

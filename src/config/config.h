@@ -48,6 +48,8 @@ struct config {
 #include "config/options.def"
 #undef OPTION
     struct config_source *sources; /* owned: where each value came from */
+    void (*changed)(void *arg);    /* config_on_change */
+    void *changed_arg;
 };
 
 #define CONFIG_GET(cfg, field) __atomic_load_n(&(cfg)->field, __ATOMIC_RELAXED)
@@ -96,5 +98,8 @@ int config_set(struct config *cfg, const char *name, const char *value, struct b
 /* SIGHUP: takes over what `next` has for reloadable options; one line a change in `report`, also for those
  * that wait for a restart. Any thread; `next` stays the caller's. */
 void config_reload(struct config *cfg, const struct config *next, struct buf *report);
+/* `changed` runs after each config_set and config_reload, on its thread, one at a time and in the order of the changes: whoever had to copy a value takes the new one over there, whichever way it
+ * came. It may take locks, but must not change options. To be set before another thread may change any. */
+void config_on_change(struct config *cfg, void (*changed)(void *arg), void *arg);
 
 #endif

@@ -66,6 +66,7 @@ bool log_store_may_grow(const struct log_store *s);
 int log_store_health(const struct log_store *s);
 /* `log.fsync: always`: every acknowledgement of a write waits for a log_commit. Any thread. */
 bool log_store_sync_always(const struct log_store *s);
+bool log_store_never_syncs(const struct log_store *s); /* log.fsync: never, as of now; any thread */
 /* Called around taking the positions of a sync round, on the sync thread: the partition layer holds its multi-partition lock exclusively in between, so that the
  * marks of a round are a consistent cut (rule 5). Microseconds. */
 void log_store_set_cut(struct log_store *s, void (*begin)(void *arg), void (*end)(void *arg), void *arg);

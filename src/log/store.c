@@ -173,6 +173,11 @@ int log_store_health(const struct log_store *s)
     return ALOAD(&s->health);
 }
 
+bool log_store_never_syncs(const struct log_store *s)
+{
+    return store_fsync(s) == LOG_FSYNC_NEVER;
+}
+
 bool log_store_sync_always(const struct log_store *s)
 {
     return store_fsync(s) == LOG_FSYNC_ALWAYS;

@@ -27,8 +27,7 @@ struct partitions_options {
     uint64_t snapshot_log_bytes; /* main log grown by this much since the last snapshot starts one; default 256 MiB */
     uint64_t snapshot_keep_bytes; /* log that stays behind a snapshot for replicas that lag (rule 3); default 256 MiB */
     struct kv_options kv;         /* free_later NULL: freed by a background thread of the workers */
-    bool never_synced; /* log.fsync: never */
-    bool clustered;    /* roles follow the topology: partitions start as NONE, memory as their snapshot (rule 2), and cluster/replicate steps them */
+    bool clustered; /* roles follow the topology: partitions start as NONE, memory as their snapshot (rule 2), and cluster/replicate steps them */
     /* A queue without users has reached its end (auto-delete, x-expires): propose its deletion. Under the partition's lock, any thread; may only post. */
     void (*queue_ended)(void *arg, uint64_t queue_id, uint32_t partition);
     void *queue_ended_arg;

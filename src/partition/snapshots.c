@@ -45,7 +45,7 @@ static int wait_valid(struct partition *p, int64_t end)
 {
     uint64_t begun = clock_mono_us();
 
-    while ((!p->ps->o.never_synced && log_durable(p->main) < end) || log_hw(p->main) < end) {
+    while ((!log_store_never_syncs(p->ps->o.store) && log_durable(p->main) < end) || log_hw(p->main) < end) {
         if (partition_state(p) != PARTITION_OPEN || ALOAD(&p->ps->stopping))
             return ERR_CANCELLED;
         if (clock_mono_us() - begun > DURABLE_WAIT_US)

@@ -566,7 +566,7 @@ void queue_checkpoint_tick(struct queue *q)
     }
     j = q->checkpoint;
     if (j != NULL && !j->submitted &&
-        (t->options.commit_at_end || log_durable(q->log) >= j->end) && log_hw(q->log) >= j->end) { /* rule 7: S <= HW */
+        (t->options.commit_at_end || log_store_never_syncs(t->options.store) || log_durable(q->log) >= j->end) && log_hw(q->log) >= j->end) { /* rule 7: S <= HW */
         j->submitted = true;
         queue_submit(t, &j->job);
     }

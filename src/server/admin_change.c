@@ -69,7 +69,6 @@ json_t *admin_config_set(struct server *s, unsigned argc, const struct slice *ar
         why->len--;
     if (err < 0)
         return NULL;
-    server_apply_config(s);
     return done();
 }
 

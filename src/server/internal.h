@@ -139,7 +139,5 @@ void server_register_gauges(struct server *s);
 /* Connections of a protocol, over its listeners. Any thread. */
 uint32_t server_connections(struct server *s, const char *protocol);
 
-/* Settings that live outside of the engines and follow a config set or a reload. */
-void server_apply_config(struct server *s);
 
 #endif

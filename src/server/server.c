@@ -340,7 +340,6 @@ static int open_engines(struct server *s)
         .data_dir = s->config->node_data_dir,
         .snapshot_log_bytes = (uint64_t)CONFIG_GET(s->config, kv_snapshot_log_bytes),
         .snapshot_keep_bytes = server_is_clustered(s) ? (uint64_t)s->config->kv_snapshot_keep_bytes : 1, /* nobody lags behind a node that is alone (rule 3) */
-        .never_synced = logs.fsync == LOG_FSYNC_NEVER,
         .clustered = server_is_clustered(s),
         .queue_ended = server_queue_ended,
         .queue_ended_arg = s,
@@ -369,6 +368,17 @@ static int open_engines(struct server *s)
     }
     s->streams = stream_table_new(&(struct stream_table_options){s->logs, s->workers, s->config->node_data_dir});
     return 0;
+}
+
+static struct amqp_limits amqp_limits_of(const struct config *c)
+{
+    return (struct amqp_limits){
+        .frame_max = (uint32_t)CONFIG_GET(c, amqp_frame_max_bytes),
+        .channel_max = (uint16_t)CONFIG_GET(c, amqp_channel_max),
+        .heartbeat_s = (uint16_t)(CONFIG_GET(c, amqp_heartbeat_ms) / 1000),
+        .handshake_timeout_ms = (uint32_t)CONFIG_GET(c, amqp_handshake_timeout_ms),
+        .max_message_bytes = (uint64_t)CONFIG_GET(c, amqp_message_max_bytes),
+    };
 }
 
 static int open_fronts(struct server *s)
@@ -403,11 +413,7 @@ static int open_fronts(struct server *s)
         .store = s->logs,
         .bus = s->bus,
         .data = s->bus != NULL ? workers_extra(s->workers, 1) : NULL,
-        .frame_max = (uint32_t)CONFIG_GET(s->config, amqp_frame_max_bytes),
-        .channel_max = (uint16_t)CONFIG_GET(s->config, amqp_channel_max),
-        .heartbeat_s = (uint16_t)(CONFIG_GET(s->config, amqp_heartbeat_ms) / 1000),
-        .handshake_timeout_ms = (uint32_t)CONFIG_GET(s->config, amqp_handshake_timeout_ms),
-        .max_message_bytes = (uint64_t)CONFIG_GET(s->config, amqp_message_max_bytes),
+        .limits = amqp_limits_of(s->config),
     };
     int err;
 
@@ -423,8 +429,11 @@ static int open_fronts(struct server *s)
     return err;
 }
 
-void server_apply_config(struct server *s)
+/* What of the options was copied when its owner was made, anew: by whatever way one was changed (config_on_change). All else reads the option when it needs it. */
+static void apply_config(void *arg)
 {
+    struct server *s = arg;
+    const struct amqp_limits amqp = amqp_limits_of(s->config);
     struct log_store *logs = __atomic_load_n(&s->logs, __ATOMIC_ACQUIRE);
 
     diag_set_level((enum diag_level)CONFIG_GET(s->config, diag_level));
@@ -434,6 +443,7 @@ void server_apply_config(struct server *s)
     }
     if (s->partitions != NULL)
         partitions_set_snapshot_log_bytes(s->partitions, (uint64_t)CONFIG_GET(s->config, kv_snapshot_log_bytes));
+    amqp_front_set_limits(s->amqp, &amqp);
 }
 
 /* ---- recovery ---------------------------------------------------------------------------------------------------------------- */
@@ -502,7 +512,6 @@ static void reload(struct server *s, const char *file, int argc, char **argv)
     err = config_load(file, argc, argv, &next, &text);
     if (err == 0) {
         config_reload(s->config, next, &text);
-        server_apply_config(s);
         config_free(next);
     }
     diag(err < 0 ? DIAG_ERROR : DIAG_INFO, err < 0 ? "the configuration was not reloaded" : "the configuration was reloaded",
@@ -578,6 +587,7 @@ static int start(struct server *s)
         err = open_fronts(s);
     if (err < 0)
         return err;
+    config_on_change(s->config, apply_config, s);
     err = open_resp(s);
     if (err < 0)
         return err;

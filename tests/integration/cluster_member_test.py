@@ -292,7 +292,12 @@ def a_node_is_drained_for_maintenance_and_takes_its_share_again():
         # It restarts, and the wish stands.
         victim.stop()
         victim.start(wait="resp")
-        eventually(lambda: next(n for n in watcher.gomsg("cluster", "nodes") if n["node"] == number)["state"] == "draining", timeout=30)
+
+        def again():
+            now = next(n for n in watcher.gomsg("cluster", "nodes") if n["node"] == number)
+            return now["epoch"] > row["epoch"] and now["state"] in ("active", "draining") and now
+
+        assert eventually(again, timeout=30)["state"] == "draining"
         eventually(lambda: all(members(p["insync"]) == {1, 2, 3} for p in partitions(watcher)), timeout=30)
         time.sleep(1)
         assert all(p["leader"] != number for p in partitions(watcher))

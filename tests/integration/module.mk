@@ -5,6 +5,7 @@ AM_TESTS_ENVIRONMENT = build='$(abs_top_builddir)'; export build; PYTHONDONTWRIT
 	LSAN_OPTIONS='suppressions=$(abs_top_srcdir)/tests/lsan.supp:print_suppressions=0'; export LSAN_OPTIONS;
 integration_tests = \
 	%D%/startup_test.py \
+	%D%/reload_test.py \
 	%D%/cluster_form_test.py \
 	%D%/cluster_member_test.py \
 	%D%/cluster_resp_test.py \

@@ -104,7 +104,7 @@ struct rig *rig_start(const struct rig_options *options)
     struct partitions_options po = {.count = 8, .queue_ended = queue_ended, .queue_ended_arg = r};
     struct topology_options to = {
         .node_name = "test", .total_partitions = 8, .changed = changed, .changed_arg = r};
-    struct amqp_front_options ao = {.heartbeat_s = 60, .max_message_bytes = options->max_message_bytes};
+    struct amqp_front_options ao = {.limits = {.heartbeat_s = 60, .max_message_bytes = options->max_message_bytes}};
 
     r->temporary = options->data_dir == NULL;
     r->dir = mem_strdup(r->temporary ? mkdtemp(dir) : options->data_dir);
