@@ -22,6 +22,8 @@
 #define PIPELINE_MAX 64
 #define FILL_PIPELINE 20
 #define REQUEST_MAX 128
+#define VALUE "value of thirty-two bytes, xxxxx"
+_Static_assert(sizeof(VALUE) == 32 + 1, "a byte more would be an inline command of its own to either server");
 
 static double connections_o = 50, pipeline_o = 1, ms_o = 100, rounds_o = 100;
 static const struct option_row rows[] = {
@@ -108,7 +110,7 @@ static size_t make_requests(struct work *w, char *to)
         if (w->get)
             n += (size_t)sprintf(to + n, "*2\r\n$3\r\nGET\r\n$16\r\nkey:%012u\r\n", key);
         else
-            n += (size_t)sprintf(to + n, "*3\r\n$3\r\nSET\r\n$16\r\nkey:%012u\r\n$32\r\nvalue of thirty-two bytes, xxxxxx\r\n", key);
+            n += (size_t)sprintf(to + n, "*3\r\n$3\r\nSET\r\n$16\r\nkey:%012u\r\n$32\r\n" VALUE "\r\n", key);
     }
     return n;
 }
