@@ -118,6 +118,7 @@ static void done(struct bg_job *job)
     struct rpart *part = CONTAINER_OF(job, struct rpart, job);
     struct replication *r = part->r;
     enum work_kind was = part->working;
+    int err = part->work_err; /* what follows may begin the next piece */
 
     part->working = WORK_NONE;
     __atomic_sub_fetch(&r->jobs, 1, __ATOMIC_ACQ_REL);
@@ -126,18 +127,18 @@ static void done(struct bg_job *job)
     else if (was == WORK_PARK || was == WORK_UNPARK)
         handover_worked(part);
     else if (was == WORK_REPAIR)
-        repair_done(part, part->work_err);
+        repair_done(part, err);
     else if (was == WORK_CUT)
-        cut_done(part->work_log, part->work_err);
+        cut_done(part->work_log, err);
     else if (was == WORK_INSTALL)
-        install_done(part->work_log, part->work_err);
+        install_done(part->work_log, err);
     else if (was == WORK_FOLLOW)
-        follow_done(part->work_log, part->work_err);
-    else if (was == WORK_APPLY && part->work_err == ERR_AGAIN)
+        follow_done(part->work_log, err);
+    else if (was == WORK_APPLY && err == ERR_AGAIN)
         part->apply_wanted = true;
-    else if (was == WORK_APPLY && part->work_err != 0 && part->main != NULL)
+    else if (was == WORK_APPLY && err != 0 && part->main != NULL)
         fetcher_report(part->main, true); /* the partition has failed: its leader must know */
-    if (was != WORK_STEP && part->work_err != 0)
+    if (was != WORK_STEP && err != 0)
         repair_look(part);
     if (was == WORK_STEP && r->opened_waiting)
         rlogs_adopt(r);
