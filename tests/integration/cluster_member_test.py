@@ -275,6 +275,24 @@ def a_node_that_joins_gets_replicas_and_one_is_enough_to_begin_with():
         healthy(c)
 
 
+def a_node_that_joins_gets_nothing_below_the_threshold():
+    """cluster.rebalance_threshold: how far below the mean (here of six) a node has to be; none can be further than the whole of it."""
+    with Cluster(3, "--cluster.rebalance_threshold=1") as c:
+        healthy(c)
+        c.add("n4", "--cluster.rebalance_threshold=1").start()
+
+        def newcomer():
+            return next((n for n in c.members[0].gomsg("cluster", "nodes") if n["node"] == 4 and n["state"] == "active"), None)
+
+        eventually(newcomer, timeout=30)
+        time.sleep(9)  # with the default it gets its first replica five seconds after it is active
+        assert newcomer()["replicas"] == 0, newcomer()
+    with Cluster(3) as c:
+        healthy(c)
+        c.add("n4").start()
+        eventually(lambda: next(n for n in c.members[0].gomsg("cluster", "nodes") if n["node"] == 4)["replicas"] >= 4, timeout=60)
+
+
 def a_node_is_drained_for_maintenance_and_takes_its_share_again():
     with Cluster(3) as c:
         healthy(c)
@@ -358,5 +376,5 @@ if __name__ == "__main__":
                leaderships_move_by_hand_and_return_to_the_first_choice, a_silent_node_is_fenced_and_does_not_serve_by_what_it_believed, the_controller_that_leads_partitions_is_replaced_in_both,
                the_controller_that_sleeps_is_replaced_and_loses_its_lease, a_minority_of_one_has_no_lease_and_gets_it_back,
                all_processes_killed_come_back_with_a_leader_for_everything, a_node_that_joins_gets_replicas_and_one_is_enough_to_begin_with,
-               a_node_is_drained_for_maintenance_and_takes_its_share_again, a_node_is_emptied_and_removed,
+               a_node_that_joins_gets_nothing_below_the_threshold, a_node_is_drained_for_maintenance_and_takes_its_share_again, a_node_is_emptied_and_removed,
                a_node_whose_disk_fails_leads_no_more_and_counts_no_more])
