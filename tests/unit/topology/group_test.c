@@ -229,6 +229,27 @@ static void activate(unsigned i)
     buf_fini(&p.command);
 }
 
+/* The last guard against two processes with one identity: the bus refuses the older one where it can. */
+Test(group, a_node_whose_identity_is_registered_again_leaves_and_says_why, .init = setup, .fini = teardown)
+{
+    struct topology_proposal p = {0};
+    unsigned victim, other;
+    const struct topo_node *n;
+
+    form();
+    victim = (leader() + 1) % NODES;
+    other = (victim + 1) % NODES;
+    n = topo_node_find(topology_pin(nodes[other].topology), topology_node_id(nodes[victim].topology));
+    cr_assert_not_null(n);
+    topo_cmd_node_enter(&p.command, n, false);
+    topology_unpin(nodes[other].topology);
+    cr_assert_eq(topology_propose_wait(nodes[other].topology, &p), 0);
+    buf_fini(&p.command);
+    eventually(group(victim).phase == TOPOLOGY_FAILED);
+    cr_assert_not_null(strstr(group(victim).text, "registered again by another process"), "%s", group(victim).text);
+    cr_assert(is_member(other));
+}
+
 Test(group, an_answer_means_that_every_unfenced_node_has_it, .init = setup, .fini = teardown)
 {
     uint64_t id;
