@@ -32,7 +32,7 @@ EXTRA_DIST += %D%/check %D%/run %D%/requirements.txt %D%/lib/compat.py %D%/lib/n
 	%D%/cross/failover/trial.py %D%/cross/failover/steady.py %D%/cross/failover/steady.js %D%/cross/failover/Steady.java %D%/cross/failover/steady.go \
 	%D%/cross/redis_failover/run %D%/cross/redis_failover/clients.txt %D%/cross/redis_failover/package.json %D%/cross/redis_failover/package-lock.json \
 	%D%/cross/redis_failover/pom.xml %D%/cross/redis_failover/go.mod %D%/cross/redis_failover/go.sum %D%/cross/redis_failover/redis_py_client.py \
-	%D%/cross/redis_failover/ioredis_client.js %D%/cross/redis_failover/node_redis_client.js %D%/cross/redis_failover/JedisClient.java \
+	%D%/cross/redis_failover/ioredis_client.js %D%/cross/redis_failover/node_redis_client.js %D%/cross/redis_failover/Keys.java %D%/cross/redis_failover/JedisClient.java \
 	%D%/cross/redis_failover/LettuceClient.java %D%/cross/redis_failover/go_redis_client.go \
 	%D%/cross/kafka_failover/run %D%/cross/kafka_failover/clients.txt %D%/cross/kafka_failover/package.json %D%/cross/kafka_failover/package-lock.json \
 	%D%/cross/kafka_failover/pom.xml %D%/cross/kafka_failover/confluent_client.py %D%/cross/kafka_failover/kafka_python_client.py \

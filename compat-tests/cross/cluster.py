@@ -1,9 +1,6 @@
 """A cluster of three nodes and the clients people have: redis-py's cluster client, redis-cli -c, kcat, pika, each pointed at any node, before and after one is killed."""
-import json
 import os
-import shutil
 import subprocess
-import tempfile
 import time
 
 import pika
@@ -11,33 +8,14 @@ import redis
 from redis.cluster import ClusterNode, RedisCluster
 
 from compat import command, contains, main, same, test, until
+from node import DevCluster
 
 GOMSGCTL = os.path.join(os.path.dirname(os.environ["GOMSGD"]), "gomsgctl")
 
 
-class Cluster:
-    """Three nodes made by gomsgctl dev for the length of a block."""
-
-    def __enter__(self):
-        self.root = tempfile.mkdtemp(prefix="gomsg-cluster-")
-        try:
-            self.rows = json.loads(self.dev("up", "-n", "3", "--base-port", "auto"))
-        except Exception:
-            self.__exit__(None)
-            raise
-        return self
-
-    def __exit__(self, *_):
-        try:
-            self.dev("down")
-        finally:
-            shutil.rmtree(self.root, ignore_errors=True)
-
-    def dev(self, *args):
-        r = subprocess.run([GOMSGCTL, "--json", "dev"] + list(args) + ["--dir", os.path.join(self.root, "c")], capture_output=True, text=True, timeout=120)
-        if r.returncode != 0:
-            raise AssertionError("gomsgctl dev %s: %s" % (" ".join(args), r.stderr))
-        return r.stdout
+class Cluster(DevCluster):
+    def __init__(self):
+        super().__init__(GOMSGCTL)
 
     def port(self, node, protocol):
         return int(self.rows[node - 1][protocol].rsplit(":", 1)[1])

@@ -21,11 +21,13 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.append(os.path.join(HERE, "..", "..", "lib"))
+from node import DevCluster  # noqa: E402
+
 TOP = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
 RECOVER_S = 60  # for a lane to be written again
 END_S = 180     # for a client to read everything back
@@ -77,11 +79,11 @@ class Tools:
         self.source("steady.js")
         return {name: ["node", self.source(program)] for name, program in programs.items()}
 
-    def java(self, **classes):
+    def java(self, *shared, **classes):
         jars = os.path.join(self.where, "java")
         if shutil.which("javac") is None or not self.install("java", "mvn", ["mvn", "-q", "-B", "dependency:copy-dependencies", "-DoutputDirectory=" + jars], ["pom.xml"]):
             return {}
-        sources = [self.source(name + ".java") for name in ["Steady", *classes.values()]]
+        sources = [self.source(name + ".java") for name in ["Steady", *shared, *classes.values()]]
         subprocess.run(["javac", "-cp", jars + "/*", "-d", jars] + sources, check=True)
         return {name: ["java", "-cp", jars + "/*:" + jars, cls] for name, cls in classes.items()}
 
@@ -98,19 +100,18 @@ class Tools:
 # ---- what the clients speak to ---------------------------------------------------------------------------------------------------------------------------------------------------
 
 
-class Cluster:
+class Cluster(DevCluster):
     """Three nodes of gomsgctl dev, at level quorum. A step of the trial is a method: it hurts and heals, and says what it did."""
 
     steps = ("kill", "restart", "pause", "transfer", "drain")
 
     def __init__(self, build, rng):
-        self.ctl, self.rng = os.path.join(build, "gomsgctl"), rng
-        self.root = tempfile.mkdtemp(prefix="gomsg-failover-")
-        self.killed = None
+        super().__init__(os.path.join(build, "gomsgctl"))
+        self.rng, self.killed = rng, None
 
     def __enter__(self):
+        super().__enter__()
         try:
-            self.rows = json.loads(self.dev("up", "-n", "3", "--base-port", "auto"))
             for node in (1, 2, 3):
                 self.on(node, "config", "set", "kv.ack", "quorum", check=True)
             with open(os.path.join(self.root, "c", "gomsg.yaml"), "a") as f:
@@ -119,15 +120,6 @@ class Cluster:
             self.__exit__()
             raise
         return self
-
-    def __exit__(self, *_):
-        try:
-            self.dev("down")
-        finally:
-            shutil.rmtree(self.root, ignore_errors=True)
-
-    def dev(self, *args):
-        return subprocess.run([self.ctl, "--json", "dev", *args, "--dir", os.path.join(self.root, "c")], check=True, stdout=subprocess.PIPE, text=True, timeout=120).stdout
 
     def on(self, node, *args, check=False):
         r = subprocess.run([self.ctl, "-d", os.path.join(self.root, "c", "n%d" % node, "data"), *args], capture_output=True, text=True, timeout=90)

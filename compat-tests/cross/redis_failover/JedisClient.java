@@ -1,11 +1,10 @@
 // Jedis' cluster client (see run).
 import java.util.Arrays;
-import java.util.function.LongConsumer;
 import java.util.stream.Collectors;
 import redis.clients.jedis.HostAndPort;
 import redis.clients.jedis.JedisCluster;
 
-public class JedisClient extends Steady {
+public class JedisClient extends Keys {
     private final JedisCluster r;
 
     JedisClient(String[] args) {
@@ -13,20 +12,14 @@ public class JedisClient extends Steady {
         r = new JedisCluster(Arrays.stream(addresses).map(HostAndPort::from).collect(Collectors.toSet()));
     }
 
-    private String key(long n) {
-        return "{" + lanes[(int)(n % lanes.length)] + "}:" + name + ":" + n;
+    @Override
+    void set(String key, String value) {
+        r.set(key, value);
     }
 
     @Override
-    void write(long n) {
-        r.set(key(n), String.valueOf(n));
-    }
-
-    @Override
-    void read(long count, LongConsumer found) {
-        for (long n = 0; n < count; n++)
-            if (String.valueOf(n).equals(r.get(key(n))))
-                found.accept(n);
+    String get(String key) {
+        return r.get(key);
     }
 
     public static void main(String[] args) throws Exception {

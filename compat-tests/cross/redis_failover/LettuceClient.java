@@ -7,10 +7,9 @@ import io.lettuce.core.cluster.RedisClusterClient;
 import io.lettuce.core.cluster.api.sync.RedisAdvancedClusterCommands;
 import java.time.Duration;
 import java.util.Arrays;
-import java.util.function.LongConsumer;
 import java.util.stream.Collectors;
 
-public class LettuceClient extends Steady {
+public class LettuceClient extends Keys {
     private final RedisAdvancedClusterCommands<String, String> r;
 
     LettuceClient(String[] args) {
@@ -23,20 +22,14 @@ public class LettuceClient extends Steady {
         r = client.connect().sync();
     }
 
-    private String key(long n) {
-        return "{" + lanes[(int)(n % lanes.length)] + "}:" + name + ":" + n;
+    @Override
+    void set(String key, String value) {
+        r.set(key, value);
     }
 
     @Override
-    void write(long n) {
-        r.set(key(n), String.valueOf(n));
-    }
-
-    @Override
-    void read(long count, LongConsumer found) {
-        for (long n = 0; n < count; n++)
-            if (String.valueOf(n).equals(r.get(key(n))))
-                found.accept(n);
+    String get(String key) {
+        return r.get(key);
     }
 
     public static void main(String[] args) throws Exception {
