@@ -12,7 +12,7 @@ check_PROGRAMS += bench-queue
 bench_queue_SOURCES = %D%/queue_engine.c
 bench_queue_LDADD = libqueue.a liblog.a libio.a libbase.a $(LOG_LIBS) $(EV_LIBS) $(JEMALLOC_LIBS) -lpthread
 
-EXTRA_DIST += %D%/run %D%/peers %D%/kafka-jars.txt
+EXTRA_DIST += %D%/run %D%/peers %D%/kafka-jars.txt %D%/queue_failover.py
 
 .PHONY: bench
 bench: gomsgd bench-amqp-load bench-kafka-load bench-resp-load
