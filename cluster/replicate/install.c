@@ -2,7 +2,8 @@
  *
  *     wanted -> opening -> reading (a chunk at a time, written as it comes) -> installing, as work of the partition -> the log is asked for from S on
  *
- * A queue's checkpoint is also fetched alone, when its leader has dropped segments that this log would have to explain (rule 7), and when this log has grown by a segment: what the checkpoint says to be settled goes here, too.
+ * A queue's checkpoint is also fetched alone: when its leader has dropped segments that this log would have to explain (rule 7), when this log was cut below its own, and when its own cannot be read. What it says to be settled goes
+ * here, too.
  *
  * The log is busy meanwhile: what the leader sends for it is dropped, and its position is told when it is done. A broken transfer goes on where it was if the leader still has the same snapshot, and begins anew otherwise. At most
  * two at a time. Whoever follows another leader meanwhile gives up. */
