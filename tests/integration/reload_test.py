@@ -239,7 +239,7 @@ def what_has_copies_is_followed_when_a_client_sets_it():
         started(node)
         for name in ("amqp.heartbeat", "amqp.message_max_bytes", "log.fsync", "log.fsync_interval", "diag.level"):
             follows(node, name, client_sets)
-        assert not write_waits_for_a_sync(node)
+        eventually(lambda: not write_waits_for_a_sync(node))
         assert Resp(node.ports["resp"]).call("CONFIG", "SET", "appendfsync", "always") == b"OK"
         eventually(lambda: write_waits_for_a_sync(node))
 
