@@ -43,7 +43,7 @@ def kafka(o):
     topic, partition = o["target"].rsplit(":", 1)
     trace = {"debug": "broker,topic,metadata,protocol,msg"} if o.get("debug") else {}
     producer = Producer({**trace, "bootstrap.servers": ",".join("%s:%d" % tuple(n) for n in o["nodes"]), "acks": o["acks"], "enable.idempotence": o["acks"] == "all",
-                         "linger.ms": 0, "socket.timeout.ms": 1000, "request.timeout.ms": 500, "message.timeout.ms": 60000, "retry.backoff.ms": 50,
+                         "linger.ms": 0, "socket.timeout.ms": 500, "request.timeout.ms": 500, "message.timeout.ms": 60000, "retry.backoff.ms": 50,
                          "retry.backoff.max.ms": 100, "reconnect.backoff.ms": 20, "reconnect.backoff.max.ms": 100, "topic.metadata.refresh.fast.interval.ms": 50, **o.get("settings", {})})
     n = 0
     while True:
