@@ -654,6 +654,11 @@ void cmd_cluster_links(struct exec *x)
 
 /* ---- what is done otherwise here ---- */
 
+void cmd_migrate(struct exec *x)
+{
+    reply_error(&x->r, "ERR migrate is not done by clients here: partitions are moved whole; use gomsgctl cluster transfer-leader");
+}
+
 void cmd_cluster_refused(struct exec *x)
 {
     static const struct {

@@ -147,6 +147,7 @@ void cmd_cluster_links(struct exec *x);
 void cmd_cluster_myshardid(struct exec *x);
 void cmd_cluster_nodes(struct exec *x);
 void cmd_cluster_refused(struct exec *x);
+void cmd_migrate(struct exec *x);
 void cmd_cluster_replicas(struct exec *x);
 void cmd_cluster_shards(struct exec *x);
 void cmd_cluster_slots(struct exec *x);

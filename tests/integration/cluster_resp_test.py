@@ -125,6 +125,7 @@ def what_the_controller_does_is_refused_with_a_hint():
         c = cluster.nodes[1].resp()
         for command in (("ADDSLOTS", "1"), ("SETSLOT", "1", "STABLE"), ("MEET", "127.0.0.1", "1"), ("FAILOVER",), ("RESET",)):
             assert "is not done by clients here" in refused(c, "CLUSTER", *command), command
+        assert refused(c, "MIGRATE", "127.0.0.1", "6379", "k", "0", "100") == "ERR migrate is not done by clients here: partitions are moved whole; use gomsgctl cluster transfer-leader"
         assert refused(c, "SELECT", "1") == "ERR SELECT is not allowed in cluster mode"
         assert c.call("SELECT", "0") == b"OK" and c.call("ASKING") == b"OK"
 
