@@ -16,6 +16,17 @@
 #include <jemalloc/jemalloc.h>
 #endif
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifdef SANITIZED
+size_t __sanitizer_get_current_allocated_bytes(void); /* mallinfo2 tells nothing then; not every compiler brings the header */
+#endif
+
 #include "base/check.h"
 
 #ifdef HAVE_JEMALLOC
@@ -208,6 +219,8 @@ size_t mem_allocated(void)
     len = sizeof(allocated);
     mallctl("stats.allocated", &allocated, &len, NULL, 0);
     return allocated;
+#elif defined(SANITIZED)
+    return __sanitizer_get_current_allocated_bytes();
 #else
     struct mallinfo2 info = mallinfo2();
     return info.uordblks + info.hblkhd;
