@@ -227,7 +227,7 @@ static void put_record(struct rpart *part, struct buf *b, uint32_t to)
     }
 }
 
-static bool begin(struct replication *r, uint32_t partition, uint32_t to)
+static void begin(struct replication *r, uint32_t partition, uint32_t to)
 {
     struct rpart *part = &r->parts[partition];
     int member = record_member(&part->rec, to);
@@ -236,7 +236,7 @@ static bool begin(struct replication *r, uint32_t partition, uint32_t to)
     if (part->role != PARTITION_LEADER || part->handover != NULL || part->step_wanted || part->working == WORK_STEP || to == r->node_id || member < 0 ||
         !(part->rec.insync >> member & 1) || !record_node_active(r, to, &epoch)) {
         diag_info("a handover is refused", "partition=%u to=%u role=%s", partition, to, partition_role_name((enum partition_role)part->role));
-        return false;
+        return;
     }
     __atomic_add_fetch(&r->handing_over, 1, __ATOMIC_ACQ_REL);
     part->handover = mem_zalloc(sizeof(*part->handover));
@@ -246,7 +246,6 @@ static bool begin(struct replication *r, uint32_t partition, uint32_t to)
     diag_info("hands over", "partition=%u to=%u", partition, to);
     part->park_wanted = true;
     work_kick(part);
-    return true;
 }
 
 struct asked {
@@ -261,7 +260,7 @@ static void deliver(struct worker *w, struct mail *m)
 
     (void)w;
     if (a->r->started && !a->r->stopping && a->partition < a->r->count)
-        (void)begin(a->r, a->partition, a->to);
+        begin(a->r, a->partition, a->to);
     mem_free(a);
 }
 
@@ -288,11 +287,12 @@ static uint32_t any_successor(struct rpart *part)
     return 0;
 }
 
-bool handover_to_any(struct rpart *part)
+void handover_to_any(struct rpart *part)
 {
     uint32_t to = part->role == PARTITION_LEADER ? any_successor(part) : 0;
 
-    return to != 0 && begin(part->r, part->index, to);
+    if (to != 0)
+        begin(part->r, part->index, to);
 }
 
 static void deliver_leave(struct worker *w, struct mail *m)
@@ -301,7 +301,7 @@ static void deliver_leave(struct worker *w, struct mail *m)
 
     (void)w;
     for (uint32_t i = 0; r->started && !r->stopping && i < r->count; i++) {
-        (void)handover_to_any(&r->parts[i]);
+        handover_to_any(&r->parts[i]);
     }
     ASTORE(&r->left, true);
 }

@@ -377,8 +377,8 @@ void insync_free_all(struct replication *r);
 void insync_note_record(struct rpart *part); /* its record changed */
 
 /* handover.c */
-/* To the first in-sync member that is active, in order of preference. False: there is none, or it cannot begin now. */
-bool handover_to_any(struct rpart *part);
+/* To the first in-sync member that is active, in order of preference; nothing happens where there is none, or it cannot begin now. */
+void handover_to_any(struct rpart *part);
 void handover_park(struct rpart *part);   /* as work */
 void handover_unpark(struct rpart *part); /* as work */
 void handover_worked(struct rpart *part);

@@ -246,7 +246,7 @@ void repair_suspects(struct rpart *part, uint64_t now)
         return;
     part->suspect_not_before_us = now + SUSPECT_AGAIN_US;
     if (part->role == PARTITION_LEADER) {
-        (void)handover_to_any(part);
+        handover_to_any(part);
     } else if (part->role == PARTITION_FOLLOWER && part->leader != 0 && part->leader != r->node_id) {
         log_damaged(l->log, "a sealed segment differs from its checksum");
         repair_look(part);

@@ -1,8 +1,8 @@
 /* One thread of the node's partitions: expiry (P22), the queues' timers, the start of snapshots, and the safety net under parked commands. It takes partition
  * locks, hence normal priority, and holds one for at most a millisecond (P1).
  *
- * It looks every 20 ms while a timer of a queue is about to end or a command is parked, else every 100 ms: a look touches every partition, and fifty a second were a third
- * of a per cent of a busy node and all that an idle one did. A timer of less than a second that is set on a node at rest may so be seen 100 ms late. */
+ * It looks every 20 ms while a timer of a queue is about to end or a command is parked, else every 100 ms: a look touches every partition, and fifty a second were most of
+ * what an idle node did. A timer of less than a second that is set on a node at rest may so be seen 100 ms late. */
 #include <signal.h>
 #include <time.h>
 

@@ -233,18 +233,21 @@ static bool copy_queue(const struct topo_queue *q, void *arg)
     return true;
 }
 
-/* Entered; this thread may wait while it is opened. */
-static int open_for_looking(struct partition_guard *g, const struct queue_spec *spec, struct queue **ret)
+/* Entered; this thread may wait while it is opened, but opens none that was deleted meanwhile. */
+static int open_for_looking(struct server *s, struct partition_guard *g, const struct queue_spec *spec, struct queue **ret)
 {
     struct partition *p = g->p;
-    int err;
 
-    while ((err = queue_open(partition_queues(p), spec, clock_wall_ms(), ret)) == ERR_AGAIN && partition_role(p) == PARTITION_LEADER) {
+    while (topo_queue_by_id(topology_view(s->topology), spec->id) != NULL) {
+        int err = queue_open(partition_queues(p), spec, clock_wall_ms(), ret);
+
+        if (err != ERR_AGAIN || partition_role(p) != PARTITION_LEADER)
+            return err;
         (void)partition_leave(g);
         usleep(2000);
         partition_enter_background(p, 0, g);
     }
-    return err;
+    return ERR_NOT_FOUND;
 }
 
 static json_t *queue_row(struct server *s, uint64_t id)
@@ -264,7 +267,7 @@ static json_t *queue_row(struct server *s, uint64_t id)
     partition_enter_background(partitions_get(s->partitions, q->partition), 0, &g);
     engine = queue_find(partition_queues(g.p), id);
     if (engine == NULL && partition_role(g.p) == PARTITION_LEADER)
-        err = open_for_looking(&g, &spec, &engine);
+        err = open_for_looking(s, &g, &spec, &engine);
     else if (engine == NULL) /* a follower's copy is not opened: what is in it is the leader's business */
         snprintf(led, sizeof(led), "led by node %u", topo_partition_at(topology_view(s->topology), q->partition)->leader);
     if (engine != NULL)
