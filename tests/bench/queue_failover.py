@@ -20,24 +20,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.dont_write_bytecode = True
 sys.path[:0] = [os.path.join(HERE, "..", "fault"), os.path.join(HERE, "..", "integration")]
 from load_resp import slot_of  # noqa: E402
-from rig import Cluster, eventually  # noqa: E402
+from rig import Cluster, QUEUE_PARTITIONS, eventually, partition_of_queue  # noqa: E402
 from wire import Amqp, Resp  # noqa: E402
 
-PARTITIONS = 32
 WATCH_S = 6  # how long the partition is watched from the failure on
-
-
-def partition_of(queue, vhost="/"):
-    h = 2166136261
-    for byte in (vhost + "/" + queue).encode():
-        h = ((h ^ byte) * 16777619) & 0xFFFFFFFF
-    return h % PARTITIONS
-
-
-def leader_of(cluster, partition):
-    names = {x["node"]: x["name"] for x in cluster.living()[0].ctl("cluster", "nodes")}
-    leader = next(x["leader"] for x in cluster.living()[0].ctl("cluster", "partitions") if x["partition"] == partition)
-    return next(n for n in cluster.living() if n.name == names[leader])
 
 
 def amqp(node):
@@ -140,7 +126,7 @@ def first_get(node, queue, since, out):
 
 
 def measure(cluster, how, queue, key, rng):
-    leader = leader_of(cluster, partition_of(queue))
+    leader = cluster.leader_of_queue(queue)
     others = [n for n in cluster.living() if n is not leader]
     clients = others
     if how == "alone":
@@ -173,9 +159,9 @@ def one(how, count, size, seed, rest):
         eventually(lambda: all(n.ctl("cluster", "health").get("healthy") for n in cluster.living()), 60)
         cluster.add_user()
         queue = "backlog%d" % seed
-        p = partition_of(queue)
-        key = next(k for k in ("k%d" % i for i in range(100000)) if slot_of(k) * PARTITIONS // 16384 == p)
-        node = leader_of(cluster, p)
+        p = partition_of_queue(queue)
+        key = next(k for k in ("k%d" % i for i in range(100000)) if slot_of(k) * QUEUE_PARTITIONS // 16384 == p)
+        node = cluster.leader_of_queue(queue)
         r = Resp(node.ports["resp"], host=node.host, timeout=30)
         r.call("SET", key, "v")
         fill(node, queue, count, size)

@@ -26,7 +26,7 @@ sys.dont_write_bytecode = True
 sys.path[:0] = [HERE, os.path.join(HERE, "..", "integration")]
 from load_kafka import KafkaCluster  # noqa: E402
 from load_resp import slot_of  # noqa: E402
-from rig import BUILD, Cluster, eventually  # noqa: E402
+from rig import BUILD, Cluster, QUEUE_PARTITIONS, eventually, partition_of_queue  # noqa: E402
 from wire import Amqp, batch  # noqa: E402
 
 TOPIC, PARTITIONS = "failover", 12
@@ -79,13 +79,6 @@ class Client:
         self.reader.join(5)
 
 
-def fnv(text):
-    h = 0x811C9DC5
-    for b in text.encode():
-        h = (h ^ b) * 0x01000193 & 0xFFFFFFFF
-    return h
-
-
 def targets(cluster, victim, number, wanted):
     """A key, a topic partition and a queue that the victim leads; None for what is not wanted."""
     key = next(k for k in ("{%d}failover" % (number * 1000 + i) for i in range(100000)) if cluster.leader_of_slot(slot_of(k)) is victim)
@@ -103,7 +96,7 @@ def targets(cluster, victim, number, wanted):
 
 def queue_slot(queue):
     """The first slot of the partition that owns a queue."""
-    return (fnv("/" + "/" + queue) % 32 * 16384 + 31) // 32
+    return (partition_of_queue(queue) * 16384 + QUEUE_PARTITIONS - 1) // QUEUE_PARTITIONS
 
 
 def still_led(cluster, victim, key, topic, queue):

@@ -35,6 +35,7 @@ REQUIRE = os.environ.get("GOMSG_REQUIRE_RIG") == "1"
 PATIENCE = float(os.environ.get("GOMSG_TEST_PATIENCE", "3" if os.environ.get("GOMSG_TEST_SHORT") else "1"))  # of every wait: sanitized builds are slow
 PROTOCOLS = ("resp", "kafka", "amqp", "http")
 PORTS = {"resp": 6379, "kafka": 9092, "amqp": 5672, "http": 15672, "cluster": 9000}
+QUEUE_PARTITIONS = 32  # cluster.total_partitions where a test does not say otherwise
 PR_SET_PDEATHSIG = 1
 
 
@@ -84,6 +85,14 @@ def eventually(check, timeout, every=0.05):
         if time.monotonic() > deadline:
             raise error
         time.sleep(every)
+
+
+def partition_of_queue(queue, vhost="/"):
+    """By FNV-1a of its name, as src/partition/placement.c."""
+    h = 0x811C9DC5
+    for b in (vhost + "/" + queue).encode():
+        h = (h ^ b) * 0x01000193 & 0xFFFFFFFF
+    return h % QUEUE_PARTITIONS
 
 
 # ---- a node -------------------------------------------------------------------------------------------------------------------
@@ -413,6 +422,14 @@ class Cluster:
                         return self.by_host(row[2][0].decode())
             except (OSError, EOFError, RespError):
                 continue
+        return None
+
+    def leader_of_queue(self, queue):
+        """The node that leads a queue's partition, as the first living node says; None: nobody does."""
+        for n in self.living():
+            names = {x["node"]: x["name"] for x in n.ctl("cluster", "nodes")}
+            leader = next(x["leader"] for x in n.ctl("cluster", "partitions") if x["partition"] == partition_of_queue(queue))
+            return next((m for m in self.nodes.values() if m.name == names.get(leader)), None)
         return None
 
     def controller(self):

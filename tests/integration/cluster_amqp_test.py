@@ -8,11 +8,8 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "fault"))
 from node import PATIENCE, eventually, run_tests  # noqa: E402
-from rig import Cluster  # noqa: E402
+from rig import Cluster, partition_of_queue  # noqa: E402
 from wire import Amqp, AmqpClosed, longstr, shortstr  # noqa: E402
-
-PARTITIONS = 32
-
 
 def healthy(cluster):
     return all(n.ctl("cluster", "health").get("healthy") for n in cluster.living())
@@ -26,30 +23,13 @@ def formed():
     return cluster
 
 
-def partition_of(queue, vhost="/"):
-    h = 2166136261
-    for byte in (vhost + "/" + queue).encode():
-        h = ((h ^ byte) * 16777619) & 0xFFFFFFFF
-    return h % PARTITIONS
-
-
-def leader_of(cluster, queue):
-    """The node that leads its partition, None: nobody does, or nobody can tell."""
-    p = partition_of(queue)
-    for n in cluster.living():
-        names = {x["node"]: x["name"] for x in n.ctl("cluster", "nodes")}
-        leader = next(x["leader"] for x in n.ctl("cluster", "partitions") if x["partition"] == p)
-        return next((m for m in cluster.nodes.values() if m.name == names.get(leader)), None)
-    return None
-
-
 def node_id(cluster, node):
     return next(x["node"] for x in cluster.living()[0].ctl("cluster", "nodes") if x["name"] == node.name)
 
 
 def queue_led_by(cluster, node, prefix="q"):
     led = {x["partition"] for x in node.ctl("cluster", "partitions") if x["leader"] == node_id(cluster, node)}
-    return next(q for q in ("%s%d" % (prefix, i) for i in range(10000)) if partition_of(q) in led)
+    return next(q for q in ("%s%d" % (prefix, i) for i in range(10000)) if partition_of_queue(q) in led)
 
 
 def amqp(node):
@@ -262,7 +242,7 @@ def the_queues_leader_is_killed_and_nothing_confirmed_is_lost():
         assert len(got) == 400, (sent, len(got))
         assert all(r for body in got.values() for r in body[1:]), "a repeat without redelivered"
         c.sync()
-        assert leader_of(cluster, q) is not leader
+        assert cluster.leader_of_queue(q) is not leader
         eventually(lambda: amqp(a).declare(q, passive=True)[1] == 0)
 
 
@@ -279,7 +259,7 @@ def what_a_client_holds_survives_the_leader():
         c.consume(q)
         held = [c.delivery() for _ in range(10)]
         leader.kill()
-        eventually(lambda: leader_of(cluster, q) not in (None, leader), 20)
+        eventually(lambda: cluster.leader_of_queue(q) not in (None, leader), 20)
         # What it holds is not delivered again, to it or to others; when it acknowledges, the rest comes.
         for tag, _, _ in held:
             c.ack(tag)
@@ -312,7 +292,7 @@ def followers_do_not_lead_with_what_they_saw_before():
             p.publish(q, b"%d" % i)
         assert confirmed_to(p, 15) == []
         leader.kill()
-        eventually(lambda: leader_of(cluster, q) not in (None, leader), 20)
+        eventually(lambda: cluster.leader_of_queue(q) not in (None, leader), 20)
         c = amqp(others[0])
         c.consume(q)
         held = [c.delivery() for _ in range(15)]
@@ -336,7 +316,7 @@ def a_queue_in_memory_goes_on_empty_when_its_leader_is_stopped():
         held = [c.delivery() for _ in range(5)]
         assert [x[2] for x in held] == [b"%d" % i for i in range(5)]
         leader.stop()
-        eventually(lambda: leader_of(cluster, q) not in (None, leader), 20)
+        eventually(lambda: cluster.leader_of_queue(q) not in (None, leader), 20)
         for tag, _, _ in held:
             c.ack(tag)  # of messages that are no more
         c.sync()
@@ -422,8 +402,8 @@ def a_client_on_the_leader_follows_its_queue_to_the_next():
         c.qos(5)
         c.consume(q)
         held = [c.delivery() for _ in range(5)]
-        cluster.nodes[2].ctl("cluster", "transfer-leader", str(partition_of(q)), str(node_id(cluster, cluster.nodes[2])))
-        eventually(lambda: leader_of(cluster, q) is cluster.nodes[2], 20)
+        cluster.nodes[2].ctl("cluster", "transfer-leader", str(partition_of_queue(q)), str(node_id(cluster, cluster.nodes[2])))
+        eventually(lambda: cluster.leader_of_queue(q) is cluster.nodes[2], 20)
         for tag, _, _ in held:
             c.ack(tag)
         rest = [c.delivery() for _ in range(5)]
@@ -506,7 +486,7 @@ def batches_count_once_while_the_leadership_wanders():
                 sent += 10
                 if _ == 8:
                     try:
-                        cluster.nodes[2].ctl("cluster", "transfer-leader", str(partition_of(q)), str(ids[move % 3]))
+                        cluster.nodes[2].ctl("cluster", "transfer-leader", str(partition_of_queue(q)), str(ids[move % 3]))
                     except OSError:
                         pass  # it goes on where it is
                 time.sleep(0.01)

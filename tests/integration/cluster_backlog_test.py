@@ -10,24 +10,9 @@ from node import PATIENCE, SHORT, eventually, run_tests  # noqa: E402
 from rig import Cluster  # noqa: E402
 from wire import Amqp, AmqpClosed  # noqa: E402
 
-PARTITIONS = 32
 SIZE = 1024
 COUNT = 8000 if SHORT else 16000  # several times what a follower leaves to be read (a mebibyte, and what is on its way)
 LEFT = 3000                       # records that an opening may read
-
-
-def partition_of(queue, vhost="/"):
-    h = 2166136261
-    for byte in (vhost + "/" + queue).encode():
-        h = ((h ^ byte) * 16777619) & 0xFFFFFFFF
-    return h % PARTITIONS
-
-
-def leader_of(cluster, queue):
-    n = cluster.living()[0]
-    names = {x["node"]: x["name"] for x in n.ctl("cluster", "nodes")}
-    leader = next(x["leader"] for x in n.ctl("cluster", "partitions") if x["partition"] == partition_of(queue))
-    return next((m for m in cluster.living() if m.name == names.get(leader)), None)
 
 
 def amqp(node):
@@ -92,14 +77,14 @@ def killed_leaders_of_a_backlog_are_followed_by_exact_copies():
         expected = list(range(1, COUNT, 2))
         last = COUNT
         for turn in range(2):
-            leader = leader_of(cluster, queue)
+            leader = cluster.leader_of_queue(queue)
             followers = [n for n in cluster.living() if n is not leader]
             # Followed but for what a call leaves; before the kill, since what it is about to do is not what is measured. (Who was started since has it from its files, as far as they go.)
             if turn == 0:
                 eventually(lambda: all(replayed(n, "following") >= COUNT - LEFT for n in followers), 60)
             leader.kill()
-            eventually(lambda: leader_of(cluster, queue) not in (None, leader), 30)
-            now = leader_of(cluster, queue)
+            eventually(lambda: cluster.leader_of_queue(queue) not in (None, leader), 30)
+            now = cluster.leader_of_queue(queue)
             before = replayed(now, "opening"), replayed(now, "opening_locked")
             publish(now, queue, last, 10)
             expected += range(last, last + 10)
@@ -115,11 +100,11 @@ def killed_leaders_of_a_backlog_are_followed_by_exact_copies():
             leader.wait_ready()
             whole(cluster)
         # Whoever leads now: what is purged stays purged.
-        now = leader_of(cluster, queue)
+        now = cluster.leader_of_queue(queue)
         assert amqp(now).purge(queue) == len(expected)
         now.kill()
-        eventually(lambda: leader_of(cluster, queue) not in (None, now), 30)
-        assert amqp(leader_of(cluster, queue)).declare(queue, passive=True)[1] == 0
+        eventually(lambda: cluster.leader_of_queue(queue) not in (None, now), 30)
+        assert amqp(cluster.leader_of_queue(queue)).declare(queue, passive=True)[1] == 0
 
 
 def a_stopped_leader_hands_over_and_only_what_was_delivered_says_so():
@@ -127,14 +112,14 @@ def a_stopped_leader_hands_over_and_only_what_was_delivered_says_so():
     with formed() as cluster:
         amqp(cluster.nodes[1]).declare(queue)
         publish(cluster.nodes[1], queue, 0, COUNT)
-        leader = leader_of(cluster, queue)
+        leader = cluster.leader_of_queue(queue)
         other = next(n for n in cluster.living() if n is not leader)
         c = amqp(other)
         assert [int(c.get(queue)[3][:8]) for _ in range(3)] == [0, 1, 2]
         c.sock.close()
         leader.stop()
-        eventually(lambda: leader_of(cluster, queue) not in (None, leader), 30)
-        now = leader_of(cluster, queue)
+        eventually(lambda: cluster.leader_of_queue(queue) not in (None, leader), 30)
+        now = cluster.leader_of_queue(queue)
         got = take(now, queue, COUNT, lambda i: True)
         assert [i for i, _ in got] == list(range(COUNT))
         assert replayed(now, "opening_locked") == 0
@@ -146,10 +131,10 @@ def a_queue_is_deleted_and_declared_anew_around_a_failover():
     with formed() as cluster:
         amqp(cluster.nodes[1]).declare(queue)
         publish(cluster.nodes[1], queue, 0, COUNT // 2)
-        leader = leader_of(cluster, queue)
+        leader = cluster.leader_of_queue(queue)
         leader.kill()
-        eventually(lambda: leader_of(cluster, queue) not in (None, leader), 30)
-        now = leader_of(cluster, queue)
+        eventually(lambda: cluster.leader_of_queue(queue) not in (None, leader), 30)
+        now = cluster.leader_of_queue(queue)
         c, d = amqp(now), amqp(next(n for n in cluster.living() if n is not now))
         d.method(1, 60, 20, b"\0\0" + bytes([len(queue)]) + queue.encode() + b"\0\0\0\0\0\0")  # a consumer attaches while it is being opened, or before, or never
         c.method(1, 50, 40, b"\0\0" + bytes([len(queue)]) + queue.encode() + b"\0")
@@ -176,7 +161,7 @@ def a_node_alone_opens_a_backlog_beside_its_lock():
         node.kill()
         node.start()
         node.wait_ready()
-        eventually(lambda: leader_of(cluster, queue) is node, 30)
+        eventually(lambda: cluster.leader_of_queue(queue) is node, 30)
         rows = node.ctl("queues")
         assert [x["ready"] for x in rows if x["name"] == queue] == [len(range(0, COUNT, 3))], rows
         got = take(node, queue, len(range(0, COUNT, 3)), lambda i: True)
