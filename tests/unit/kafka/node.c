@@ -1,6 +1,7 @@
 #include "node.h"
 
 #include <arpa/inet.h>
+#include <errno.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -208,6 +209,7 @@ static int read_all(int fd, void *data, size_t n)
     while (n > 0) {
         ssize_t got = recv(fd, p, n, 0);
 
+        CHECK(got >= 0 || (errno != EAGAIN && errno != EWOULDBLOCK)); /* neither an answer nor the end within the time of client_open */
         if (got <= 0)
             return -1;
         p += got;
