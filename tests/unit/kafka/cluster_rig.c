@@ -160,24 +160,7 @@ void exchange(int key, int version)
 void create(const char *name, int32_t partitions, int16_t factor, const char *config, const char *value, int16_t want, int16_t want_factor)
 {
     request(KAFKA_API_CREATE_TOPICS, 7);
-    kout_array(&o, "Topics");
-    kout_item(&o);
-    kout_str(&o, "Name", name);
-    kout_i32(&o, "NumPartitions", partitions);
-    kout_i16(&o, "ReplicationFactor", factor);
-    kout_array(&o, "Assignments");
-    kout_array_end(&o);
-    kout_array(&o, "Configs");
-    if (config != NULL) {
-        kout_item(&o);
-        kout_str(&o, "Name", config);
-        kout_str(&o, "Value", value);
-    }
-    kout_array_end(&o);
-    kout_array_end(&o);
-    kout_i32(&o, "TimeoutMs", 1000);
-    kout_bool(&o, "ValidateOnly", false);
-    kout_end(&o);
+    put_create_topic(&o, name, partitions, factor, config, value);
     exchange(KAFKA_API_CREATE_TOPICS, 7);
     (void)kin_array(&c.in, "Topics");
     cr_assert(kin_item(&c.in));
@@ -210,35 +193,9 @@ struct slice one_record(int64_t producer, int32_t sequence)
 
 void send_produce(int version, int16_t acks, int32_t timeout_ms, const char *topic, int32_t index, struct slice records)
 {
-    bool flexible = version >= 9;
-
     client_begin(&c, &out, NULL, KAFKA_API_PRODUCE, version);
-    kafka_put_string(&out, SLICE_NONE, flexible);
-    buf_put_be16(&out, (uint16_t)acks);
-    buf_put_be32(&out, (uint32_t)timeout_ms);
-    kafka_put_len(&out, 1, flexible);
-    kafka_put_string(&out, slice_str(topic), flexible);
-    kafka_put_len(&out, 1, flexible);
-    buf_put_be32(&out, (uint32_t)index);
-    kafka_put_len(&out, (int64_t)records.len, flexible);
-    buf_put_slice(&out, records);
-    for (int i = 0; flexible && i < 3; i++)
-        buf_put_u8(&out, 0);
+    put_produce(&out, version, acks, timeout_ms, topic, index, records);
     client_send(&c, &out);
-}
-
-int16_t read_produced(int version, int64_t *ret_base)
-{
-    int16_t code;
-
-    client_read(&c, KAFKA_API_PRODUCE, version);
-    (void)kin_array(&c.in, "Responses");
-    cr_assert(kin_item(&c.in));
-    (void)kin_array(&c.in, "PartitionResponses");
-    cr_assert(kin_item(&c.in));
-    code = kin_i16(&c.in, "ErrorCode", -1);
-    *ret_base = kin_i64(&c.in, "BaseOffset", -2);
-    return code;
 }
 
 int16_t produce(int16_t acks, const char *topic, int32_t index)
@@ -246,7 +203,7 @@ int16_t produce(int16_t acks, const char *topic, int32_t index)
     int64_t base;
 
     send_produce(8, acks, 30000, topic, index, one_record(-1, 0));
-    return read_produced(8, &base);
+    return read_produced(&c, 8, &base);
 }
 
 bool answered(int within_ms)

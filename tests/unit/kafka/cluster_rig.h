@@ -34,7 +34,6 @@ uint32_t owner(const char *topic, uint32_t index);
 int32_t index_led(const char *topic, uint32_t leader);
 struct slice one_record(int64_t producer, int32_t sequence);
 void send_produce(int version, int16_t acks, int32_t timeout_ms, const char *topic, int32_t index, struct slice records);
-int16_t read_produced(int version, int64_t *ret_base);
 int16_t produce(int16_t acks, const char *topic, int32_t index);
 bool answered(int within_ms);
 bool frame_has(const char *text);

@@ -24,11 +24,11 @@ Test(kafka_cluster, what_others_lead_is_refused_with_a_hint_where_to_go)
     create("t", PARTITIONS, -1, NULL, NULL, 0, 3);
     index = index_led("t", 2);
     send_produce(10, 1, 1000, "t", index, one_record(-1, 0));
-    cr_assert_eq(read_produced(10, &base), KAFKA_ERR_NOT_LEADER_OR_FOLLOWER);
+    cr_assert_eq(read_produced(&c, 10, &base), KAFKA_ERR_NOT_LEADER_OR_FOLLOWER);
     cr_assert_eq(base, -1);
     cr_assert(frame_has("n2.example"), "KIP-951");
     send_produce(9, 1, 1000, "t", index, one_record(-1, 0));
-    cr_assert_eq(read_produced(9, &base), KAFKA_ERR_NOT_LEADER_OR_FOLLOWER);
+    cr_assert_eq(read_produced(&c, 9, &base), KAFKA_ERR_NOT_LEADER_OR_FOLLOWER);
     cr_assert_not(frame_has("n2.example"), "version 9 has no such field");
     cr_assert_eq(produce(1, "t", index_led("t", 1)), 0);
     /* a follower is read by clients that know of it, and only by them */
@@ -85,7 +85,7 @@ Test(kafka_cluster, a_node_that_is_cut_off_sends_away_who_produces_or_asks_who_l
     client_send(&c, &out);
     closed_then_again();
     send_produce(8, 1, 1000, "t", index, one_record(-1, 0));
-    cr_assert_eq(read_produced(8, &base), KAFKA_ERR_NOT_LEADER_OR_FOLLOWER);
+    cr_assert_eq(read_produced(&c, 8, &base), KAFKA_ERR_NOT_LEADER_OR_FOLLOWER);
     closed_then_again();
     /* a node that starts has no lease yet: nobody is sent away */
     partitions_set_lease(n.partitions, 0);
@@ -136,10 +136,10 @@ Test(kafka_cluster, acks_all_waits_for_the_high_watermark)
     cr_assert_eq(log_end(l), 2);
     log_set_hw(l, 1);
     c.next--;
-    cr_assert_eq(read_produced(8, &base), 0);
+    cr_assert_eq(read_produced(&c, 8, &base), 0);
     cr_assert_eq(base, 0);
     c.next++;
-    cr_assert_eq(read_produced(8, &base), 0);
+    cr_assert_eq(read_produced(&c, 8, &base), 0);
     cr_assert_eq(base, 1);
     cluster_end();
 }
@@ -195,7 +195,7 @@ Test(kafka_cluster, a_produce_waits_for_the_end_of_a_handover)
     play(partition, PARTITION_LEADER);
     c.next--;
     for (int i = 0; i < 2; i++, c.next++) {
-        cr_assert_eq(read_produced(8, &base), 0);
+        cr_assert_eq(read_produced(&c, 8, &base), 0);
         cr_assert_eq(base, i);
     }
     c.next--;
@@ -205,7 +205,7 @@ Test(kafka_cluster, a_produce_waits_for_the_end_of_a_handover)
     cr_assert_not(answered(100));
     change(partition, 3, (const uint32_t[]){1, 2, 3}, 3);
     play(partition, PARTITION_FOLLOWER);
-    cr_assert_eq(read_produced(10, &base), KAFKA_ERR_NOT_LEADER_OR_FOLLOWER);
+    cr_assert_eq(read_produced(&c, 10, &base), KAFKA_ERR_NOT_LEADER_OR_FOLLOWER);
     cr_assert(frame_has("n3.example"));
     cr_assert_eq(log_end(l), 2);
     cluster_end();
@@ -227,14 +227,14 @@ Test(kafka_cluster, a_held_answer_says_what_became_of_it)
     log_set_replicated(l, true, 0);
     /* time */
     send_produce(8, -1, 100, "strict", index, one_record(-1, 0));
-    cr_assert_eq(read_produced(8, &base), KAFKA_ERR_REQUEST_TIMED_OUT);
+    cr_assert_eq(read_produced(&c, 8, &base), KAFKA_ERR_REQUEST_TIMED_OUT);
     cr_assert_eq(base, -1);
     /* replicas */
     send_produce(8, -1, 30000, "strict", index, one_record(-1, 0));
     cr_assert_not(answered(100));
     change(partition, 1, two, 2);
     log_set_hw(l, 2);
-    cr_assert_eq(read_produced(8, &base), KAFKA_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND);
+    cr_assert_eq(read_produced(&c, 8, &base), KAFKA_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND);
     cr_assert_eq(log_end(l), 2, "the record stays");
     /* leadership */
     {
@@ -246,7 +246,7 @@ Test(kafka_cluster, a_held_answer_says_what_became_of_it)
     cr_assert_not(answered(100));
     play(partition, PARTITION_FOLLOWER);
     log_fail_commits(l, ERR_NOT_LEADER);
-    cr_assert_eq(read_produced(11, &base), KAFKA_ERR_NOT_LEADER_OR_FOLLOWER);
+    cr_assert_eq(read_produced(&c, 11, &base), KAFKA_ERR_NOT_LEADER_OR_FOLLOWER);
     cr_assert_eq(base, -1);
     cluster_end();
 }

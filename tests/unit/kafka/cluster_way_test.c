@@ -257,7 +257,7 @@ Test(kafka_cluster, metadata_behind_a_held_answer_is_as_new_as_its_arrival)
     change(owner("t", (uint32_t)index_led("t", 2)), 3, (const uint32_t[]){1, 2, 3}, 3);
     log_set_hw(l, 1);
     c.next--;
-    cr_assert_eq(read_produced(8, &base), 0);
+    cr_assert_eq(read_produced(&c, 8, &base), 0);
     c.next++;
     client_read(&c, KAFKA_API_METADATA, 9);
     cr_assert_eq(read_brokers(), 3);

@@ -59,24 +59,7 @@ create_topic(const char *name, int32_t partitions, const char *config, const cha
     int16_t code;
 
     request(KAFKA_API_CREATE_TOPICS, 7);
-    kout_array(&o, "Topics");
-    kout_item(&o);
-    kout_str(&o, "Name", name);
-    kout_i32(&o, "NumPartitions", partitions);
-    kout_i16(&o, "ReplicationFactor", -1);
-    kout_array(&o, "Assignments");
-    kout_array_end(&o);
-    kout_array(&o, "Configs");
-    if (config != NULL) {
-        kout_item(&o);
-        kout_str(&o, "Name", config);
-        kout_str(&o, "Value", value);
-    }
-    kout_array_end(&o);
-    kout_array_end(&o);
-    kout_i32(&o, "TimeoutMs", 1000);
-    kout_bool(&o, "ValidateOnly", false);
-    kout_end(&o);
+    put_create_topic(&o, name, partitions, -1, config, value);
     exchange(KAFKA_API_CREATE_TOPICS, 7);
     cr_assert_eq(kin_array(&c.in, "Topics"), 1);
     cr_assert(kin_item(&c.in));
@@ -115,45 +98,18 @@ static struct slice make_batch(unsigned records, int64_t producer, int32_t seque
     return b;
 }
 
-static void put_produce(int version, int16_t acks, const char *topic, int32_t index, struct slice records)
+static void begin_produce(int version, int16_t acks, const char *topic, int32_t index, struct slice records)
 {
-    bool flexible = version >= 9;
-
     client_begin(&c, &out, NULL, KAFKA_API_PRODUCE, version);
-    if (version >= 3)
-        kafka_put_string(&out, SLICE_NONE, flexible);
-    buf_put_be16(&out, (uint16_t)acks);
-    buf_put_be32(&out, 5000);
-    kafka_put_len(&out, 1, flexible);
-    kafka_put_string(&out, S(topic), flexible);
-    kafka_put_len(&out, 1, flexible);
-    buf_put_be32(&out, (uint32_t)index);
-    kafka_put_len(&out, records.data == NULL ? -1 : (int64_t)records.len, flexible);
-    buf_put_slice(&out, records);
-    for (int i = 0; flexible && i < 3; i++)
-        buf_put_u8(&out, 0);
-}
-
-static int16_t read_produced(int version, int64_t *ret_base)
-{
-    int16_t code;
-
-    client_read(&c, KAFKA_API_PRODUCE, version);
-    cr_assert_eq(kin_array(&c.in, "Responses"), 1);
-    cr_assert(kin_item(&c.in));
-    cr_assert_eq(kin_array(&c.in, "PartitionResponses"), 1);
-    cr_assert(kin_item(&c.in));
-    code = kin_i16(&c.in, "ErrorCode", -1);
-    *ret_base = kin_i64(&c.in, "BaseOffset", -2);
-    return code;
+    put_produce(&out, version, acks, 5000, topic, index, records);
 }
 
 static int16_t produce(int version, int16_t acks, const char *topic, int32_t index, struct slice records,
                        int64_t *ret_base)
 {
-    put_produce(version, acks, topic, index, records);
+    begin_produce(version, acks, topic, index, records);
     client_send(&c, &out);
-    return read_produced(version, ret_base);
+    return read_produced(&c, version, ret_base);
 }
 
 /* Metadata of one topic, made when it is not there; how many partitions. */
@@ -499,12 +455,12 @@ Test(front, acks_0_is_not_answered_and_an_error_ends_the_connection)
 
     begin();
     touch_topic("t");
-    put_produce(7, 0, "t", 0, make_batch(1, -1, -1, 10));
+    begin_produce(7, 0, "t", 0, make_batch(1, -1, -1, 10));
     client_send(&c, &out);
     cr_assert_eq(produce(7, 1, "t", 0, make_batch(1, -1, -1, 10), &base), 0,
                  "the next answer is that of the next request");
     cr_assert_eq(base, 1);
-    put_produce(7, 0, "t", 77, make_batch(1, -1, -1, 10));
+    begin_produce(7, 0, "t", 77, make_batch(1, -1, -1, 10));
     client_send(&c, &out);
     cr_assert_not(client_read_raw(&c));
     end();
@@ -516,7 +472,7 @@ Test(front, pipelined_requests_are_answered_in_order)
     touch_topic("t");
     for (int i = 0; i < 20;
          i++) { /* every level at once: those that wait for the disk hold back the others */
-        put_produce(7, i % 3 == 0 ? -1 : 1, "t", i % 4, make_batch(1, -1, -1, 1000));
+        begin_produce(7, i % 3 == 0 ? -1 : 1, "t", i % 4, make_batch(1, -1, -1, 1000));
         client_send(&c, &out);
     }
     c.next -= 20;
@@ -524,7 +480,7 @@ Test(front, pipelined_requests_are_answered_in_order)
         int64_t base;
 
         c.next++;
-        cr_assert_eq(read_produced(7, &base), 0);
+        cr_assert_eq(read_produced(&c, 7, &base), 0);
         cr_assert_eq(base, i / 4);
     }
     end();

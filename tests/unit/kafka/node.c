@@ -244,3 +244,57 @@ void client_read(struct client *c, int key, int version)
     CHECK(kafka_check(api->response, version, body) == 0);
     kin_init(&c->in, api->response, version, body);
 }
+
+/* ---- bodies ---- */
+
+void put_create_topic(struct kout *o, const char *name, int32_t partitions, int16_t factor, const char *config, const char *value)
+{
+    kout_array(o, "Topics");
+    kout_item(o);
+    kout_str(o, "Name", name);
+    kout_i32(o, "NumPartitions", partitions);
+    kout_i16(o, "ReplicationFactor", factor);
+    kout_array(o, "Assignments");
+    kout_array_end(o);
+    kout_array(o, "Configs");
+    if (config != NULL) {
+        kout_item(o);
+        kout_str(o, "Name", config);
+        kout_str(o, "Value", value);
+    }
+    kout_array_end(o);
+    kout_array_end(o);
+    kout_i32(o, "TimeoutMs", 1000);
+    kout_bool(o, "ValidateOnly", false);
+    kout_end(o);
+}
+
+void put_produce(struct buf *out, int version, int16_t acks, int32_t timeout_ms, const char *topic, int32_t index, struct slice records)
+{
+    bool flexible = version >= 9;
+
+    if (version >= 3)
+        kafka_put_string(out, SLICE_NONE, flexible);
+    buf_put_be16(out, (uint16_t)acks);
+    buf_put_be32(out, (uint32_t)timeout_ms);
+    kafka_put_len(out, 1, flexible);
+    kafka_put_string(out, slice_str(topic), flexible);
+    kafka_put_len(out, 1, flexible);
+    buf_put_be32(out, (uint32_t)index);
+    kafka_put_len(out, records.data == NULL ? -1 : (int64_t)records.len, flexible);
+    buf_put_slice(out, records);
+    for (int i = 0; flexible && i < 3; i++)
+        buf_put_u8(out, 0);
+}
+
+int16_t read_produced(struct client *c, int version, int64_t *ret_base)
+{
+    int16_t code;
+
+    client_read(c, KAFKA_API_PRODUCE, version);
+    CHECK(kin_array(&c->in, "Responses") == 1 && kin_item(&c->in));
+    CHECK(kin_array(&c->in, "PartitionResponses") == 1 && kin_item(&c->in));
+    code = kin_i16(&c->in, "ErrorCode", -1);
+    *ret_base = kin_i64(&c->in, "BaseOffset", -2);
+    return code;
+}

@@ -51,4 +51,11 @@ void client_read(struct client *c, int key, int version);
 int client_read_raw(struct client *c);
 void client_send_raw(struct client *c, const void *data, size_t n);
 
+/* ---- bodies that several tests write and read ---- */
+/* CreateTopics, of one topic, with one config or NULL. */
+void put_create_topic(struct kout *o, const char *name, int32_t partitions, int16_t factor, const char *config, const char *value);
+/* Produce to one partition. */
+void put_produce(struct buf *out, int version, int16_t acks, int32_t timeout_ms, const char *topic, int32_t index, struct slice records);
+int16_t read_produced(struct client *c, int version, int64_t *ret_base); /* the code of its one partition */
+
 #endif
