@@ -232,6 +232,17 @@ struct log *log_of(const char *topic, int32_t index)
     return l;
 }
 
+struct log *create_replicated(const char *topic, int32_t *ret_index)
+{
+    struct log *l;
+
+    create(topic, PARTITIONS, -1, NULL, NULL, 0, 3);
+    *ret_index = index_led(topic, 1);
+    l = log_of(topic, *ret_index);
+    log_set_replicated(l, true, 0);
+    return l;
+}
+
 void send_fetch(int version, int32_t wait_ms, const char *topic, int32_t index, int64_t offset, int32_t leader_epoch, int32_t last_epoch, const char *rack)
 {
     request(KAFKA_API_FETCH, version);

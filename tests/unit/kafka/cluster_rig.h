@@ -38,6 +38,8 @@ int16_t produce(int16_t acks, const char *topic, int32_t index);
 bool answered(int within_ms);
 bool frame_has(const char *text);
 struct log *log_of(const char *topic, int32_t index);
+/* Creates the topic; *ret_index is led here, and its log answers acks=all when its high watermark is moved. */
+struct log *create_replicated(const char *topic, int32_t *ret_index);
 struct fetched {
     int16_t code;
     int64_t high_watermark;

@@ -97,13 +97,9 @@ Test(kafka_cluster, a_node_that_is_cut_off_sends_away_who_produces_or_asks_who_l
 Test(kafka_cluster, who_waits_for_replicas_is_sent_away_when_the_lease_ends)
 {
     int32_t index;
-    struct log *l;
 
     cluster_begin();
-    create("t", PARTITIONS, -1, NULL, NULL, 0, 3);
-    index = index_led("t", 1);
-    l = log_of("t", index);
-    log_set_replicated(l, true, 0);
+    create_replicated("t", &index);
     send_produce(8, -1, 600000, "t", index, one_record(-1, 0));
     cr_assert_not(answered(100));
     kafka_front_lease_ended(n.front); /* and the next began before this was heard */
@@ -126,10 +122,7 @@ Test(kafka_cluster, acks_all_waits_for_the_high_watermark)
     struct log *l;
 
     cluster_begin();
-    create("t", PARTITIONS, -1, NULL, NULL, 0, 3);
-    index = index_led("t", 1);
-    l = log_of("t", index);
-    log_set_replicated(l, true, 0);
+    l = create_replicated("t", &index);
     send_produce(8, -1, 30000, "t", index, one_record(-1, 0));
     send_produce(8, 1, 30000, "t", index, one_record(-1, 0)); /* appended, and answered behind the first */
     cr_assert_not(answered(200));

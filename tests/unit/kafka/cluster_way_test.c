@@ -247,10 +247,7 @@ Test(kafka_cluster, metadata_behind_a_held_answer_is_as_new_as_its_arrival)
     struct log *l;
 
     cluster_begin();
-    create("t", PARTITIONS, -1, NULL, NULL, 0, 3);
-    index = index_led("t", 1);
-    l = log_of("t", index);
-    log_set_replicated(l, true, 0);
+    l = create_replicated("t", &index);
     send_produce(8, -1, 30000, "t", index, one_record(-1, 0));
     send_metadata("t");
     cr_assert_not(answered(100));
