@@ -426,6 +426,8 @@ void conn_run_resumes(struct worker *w)
 {
     struct list now, *n;
 
+    if (list_empty(&w->resumes))
+        return;
     list_init(&now);
     list_splice(&now, &w->resumes);
     while ((n = list_pop_front(&now)) != NULL) {

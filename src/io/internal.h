@@ -129,8 +129,6 @@ struct worker {
     unsigned index;
     struct workers *set;
     struct ev_loop *loop;
-    ev_prepare prepare;
-    ev_check check;
     ev_timer wheel_timer;
     pthread_t thread;
     bool started, running;
@@ -147,6 +145,7 @@ struct worker {
     bool dense; /* this turn began less than coalesce_us after the last one ended */
     uint64_t turn_end_ticks;
 
+    bool wakes;                      /* a bit of `wake` is set */
     uint64_t wake[WORKERS_ALL / 64]; /* workers to wake at the end of this turn */
     struct list hooks, once;
 

@@ -385,6 +385,24 @@ static int gather(const struct conn_impl *c, size_t max, struct iovec *iov, size
     return n;
 }
 
+/* What a write of `asked` bytes came to: n, or <0 with errno. False: no more for now. */
+static bool after_write(struct conn_impl *c, ssize_t n, size_t asked)
+{
+    if (n < 0) {
+        if (errno == EAGAIN || errno == EWOULDBLOCK)
+            block_write(c);
+        else if (errno == EINTR)
+            output_mark_dirty(c);
+        else
+            conn_abort(&c->pub, err_from_errno(errno));
+        return false;
+    }
+    advance(c, (size_t)n);
+    if ((size_t)n < asked)
+        block_write(c);
+    return true;
+}
+
 /* One system call. Returns bytes, or <0 with errno; *ret_asked is what it was given. */
 static ssize_t write_some(struct conn_impl *c, size_t max, size_t *ret_asked)
 {
@@ -412,6 +430,34 @@ static ssize_t write_some(struct conn_impl *c, size_t max, size_t *ret_asked)
     return sendmsg(c->fd, &msg, MSG_NOSIGNAL | MSG_DONTWAIT | (more ? MSG_MORE : 0));
 }
 
+/* The usual case spelt out: one buffer of memory, nothing held, all of it taken at once. False: nothing was done. */
+static bool send_whole(struct conn_impl *c)
+{
+    struct worker *w = c->pub.worker;
+    struct seg *s = c->head;
+    size_t len;
+    ssize_t n;
+
+    if (s == NULL || s != c->tail || s->kind != SEG_MEM || s->off != 0 || c->hold_first != c->hold_next || c->write_blocked)
+        return false;
+    len = s->mem.len;
+    if (len == 0 || len > OUT_BUF_KEEP)
+        return false;
+    n = io_send(c->fd, s->mem.data, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    stat_add(&w->stats.writes, 1);
+    if (GM_UNLIKELY(n != (ssize_t)len)) {
+        after_write(c, n, len);
+        return true;
+    }
+    c->sent += len;
+    c->sealed = c->sent;
+    c->pub.bytes_out += len;
+    stat_add(&w->stats.bytes_out, len);
+    c->head = c->tail = NULL;
+    seg_give(w, s);
+    return true;
+}
+
 static void flush(struct conn_impl *c)
 {
     size_t budget = TURN_BYTES_MAX;
@@ -430,19 +476,9 @@ static void flush(struct conn_impl *c)
         while (c->head->off == seg_len(c->head)) /* an empty one, taken and not written to */
             pop_seg(c);
         n = write_some(c, max, &asked);
-        if (n < 0) {
-            if (errno == EINTR)
-                continue;
-            if (errno == EAGAIN || errno == EWOULDBLOCK)
-                block_write(c);
-            else
-                conn_abort(&c->pub, err_from_errno(errno));
+        if (!after_write(c, n, asked))
             break;
-        }
-        advance(c, (size_t)n);
         budget -= (size_t)n;
-        if ((size_t)n < asked)
-            block_write(c);
     }
 }
 
@@ -453,10 +489,11 @@ static void flush_and_follow_up(struct conn_impl *c)
 
     if (c->shut)
         return;
-    flush(c);
+    if (!send_whole(c))
+        flush(c);
     if (c->dead)
         return;
-    if (c->sent == output_end(c)) {
+    if (c->head != NULL && c->sent == output_end(c)) {
         while (c->head != NULL)
             pop_seg(c);
     }

@@ -1,8 +1,9 @@
 /* The loop of a worker.
  *
- * libev gives the frame: ev_check runs first after the poll (clock, quiescent counter), then the ready
- * sockets and timers, then ev_prepare before the next poll: mail, resumed input, hooks, one write a
- * connection, the dead, the wake-ups of others (P4). A turn costs epoll_wait plus one read and one write a
+ * libev gives the frame, and calls `turn` in place of its own ev_invoke_pending: clock and quiescent counter
+ * first, then what is ready of sockets and timers, then what is due before the next poll: mail, resumed input,
+ * hooks, one write a connection, the dead, the wake-ups of others (P4). One call a turn, where a prepare and
+ * a check watcher would have libev feed two events and walk its queues twice. A turn costs epoll_wait plus one read and one write a
  * ready connection; watchers are not started and stopped in between, so there is no epoll_ctl on the way.
  *
  * Nothing that stands in one of the worker's lists may wait for the next event: before the poll, pending work
@@ -104,8 +105,10 @@ void worker_post(struct worker *to, struct mail *m)
                                                     memory_order_relaxed));
     if (me != NULL && me->set == to->set) {
         /* One's own mail needs no wake-up: the box is looked at before the poll. */
-        if (me != to)
+        if (me != to) {
             me->wake[to->index / 64] |= 1ull << (to->index % 64);
+            me->wakes = true;
+        }
     } else {
         ev_async_send(to->loop, &to->async);
     }
@@ -138,6 +141,9 @@ void worker_drain_mail(struct worker *w)
 
 static void send_wakeups(struct worker *w)
 {
+    if (!w->wakes)
+        return;
+    w->wakes = false;
     for (unsigned i = 0; i < ARRAY_LEN(w->wake); i++) {
         while (w->wake[i] != 0) {
             unsigned bit = (unsigned)__builtin_ctzll(w->wake[i]);
@@ -216,12 +222,10 @@ static bool work_is_pending(const struct worker *w)
            atomic_load_explicit(&w->mailbox, memory_order_relaxed) != NULL;
 }
 
-static void before_poll(struct ev_loop *loop, ev_prepare *watcher, int revents)
+static void before_poll(struct worker *w)
 {
-    struct worker *w = watcher->data;
     bool pending;
 
-    (void)revents;
     conn_run_ahead(w);
     worker_drain_mail(w);
     conn_run_resumes(w);
@@ -229,25 +233,19 @@ static void before_poll(struct ev_loop *loop, ev_prepare *watcher, int revents)
     output_write_dirty(w);
     conn_finish_dead(w);
     send_wakeups(w);
-    if (w->stopping) {
-        ev_break(loop, EVBREAK_ALL);
-        return;
-    }
-    pending = work_is_pending(w);
+    pending = w->stopping || work_is_pending(w);
+    if (w->stopping)
+        ev_break(w->loop, EVBREAK_ALL); /* in the very first turn a poll follows nevertheless: it must not wait */
     if (pending)
-        ev_async_send(loop, &w->async);
+        ev_async_send(w->loop, &w->async);
     stat_add(&w->stats.turns, 1);
     atomic_fetch_add_explicit(&w->quiescent, 1, memory_order_release); /* even: asleep */
     if (w->set->coalesce_us != 0 && !pending)
         nap_if_dense(w);
 }
 
-static void after_poll(struct ev_loop *loop, ev_check *watcher, int revents)
+static void after_poll(struct worker *w)
 {
-    struct worker *w = watcher->data;
-
-    (void)loop;
-    (void)revents;
     /* Sequentially consistent: a view loaded in this turn must not be loaded before the counter is seen odd.
      */
     atomic_fetch_add_explicit(&w->quiescent, 1, memory_order_seq_cst);
@@ -260,6 +258,16 @@ static void after_poll(struct ev_loop *loop, ev_check *watcher, int revents)
     }
     w->oneway = 0;
     w->replied = false;
+}
+
+/* Stands in for ev_invoke_pending: libev calls it when ev_run begins, and behind every poll. */
+static void turn(struct ev_loop *loop)
+{
+    struct worker *w = ev_userdata(loop);
+
+    after_poll(w);
+    ev_invoke_pending(loop);
+    before_poll(w);
 }
 
 static void wake_up(struct ev_loop *loop, ev_async *watcher, int revents)
@@ -299,13 +307,10 @@ static void *worker_main(void *arg)
     pthread_setname_np(pthread_self(), name);
     prctl(PR_SET_TIMERSLACK, 1000ul, 0ul, 0ul, 0ul);
     ev_now_update(w->loop);
-    atomic_fetch_add_explicit(&w->quiescent, 1,
-                              memory_order_seq_cst); /* odd: the first turn begins in before_poll */
-    read_clock(w);
     ev_run(w->loop, 0);
+    atomic_fetch_add_explicit(&w->quiescent, 1, memory_order_seq_cst); /* odd: what the closing of connections looks at */
     conn_close_all(w);
-    if (atomic_load(&w->quiescent) % 2 == 1)
-        atomic_fetch_add_explicit(&w->quiescent, 1, memory_order_release);
+    atomic_fetch_add_explicit(&w->quiescent, 1, memory_order_release);
     return NULL;
 }
 
@@ -329,15 +334,12 @@ static int worker_init(struct worker *w, struct workers *ws, unsigned index, siz
     w->read_buf_size = read_buf_size;
     w->read_buf = mem_alloc(read_buf_size);
     w->ahead_buf = mem_alloc((AHEAD + 1) * AHEAD_BYTES);
-    ev_prepare_init(&w->prepare, before_poll);
-    ev_check_init(&w->check, after_poll);
-    ev_set_priority(&w->check, EV_MAXPRI);
+    ev_set_userdata(w->loop, w);
+    ev_set_invoke_pending_cb(w->loop, turn);
     ev_async_init(&w->async, wake_up);
     ev_init(&w->wheel_timer, wheel_fire);
     w->wheel_timer.repeat = 1.0 / WHEEL_SLOTS;
-    w->prepare.data = w->check.data = w->async.data = w->wheel_timer.data = w;
-    ev_prepare_start(w->loop, &w->prepare);
-    ev_check_start(w->loop, &w->check);
+    w->async.data = w->wheel_timer.data = w;
     ev_async_start(w->loop, &w->async);
     read_clock(w);
     return 0;
