@@ -2,7 +2,7 @@
 
 #include <time.h>
 
-static double ns_per_tick = 1.0;
+double clock_ns_per_tick = 1.0;
 
 static uint64_t read_ns(clockid_t id)
 {
@@ -46,12 +46,7 @@ void clock_calibrate(void)
         t1 = clock_ticks();
     } while (ns1 - ns0 < 2000000);
     if (t1 > t0)
-        ns_per_tick = (double)(ns1 - ns0) / (double)(t1 - t0);
-}
-
-uint64_t clock_ticks_to_ns(uint64_t ticks)
-{
-    return (uint64_t)((double)ticks * ns_per_tick);
+        clock_ns_per_tick = (double)(ns1 - ns0) / (double)(t1 - t0);
 }
 
 uint64_t clock_thread_cpu_us(void)

@@ -23,7 +23,11 @@ static inline uint64_t clock_ticks(void)
     return clock_mono_ns();
 #endif
 }
-uint64_t clock_ticks_to_ns(uint64_t ticks);
+extern double clock_ns_per_tick; /* set by clock_calibrate */
+static inline uint64_t clock_ticks_to_ns(uint64_t ticks)
+{
+    return (uint64_t)(int64_t)((double)(int64_t)ticks * clock_ns_per_tick);
+}
 /* Calibrates clock_ticks_to_ns in 2 ms; call once at start, before any thread. */
 void clock_calibrate(void);
 

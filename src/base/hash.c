@@ -7,12 +7,6 @@
 
 static uint64_t seed0, seed1;
 
-void hash_seed(const uint8_t key[16])
-{
-    memcpy(&seed0, key, 8);
-    memcpy(&seed1, key + 8, 8);
-}
-
 #define ROTL(x, b) (((x) << (b)) | ((x) >> (64 - (b))))
 #define SIPROUND                                                                                             \
     do {                                                                                                     \
@@ -60,9 +54,74 @@ uint64_t siphash13(const void *data, size_t len, uint64_t k0, uint64_t k1)
     return v0 ^ v1 ^ v2 ^ v3;
 }
 
-uint64_t hash_bytes(const void *data, size_t len)
+uint64_t hash_bytes_portable(const void *data, size_t len)
 {
     return siphash13(data, len, seed0, seed1);
+}
+
+#if defined(__x86_64__)
+static __m128i aes_keys[4];
+
+/* Up to 16 bytes into one block. Which of them stand where depends on the length, which is hashed too. */
+static inline __m128i load_short(const uint8_t *p, size_t len)
+{
+    uint64_t low = 0, high = 0;
+
+    if (len >= 8) {
+        memcpy(&low, p, 8);
+        memcpy(&high, p + len - 8, 8);
+    } else if (len >= 4) {
+        memcpy(&low, p, 4);
+        memcpy(&high, p + len - 4, 4);
+    } else if (len > 0) {
+        low = p[0] | (uint64_t)p[len / 2] << 8 | (uint64_t)p[len - 1] << 16;
+    }
+    return _mm_set_epi64x((long long)high, (long long)low);
+}
+
+/* A block a time into the state, two rounds of AES under secret keys behind each, two more at the end; Go's runtime hashes the keys of
+ * its maps in this way, too. A difference between two keys that is to vanish again must pass at least five active S-boxes from one block
+ * to the next (Daemen and Rijmen, "The Design of Rijndael", 9.4), so that nobody aims at a bucket without knowing the keys. */
+__attribute__((target("aes"))) static uint64_t hash_aes(const uint8_t *p, size_t len)
+{
+    __m128i state = _mm_xor_si128(aes_keys[0], _mm_cvtsi64_si128((long long)len));
+
+    if (len <= 16) {
+        state = _mm_xor_si128(state, load_short(p, len));
+    } else {
+        for (; len > 16; p += 16, len -= 16) {
+            state = _mm_xor_si128(state, _mm_loadu_si128((const __m128i *)p));
+            state = _mm_aesenc_si128(_mm_aesenc_si128(state, aes_keys[1]), aes_keys[2]);
+        }
+        /* The last 16 bytes: those that the loop had already stand in it again. */
+        state = _mm_xor_si128(state, _mm_loadu_si128((const __m128i *)(p + len - 16)));
+    }
+    state = _mm_aesenc_si128(_mm_aesenc_si128(state, aes_keys[1]), aes_keys[2]);
+    state = _mm_aesenc_si128(_mm_aesenc_si128(state, aes_keys[3]), aes_keys[0]);
+    return (uint64_t)_mm_cvtsi128_si64(state);
+}
+#endif
+
+void hash_seed(const uint8_t key[16])
+{
+    memcpy(&seed0, key, 8);
+    memcpy(&seed1, key + 8, 8);
+#if defined(__x86_64__)
+    for (uint8_t i = 0; i < 8; i += 2) {
+        uint8_t next = i + 1;
+
+        aes_keys[i / 2] = _mm_set_epi64x((long long)siphash13(&i, 1, seed0, seed1), (long long)siphash13(&next, 1, seed0, seed1));
+    }
+#endif
+}
+
+uint64_t hash_bytes(const void *data, size_t len)
+{
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("aes"))
+        return hash_aes(data, len);
+#endif
+    return hash_bytes_portable(data, len);
 }
 
 uint32_t fnv1a32_more(uint32_t h, const void *data, size_t len)

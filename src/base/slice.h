@@ -30,6 +30,26 @@ static inline bool slice_eq(struct slice a, struct slice b)
     return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0);
 }
 
+/* The same for what is mostly 8 to 32 bytes long, without a call. */
+static inline bool slice_eq_short(struct slice a, struct slice b)
+{
+    uint64_t x, y, differ = 0;
+    size_t n = a.len;
+
+    if (n != b.len)
+        return false;
+    if (n < 8 || n > 32)
+        return slice_eq(a, b);
+    for (size_t i = 0; i + 8 < n; i += 8) {
+        memcpy(&x, a.data + i, 8);
+        memcpy(&y, b.data + i, 8);
+        differ |= x ^ y;
+    }
+    memcpy(&x, a.data + n - 8, 8);
+    memcpy(&y, b.data + n - 8, 8);
+    return (differ | (x ^ y)) == 0;
+}
+
 /* Bytewise order, a prefix first: <0, 0, >0. */
 static inline int slice_cmp(struct slice a, struct slice b)
 {

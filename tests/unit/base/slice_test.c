@@ -52,3 +52,20 @@ Test(slice, globs)
                      "%s %s", cases[i].pattern, cases[i].text);
     cr_assert(slice_glob(slice_str("AbC"), slice_str("aBc"), true));
 }
+
+Test(slice, short_comparison_agrees_with_the_long_one)
+{
+    uint8_t a[48], b[48];
+
+    for (size_t i = 0; i < sizeof(a); i++)
+        a[i] = b[i] = (uint8_t)(i * 37);
+    for (size_t n = 0; n < sizeof(a); n++) {
+        cr_assert(slice_eq_short(slice_of(a, n), slice_of(b, n)), "%zu equal bytes", n);
+        cr_assert_not(slice_eq_short(slice_of(a, n), slice_of(b, n + 1)));
+        for (size_t i = 0; i < n; i++) {
+            b[i] ^= 0x80;
+            cr_assert_not(slice_eq_short(slice_of(a, n), slice_of(b, n)), "byte %zu of %zu", i, n);
+            b[i] ^= 0x80;
+        }
+    }
+}
