@@ -56,6 +56,19 @@ def exact_replies(t):
 
 
 @test
+def names_like_the_last(t):
+    """A server may remember the command it ran last: what is only like its name must not pass for it."""
+    with Wire(t) as w:
+        w.do("SET", "k", "v")
+        for name, known in ((b"GET", True), (b"get", True), (b"GeT", True), (b"GET\0", False), (b"GETX", False), (b"GET", True),
+                            (b"GE", False), (b"GETDE", False), (b"STRLEN", True), (b"STRLE", False), (b"STRLEN\0", False),
+                            (b"STRLEN\0\0", False), (b"STRLENS", False), (b"STRLEN", True), (b"TRLEN", False), (b"", False)):
+            answers = [w.do(name, b"k"), w.do(name, b"k")]
+            same(answers[0], answers[1], repr(name))
+            same(answers[0] in ("v", 1), known, repr(name))
+
+
+@test
 def error_texts(t):
     with Wire(t) as w:
         w.do("FLUSHALL")

@@ -268,7 +268,7 @@ static int put_group_topics(struct fetched *x, struct kin *in)
     err = kafka_group_leave(x->s->front, &g, partition, NULL);
     /* An offset that only this node has may be taken back by a failover, and who read it would have gone on from there. */
     if (err == 0 && log_replicated(g.main))
-        log_commit_add(&x->commit->c, g.main, g.end);
+        log_commit_add(&x->commit->c, g.main, partition_guard_end(&g));
     return err;
 }
 

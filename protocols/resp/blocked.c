@@ -155,7 +155,7 @@ static void settle(struct blocked *b)
         if (b->state == SERVED && index == b->served) {
             b->error = err;
             b->log = g.main;
-            b->log_end = g.end;
+            b->log_end = partition_guard_end(&g);
         }
     }
     finish(b);

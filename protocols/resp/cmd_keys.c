@@ -127,7 +127,7 @@ static int walk_partition(struct keys_job *j, uint64_t until_us, uint64_t visite
     if (err != 0)
         return err;
     if (j->ends != NULL)
-        j->ends[j->index] = (struct keys_end){g.main, g.end};
+        j->ends[j->index] = (struct keys_end){g.main, partition_guard_end(&g)};
     return step == KV_WALK_END ? 0 : ERR_MORE;
 }
 

@@ -191,7 +191,7 @@ int exec_leave(struct exec *x)
                 wait_note_write(x->s, partition_index(x->guards[i].p), x->guards[i].end);
     if (w->hold != NULL && err == 0)
         for (uint32_t i = 0; i < n; i++)
-            hold_note(w, x->guards[i].main, x->guards[i].end, x->guards[i].wrote);
+            hold_note(w, x->guards[i].main, partition_guard_end(&x->guards[i]), x->guards[i].wrote);
     x->guards = NULL;
     x->guards_count = 0;
     return err;
@@ -246,7 +246,7 @@ bool exec_each_partition(struct exec *x, uint32_t from,
         if (cluster && g.wrote)
             wait_note_write(x->s, i, g.end);
         if (x->w->hold != NULL)
-            hold_note(x->w, g.main, g.end, g.wrote);
+            hold_note(x->w, g.main, partition_guard_end(&g), g.wrote);
         if (!more)
             break;
     }
@@ -380,16 +380,17 @@ void session_count_error(struct resp_worker *w, const uint8_t *text, size_t len)
     __atomic_store_n(&w->error_replies, w->error_replies + 1, __ATOMIC_RELAXED);
 }
 
-void exec_call(struct exec *x)
+uint64_t exec_call(struct exec *x, uint64_t began)
 {
     struct resp_worker *w = x->w;
     size_t mark = x->r.out->len;
-    uint64_t began = clock_ticks(), ns, bytes = 0;
+    uint64_t ended, ns, bytes = 0;
 
     x->cmd->handler(x);
+    ended = clock_ticks();
     if (GM_UNLIKELY(x->outcome == EXEC_PARKED))
-        return;
-    ns = clock_ticks_to_ns(clock_ticks() - began);
+        return ended;
+    ns = clock_ticks_to_ns(ended - began);
     for (uint32_t i = 0; i < x->argc; i++)
         bytes += x->argv[i].len;
     metrics_request(&w->front->metrics, x->cmd->id, ns, bytes,
@@ -401,6 +402,7 @@ void exec_call(struct exec *x)
     if (GM_UNLIKELY(ns / 1000 >= __atomic_load_n(&w->front->slow_us, __ATOMIC_RELAXED)) &&
         !(x->cmd->flags & CMD_SKIP_SLOWLOG))
         slowlog_add(x, ns / 1000);
+    return ended;
 }
 
 bool exec_arg_int(struct exec *x, uint32_t i, int64_t *ret)
@@ -417,6 +419,8 @@ void exec_syntax_error(struct exec *x)
 }
 
 /* ---- one command, and runs of commands ---- */
+
+#define REPLIES_SMALL 16384 /* less than this in the buffer: the connection's output cannot have filled since it was looked at */
 
 /* An EXEC that is refused ends its transaction and says so (execCommandAbort in Redis' multi.c). */
 static void abort_exec(struct exec *x, size_t mark)
@@ -501,7 +505,7 @@ enum exec_outcome run_one(struct session *s, const struct request *q, const stru
         }
         mark = x.r.out->len;
     }
-    exec_call(&x);
+    exec_call(&x, clock_ticks());
     err = exec_leave(&x);
     if (x.outcome == EXEC_PARKED) {
         x.r.out->len = mark;
@@ -541,126 +545,199 @@ static bool joins(const struct exec *x, const struct command *first, const struc
     return !cluster_on(x->w->front) || !((first->flags ^ next->flags) & CMD_WRITE);
 }
 
-/* P6: first the buckets of all keys of the pipeline, then their entries, so that their cache misses overlap.
- * A partition somebody else holds is left out. */
+/* P6: first the buckets of all keys of the pipeline, then their entries, then those of the few whose bucket is the second of a
+ * chain, so that their cache misses overlap. A partition somebody else holds is left out. */
 static void prefetch(struct session *s, uint32_t n, const uint32_t *index, const uint64_t *hashes)
 {
+    enum { BUCKETS, ENTRIES, CHAINED, STEPS };
     struct partitions *ps = s->w->front->o.partitions;
+    uint32_t wanted[STEPS] = {0}; /* a bit a command */
 
-    for (int entries = 0; entries < 2; entries++) {
-        for (uint32_t k = 0; k < n; k++) {
-            struct partition *p;
-            struct kv *kv;
+    _Static_assert(REQUEST_BATCH <= 32, "a bit a command");
+    for (uint32_t k = 0; k < n; k++)
+        wanted[BUCKETS] |= (index[k] != UINT32_MAX ? UINT32_C(1) : 0) << k;
+    wanted[ENTRIES] = wanted[BUCKETS];
+    for (int step = BUCKETS; step < STEPS; step++) {
+        for (uint32_t m = wanted[step]; m != 0; m &= m - 1) {
+            unsigned k = (unsigned)__builtin_ctz(m);
+            struct partition *p = partitions_get(ps, index[k]);
+            struct kv *kv = partition_peek(p);
 
-            if (index[k] == UINT32_MAX)
-                continue;
-            p = partitions_get(ps, index[k]);
-            kv = partition_peek(p);
             if (kv == NULL)
                 continue;
-            if (entries)
-                kv_prefetch_entry(kv, s->db, hashes[k]);
-            else
+            if (step == BUCKETS)
                 kv_prefetch_bucket(kv, s->db, hashes[k]);
+            else if (step == CHAINED)
+                kv_prefetch_chained(kv, s->db, hashes[k]);
+            else if (!kv_prefetch_entry(kv, s->db, hashes[k]))
+                wanted[CHAINED] |= UINT32_C(1) << k;
             partition_unpeek(p);
         }
     }
 }
 
-uint32_t run_batch(struct session *s, const struct request *q, uint32_t n, enum exec_outcome *ret_outcome)
+/* The bytes of a name as one number, a different one for each name of 3 to 8 bytes that ends in no NUL; 0 for others. */
+static inline uint64_t name_word(struct slice name)
 {
-    const struct command *cmds[REQUEST_BATCH];
-    uint32_t index[REQUEST_BATCH], partitions = partitions_count(s->w->front->o.partitions);
-    uint64_t hashes[REQUEST_BATCH];
-    uint32_t i = 0;
+    uint32_t head, tail;
 
-    *ret_outcome = EXEC_DONE;
+    if (name.len == 3)
+        return name.data[0] | (uint64_t)name.data[1] << 8 | (uint64_t)name.data[2] << 16;
+    if (name.len < 4 || name.len > 8 || name.data[name.len - 1] == 0)
+        return 0;
+    memcpy(&head, name.data, 4);
+    memcpy(&tail, name.data + name.len - 4, 4);
+    return head | (uint64_t)tail << (name.len - 4) * 8;
+}
+
+/* Clients mostly say what they said before. */
+static inline const struct command *resolve(struct session *s, const struct request *q)
+{
+    uint64_t word = name_word(q->argv[0]);
+    const struct command *c;
+
+    if (word == s->last_word && s->last_resolved != NULL)
+        return s->last_resolved;
+    c = command_resolve(q->argv, q->argc);
+    if (word != 0 && c != NULL && !c->has_subcommands && c->container < 0) {
+        s->last_word = word;
+        s->last_resolved = c;
+    }
+    return c;
+}
+
+/* What a batch of commands is about: looked at once, before any of them runs. */
+struct plan {
+    const struct command *cmds[REQUEST_BATCH];
+    uint32_t index[REQUEST_BATCH]; /* partition of the one key; UINT32_MAX: no such */
+    uint64_t hashes[REQUEST_BATCH];
+};
+
+static void plan_batch(struct session *s, const struct request *q, uint32_t n, struct plan *plan)
+{
+    uint32_t partitions = partitions_count(s->w->front->o.partitions);
+
     for (uint32_t k = 0; k < n; k++) {
-        cmds[k] = command_resolve(q[k].argv, q[k].argc);
-        index[k] = UINT32_MAX;
-        if (cmds[k] == NULL || !cmds[k]->one_key || q[k].argc < 2)
+        const struct command *c = plan->cmds[k] = resolve(s, &q[k]);
+
+        plan->index[k] = UINT32_MAX;
+        if (c == NULL || !c->one_key || q[k].argc < 2)
             continue;
         if (q[k].argv[1].data == s->foreseen.data) {
-            index[k] = s->foreseen_index;
-            hashes[k] = s->foreseen_hash;
+            plan->index[k] = s->foreseen_index;
+            plan->hashes[k] = s->foreseen_hash;
         } else {
-            index[k] = placement_of_key(q[k].argv[1], partitions);
-            hashes[k] = kv_key_hash(q[k].argv[1]);
+            plan->index[k] = placement_of_key(q[k].argv[1], partitions);
+            plan->hashes[k] = kv_key_hash(q[k].argv[1]);
         }
     }
     if (n > 1)
-        prefetch(s, n, index, hashes);
-    while (i < n) {
-        struct partition_guard g;
-        struct exec x;
-        uint32_t end = i;
-        size_t mark;
-        int err;
+        prefetch(s, n, plan->index, plan->hashes);
+}
 
-        if (conn_closing(s->c) || conn_output_full(s->c))
+/* The commands from `i` on that share a partition and may join, under one acquisition. Where the run ends; `i` itself when it
+ * is parked. `x` is set up for the first of them, which was not refused; x->cmd is NULL behind one that was, or that failed.
+ * *ticks: since when the first is under way; a command's time begins where that of the one before ended. */
+static uint32_t run_joined(struct exec *x, const struct request *q, uint32_t i, uint32_t n, const struct plan *plan, uint64_t *ticks)
+{
+    struct session *s = x->s;
+    struct partition_guard g;
+    size_t mark = x->r.out->len;
+    uint32_t k = i;
+    int err = lacks_replicas(x, plan->index[i]) ? ERR_NO_REPLICAS : enter_one(x, plan->index[i], &g);
+
+    if (GM_UNLIKELY(err != 0)) {
+        x->slot = placement_slot(q[i].argv[1]);
+        not_entered(x, err);
+        if (x->outcome == EXEC_PARKED)
             return i;
-        if (!may_join(s, &q[i], cmds[i])) {
-            *ret_outcome = run_one(s, &q[i], cmds[i]);
+        session_count_error(x->w, x->r.out->data + mark + 1, x->r.out->len - mark - 1);
+        return i + 1;
+    }
+    x->guards = &g;
+    x->guards_count = 1;
+    for (;;) {
+        g.kv.known = q[k].argv[1];
+        g.kv.known_hash = plan->hashes[k];
+        *ticks = exec_call(x, *ticks);
+        note_command(x);
+        if (++k == n || plan->index[k] != plan->index[i] || !may_join(s, &q[k], plan->cmds[k]) || !joins(x, plan->cmds[i], plan->cmds[k]))
+            break;
+        x->argv = q[k].argv;
+        x->argc = q[k].argc;
+        if (x->cmd != plan->cmds[k]) {
+            size_t before = x->r.out->len;
+
+            x->cmd = plan->cmds[k];
+            if (GM_UNLIKELY(exec_refuse(x))) {
+                after_refusal(x, before);
+                x->cmd = NULL;
+                k++;
+                break;
+            }
+        }
+    }
+    err = exec_leave(x);
+    if (GM_UNLIKELY(err != 0)) {
+        x->cmd = NULL;
+        x->r.out->len = mark;
+        if (x->unknown)
+            conn_abort(s->c, err);
+        for (uint32_t t = i; t < k && !x->unknown; t++) {
+            x->slot = placement_slot(q[t].argv[1]);
+            take_back(x, x->r.out->len, err);
+        }
+    }
+    return k;
+}
+
+uint32_t run_batch(struct session *s, const struct request *q, uint32_t n, enum exec_outcome *ret_outcome)
+{
+    const struct command *admitted = NULL; /* was not refused, and nothing ran since that changes what is */
+    struct plan plan;
+    uint64_t ticks;
+    uint32_t i = 0;
+
+    *ret_outcome = EXEC_DONE;
+    plan_batch(s, q, n, &plan);
+    ticks = clock_ticks();
+    while (i < n) {
+        struct exec x;
+        uint32_t end;
+
+        /* Looked at before the batch, too; a command that joins others ends no connection, and many small replies fill no output. */
+        if (GM_UNLIKELY(i > 0 && admitted == NULL) && (conn_closing(s->c) || conn_output_full(s->c)))
+            return i;
+        if (!may_join(s, &q[i], plan.cmds[i])) {
+            admitted = NULL;
+            *ret_outcome = run_one(s, &q[i], plan.cmds[i]);
             if (*ret_outcome == EXEC_PARKED)
                 return i;
             i++;
             if (*ret_outcome == EXEC_BLOCKED)
                 return i;
+            ticks = clock_ticks();
             continue;
         }
         exec_init(&x, s, &q[i]);
-        x.cmd = cmds[i];
-        mark = x.r.out->len;
-        if (GM_UNLIKELY(exec_refuse(&x))) {
-            after_refusal(&x, mark);
-            i++;
-            continue;
-        }
-        err = lacks_replicas(&x, index[i]) ? ERR_NO_REPLICAS : enter_one(&x, index[i], &g);
-        if (GM_UNLIKELY(err != 0)) {
-            x.slot = placement_slot(q[i].argv[1]);
-            not_entered(&x, err);
-            if (x.outcome == EXEC_PARKED) {
-                *ret_outcome = EXEC_PARKED;
-                return i;
-            }
-            session_count_error(x.w, x.r.out->data + mark + 1, x.r.out->len - mark - 1);
-            i++;
-            continue;
-        }
-        while (end < n && index[end] == index[i] && may_join(s, &q[end], cmds[end]) &&
-               joins(&x, cmds[i], cmds[end]))
-            end++;
-        x.guards = &g;
-        x.guards_count = 1;
-        for (uint32_t k = i; k < end; k++) {
-            x.argv = q[k].argv;
-            x.argc = q[k].argc;
-            x.cmd = cmds[k];
-            g.kv.known = q[k].argv[1];
-            g.kv.known_hash = hashes[k];
-            if (k > i) {
-                size_t before = x.r.out->len;
+        x.cmd = plan.cmds[i];
+        if (x.cmd != admitted) {
+            size_t mark = x.r.out->len;
 
-                if (GM_UNLIKELY(exec_refuse(&x))) {
-                    after_refusal(&x, before);
-                    continue;
-                }
+            if (GM_UNLIKELY(exec_refuse(&x))) {
+                admitted = NULL;
+                after_refusal(&x, mark);
+                i++;
+                continue;
             }
-            exec_call(&x);
-            note_command(&x);
         }
-        err = exec_leave(&x);
-        if (GM_UNLIKELY(err != 0)) {
-            x.r.out->len = mark;
-            if (x.unknown)
-                conn_abort(s->c, err);
-            for (uint32_t k = i; k < end && !x.unknown; k++) {
-                x.slot = placement_slot(q[k].argv[1]);
-                take_back(&x, x.r.out->len, err);
-            }
+        end = run_joined(&x, q, i, n, &plan, &ticks);
+        if (end == i) {
+            *ret_outcome = EXEC_PARKED;
+            return i;
         }
         i = end;
+        admitted = x.outcome == EXEC_DONE && x.r.out->len < REPLIES_SMALL ? x.cmd : NULL;
     }
     return i;
 }

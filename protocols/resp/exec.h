@@ -62,8 +62,8 @@ int exec_leave(struct exec *x);
 uint32_t exec_index_add(struct exec *x, uint32_t n, uint32_t index);
 uint32_t exec_index_of_key(struct exec *x, struct slice key);
 
-/* Runs the handler and counts; EXEC uses it for its commands. */
-void exec_call(struct exec *x);
+/* Runs the handler and counts; EXEC uses it for its commands. `began`: clock_ticks() of when the command was begun; returns that of when it ended. */
+uint64_t exec_call(struct exec *x, uint64_t began);
 /* Everything that is refused before a handler runs; true: an error was written. */
 bool exec_refuse(struct exec *x);
 

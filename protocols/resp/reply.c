@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/check.h"
 #include "base/mem.h"
 
 static const char two_digits[201] =
@@ -17,6 +18,14 @@ size_t reply_digits(uint8_t *p, uint64_t v)
     uint8_t text[20];
     size_t at = sizeof(text);
 
+    if (GM_LIKELY(v < 100)) {
+        if (v < 10) {
+            p[0] = (uint8_t)('0' + v);
+            return 1;
+        }
+        memcpy(p, two_digits + v * 2, 2);
+        return 2;
+    }
     while (v >= 100) {
         at -= 2;
         memcpy(text + at, two_digits + v % 100 * 2, 2);

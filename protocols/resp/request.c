@@ -8,20 +8,21 @@
 static inline int32_t header_fast(const uint8_t **pp, const uint8_t *end, uint8_t mark)
 {
     const uint8_t *p = *pp;
-    uint32_t v;
+    uint32_t v, head;
 
-    if (end - p < 4 || p[0] != mark)
+    if (end - p < 4)
         return -1;
-    v = (uint32_t)p[1] - '0';
+    memcpy(&head, p, 4);
+    v = (head >> 8 & 0xff) - '0'; /* little-endian: the second byte */
     if (v > 9)
         return -1;
-    p += 2;
-    if (GM_LIKELY(p[0] == '\r' && p[1] == '\n')) {
-        *pp = p + 2;
+    if (GM_LIKELY((head & 0xffff00ff) == (mark | 0x0a0d0000u))) {
+        *pp = p + 4;
         return (int32_t)v;
     }
-    if (v == 0)
+    if (v == 0 || (uint8_t)head != mark)
         return -1;
+    p += 2;
     for (int i = 0; i < 4; i++) {
         uint32_t d = (uint32_t)p[0] - '0';
 

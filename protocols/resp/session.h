@@ -60,6 +60,8 @@ struct session {
     uint32_t channels, patterns, shard_channels;
     char *name, *lib_name, *lib_ver, *user; /* owned, NULL when unset; user NULL: "default" */
     uint64_t last_command_us;
+    uint64_t last_word;        /* the name of the command resolved last, as it was written, if it has 3 to 8 bytes */
+    const struct command *last_resolved; /* NULL: none yet */
     struct slice foreseen;   /* the key that session_foresee found, by its address; NULL: none */
     uint64_t foreseen_hash;
     uint32_t foreseen_index; /* its partition */

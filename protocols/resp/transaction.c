@@ -1,5 +1,6 @@
 #include "protocols/resp/transaction.h"
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/mem.h"
 #include "protocols/resp/cluster.h"
@@ -410,6 +411,7 @@ void cmd_exec(struct exec *x)
                              .guards = x->guards,
                              .guards_count = x->guards_count,
                              .in_exec = true};
+        uint64_t ticks = clock_ticks();
 
         reply_array(&x->r, tx->count);
         s->in_multi = false;
@@ -419,7 +421,7 @@ void cmd_exec(struct exec *x)
             inner.argc = tx->queue[i].argc;
             inner.outcome = EXEC_DONE;
             inner.r.proto = s->proto;
-            exec_call(&inner);
+            ticks = exec_call(&inner, ticks);
             CHECK(inner.outcome == EXEC_DONE);
         }
     }

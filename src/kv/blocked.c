@@ -77,12 +77,12 @@ static bool serve_one(struct kv_ctx *c, struct kv_name *n)
     return false;
 }
 
-void kv_blocked_serve(struct kv_ctx *c)
+static __attribute__((noinline)) void serve_ready(struct kv_ctx *c)
 {
     struct kv *kv = c->kv;
     uint32_t db = c->db;
 
-    while (GM_UNLIKELY(!list_empty(&kv->ready))) {
+    while (!list_empty(&kv->ready)) {
         struct kv_name *n = LIST_ENTRY(kv->ready.next, struct kv_name, ready);
 
         c->db = n->db;
@@ -93,4 +93,10 @@ void kv_blocked_serve(struct kv_ctx *c)
             kv_name_drop(&kv->blocked, n);
     }
     c->db = db;
+}
+
+void kv_blocked_serve(struct kv_ctx *c)
+{
+    if (GM_UNLIKELY(!list_empty(&c->kv->ready)))
+        serve_ready(c);
 }

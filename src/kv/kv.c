@@ -23,7 +23,7 @@ static uint64_t entry_hash(const void *entry)
 
 static bool entry_matches(const void *entry, const void *arg)
 {
-    return slice_eq(entry_key(entry), *(const struct slice *)arg);
+    return slice_eq_short(entry_key(entry), *(const struct slice *)arg);
 }
 
 static bool entry_is(const void *entry, const void *arg)
@@ -422,9 +422,14 @@ void kv_prefetch_bucket(const struct kv *kv, uint32_t db, uint64_t hash)
     table_prefetch(&kv->dbs[db].keys, hash);
 }
 
-void kv_prefetch_entry(const struct kv *kv, uint32_t db, uint64_t hash)
+bool kv_prefetch_entry(const struct kv *kv, uint32_t db, uint64_t hash)
 {
-    table_prefetch_entry(&kv->dbs[db].keys, hash);
+    return table_prefetch_entry(&kv->dbs[db].keys, hash);
+}
+
+void kv_prefetch_chained(const struct kv *kv, uint32_t db, uint64_t hash)
+{
+    table_prefetch_chained(&kv->dbs[db].keys, hash);
 }
 
 struct scan {

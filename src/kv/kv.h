@@ -67,7 +67,8 @@ void kv_key_prefetch(const struct kv *kv, uint32_t db, struct slice key);
 /* The same in two steps, for up to 32 commands at once: hash and touch the buckets, then touch the entries. Under the partition's lock. */
 uint64_t kv_key_hash(struct slice key);
 void kv_prefetch_bucket(const struct kv *kv, uint32_t db, uint64_t hash);
-void kv_prefetch_entry(const struct kv *kv, uint32_t db, uint64_t hash);
+bool kv_prefetch_entry(const struct kv *kv, uint32_t db, uint64_t hash); /* false: not in the first bucket of its chain; the next one is touched */
+void kv_prefetch_chained(const struct kv *kv, uint32_t db, uint64_t hash); /* for those: the entry in the second */
 /* SCAN: calls fn for each key of at least `count` buckets' worth; cursor 0 begins, 0 returned ends. A key there from begin to end is seen at least
  * once, whatever grows or shrinks between (P21). */
 uint64_t kv_scan(struct kv_ctx *c, uint64_t cursor, uint32_t count, void (*fn)(struct slice key, enum kv_type type, void *arg), void *arg);

@@ -23,15 +23,17 @@ struct kv_db {
 };
 
 struct kv {
-    struct kv_options o;
-    struct kv_db dbs[KV_DB_COUNT];
-    struct buf scratch; /* integers rendered, names gathered */
-    struct buf value;   /* an effect's, while a command makes it */
-    uint64_t *bytes; /* of the database looked into last: every change begins with a look-up */
-    uint64_t expired_total;
-    uint64_t keys, expires; /* of the databases that SELECT reaches */
+    /* what every command looks at, in a cache line with the beginning of database 0 */
+    uint64_t *bytes;   /* of the database looked into last: every change begins with a look-up */
+    struct list ready; /* blocked.c: of struct kv_name */
     bool walking;      /* a snapshot walk runs: tables do not shrink (P18) */
     bool walk_restart; /* asks it to begin anew */
+    struct kv_db dbs[KV_DB_COUNT];
+    struct kv_options o;
+    struct buf scratch; /* integers rendered, names gathered */
+    struct buf value;   /* an effect's, while a command makes it */
+    uint64_t expired_total;
+    uint64_t keys, expires; /* of the databases that SELECT reaches */
     /* pin.c */
     const void **pins; /* owned array of elements */
     uint32_t pins_count, pins_cap;
@@ -40,7 +42,6 @@ struct kv {
     struct table watched; /* struct kv_name, owned */
     /* blocked.c */
     struct table blocked; /* struct kv_name, owned */
-    struct list ready;    /* of struct kv_name */
 };
 
 /* A key that somebody waits for or watches. */

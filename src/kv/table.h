@@ -39,14 +39,14 @@ struct table_bucket {
 };
 
 struct table {
-    struct table_bucket **pages;          /* owned */
-    uint64_t (*hash)(const void *entry);  /* of an entry; for splits the slot's bits do not decide */
-    uint64_t count;
-    uint32_t buckets;  /* 0: nothing allocated yet */
-    uint32_t overflow; /* chained buckets */
-    uint32_t pages_cap;
+    struct table_bucket **pages; /* owned */
+    uint32_t buckets;            /* 0: nothing allocated yet */
     uint8_t level;
     uint8_t first_cap_log; /* buckets the first page has room for: 8 << this, up to 64 */
+    uint64_t count;
+    uint64_t (*hash)(const void *entry); /* of an entry; for splits the slot's bits do not decide */
+    uint32_t overflow;                   /* chained buckets */
+    uint32_t pages_cap;
 };
 
 typedef bool table_match(const void *entry, const void *arg);
@@ -144,21 +144,40 @@ static inline void table_prefetch(const struct table *t, uint64_t hash)
     if (t->buckets != 0)
         table_touch(table_bucket_at(t, table_home(t, hash)));
 }
-static inline void table_prefetch_entry(const struct table *t, uint64_t hash)
+static inline bool table_touch_entry(const struct table_bucket *b, uint64_t hash)
+{
+    for (uint64_t m = table_candidates(b, hash); m != 0; m &= m - 1) {
+        unsigned i = (unsigned)__builtin_ctzll(m) / 8 - 1;
+
+        if ((b->meta >> i & 1) && (b->slots[i] >> 48) == (hash >> 8 & 0xffff)) {
+            table_touch(table_slot_entry(b->slots[i]));
+            return true;
+        }
+    }
+    return false;
+}
+/* False: it is not in its first bucket, and the one chained behind that is touched. */
+static inline bool table_prefetch_entry(const struct table *t, uint64_t hash)
+{
+    const struct table_bucket *b;
+
+    if (t->buckets == 0)
+        return true;
+    b = table_bucket_at(t, table_home(t, hash));
+    if (table_touch_entry(b, hash) || !(b->meta & TABLE_CHAINED))
+        return true;
+    table_touch(table_next(b));
+    return false;
+}
+static inline void table_prefetch_chained(const struct table *t, uint64_t hash)
 {
     const struct table_bucket *b;
 
     if (t->buckets == 0)
         return;
     b = table_bucket_at(t, table_home(t, hash));
-    for (uint64_t m = table_candidates(b, hash); m != 0; m &= m - 1) {
-        unsigned i = (unsigned)__builtin_ctzll(m) / 8 - 1;
-
-        if ((b->meta >> i & 1) && (b->slots[i] >> 48) == (hash >> 8 & 0xffff))
-            table_touch(table_slot_entry(b->slots[i]));
-    }
     if (b->meta & TABLE_CHAINED)
-        table_touch(table_next(b));
+        table_touch_entry(table_next(b), hash);
 }
 
 /* The same for a walk by table_visit_family: the entries of a bucket soon to be visited, and a bucket further on. */

@@ -112,6 +112,14 @@ static inline void metrics_count(const struct metrics_family *f, unsigned index,
         metrics_count_shared(f, index, n);
 }
 
+static inline void metrics_hist_add(struct hist *h, uint64_t ns, uint64_t n)
+{
+    metrics_own_add(&h->buckets[hist_bucket(ns)], n);
+    metrics_own_add(&h->sum_ns, ns * n);
+    if (ns > h->max_ns)
+        __atomic_store_n(&h->max_ns, ns, __ATOMIC_RELAXED);
+}
+
 /* Notes n equal latencies under one label value of a histogram family. */
 static inline void metrics_observe_n(const struct metrics_family *f, unsigned index, uint64_t ns, uint64_t n)
 {
@@ -121,10 +129,7 @@ static inline void metrics_observe_n(const struct metrics_family *f, unsigned in
         metrics_observe_slow(f, index, ns, n);
         return;
     }
-    metrics_own_add(&h->buckets[hist_bucket(ns)], n);
-    metrics_own_add(&h->sum_ns, ns * n);
-    if (ns > h->max_ns)
-        __atomic_store_n(&h->max_ns, ns, __ATOMIC_RELAXED);
+    metrics_hist_add(h, ns, n);
 }
 
 static inline void metrics_observe(const struct metrics_family *f, unsigned index, uint64_t ns)
@@ -159,9 +164,18 @@ void metrics_protocol_register(struct metrics_protocol *ret, const char *protoco
 static inline void metrics_request(const struct metrics_protocol *p, unsigned index, uint64_t ns,
                                    uint64_t bytes_in, uint64_t bytes_out)
 {
-    metrics_observe(p->latency, index, ns);
-    metrics_count(p->bytes_in, index, bytes_in);
-    metrics_count(p->bytes_out, index, bytes_out);
+    const struct metrics_slot *here = metrics_here;
+    struct hist *h;
+
+    if (here == NULL || (h = here->cells[p->latency->id].hists[index]) == NULL) {
+        metrics_observe(p->latency, index, ns);
+        metrics_count(p->bytes_in, index, bytes_in);
+        metrics_count(p->bytes_out, index, bytes_out);
+        return;
+    }
+    metrics_hist_add(h, ns, 1);
+    metrics_own_add(&here->cells[p->bytes_in->id].counters[index], bytes_in);
+    metrics_own_add(&here->cells[p->bytes_out->id].counters[index], bytes_out);
 }
 static inline void metrics_error(const struct metrics_protocol *p, unsigned code)
 {

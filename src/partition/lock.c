@@ -4,7 +4,8 @@
  * goes on with other work. Whoever unlocks wakes one of those parked, by a mail to its worker.
  *
  * Nobody is forgotten: a worker enters the parking's list first and then tries the lock once more, an unlocker unlocks first and then looks at the count. Either the
- * last try succeeds or the unlocker sees the count. Where the processor lets a load pass an unlock, maintenance nudges (parking_nudge).
+ * last try succeeds or the unlocker sees the count: neither the exchange that unlocks nor the try that locks lets a load pass. Maintenance nudges nevertheless
+ * (parking_nudge), for the spanning lock, which promises no such thing.
  *
  * A background holder looks at partition_is_wanted after every key or 16 elements; when it has given the lock up it waits until no worker waits before it takes it
  * again, since a released lock goes to whoever is running, and that is the one who released it.
@@ -104,9 +105,9 @@ static bool is_free(struct parking *k) NO_THREAD_SAFETY_ANALYSIS
         pthread_rwlock_unlock(&k->ps->spanning);
         return true;
     }
-    if (hands_over(k) || !mutex_trylock(&k->p->lock))
+    if (hands_over(k) || !futex_lock_try(&k->p->lock))
         return false;
-    mutex_unlock(&k->p->lock);
+    futex_lock_release(&k->p->lock);
     return true;
 }
 
@@ -233,28 +234,24 @@ static struct timespec deadline_in(uint64_t ns)
         }                                                                                                    \
         err_;                                                                                                \
     })
-#define MUTEX_WAIT(m, until) WAIT_UNTIL(until, pthread_mutex_trylock(m))
 #define RWLOCK_WAIT(l, until) WAIT_UNTIL(until, pthread_rwlock_tryrdlock(l))
 #else
-#define MUTEX_WAIT(m, until) pthread_mutex_clocklock(m, CLOCK_MONOTONIC, until)
 #define RWLOCK_WAIT(l, until) pthread_rwlock_clockrdlock(l, CLOCK_MONOTONIC, until)
 #endif
 
-static int lock_slow(struct partition *p, struct partition_park *park) NO_THREAD_SAFETY_ANALYSIS
+int partition_lock_slow(struct partition *p, struct partition_park *park) NO_THREAD_SAFETY_ANALYSIS
 {
     uint64_t begun = clock_mono_ns();
-    struct timespec until;
     int err = 0;
 
     __atomic_fetch_add(&p->waiters, 1, __ATOMIC_SEQ_CST);
     do {
         for (int i = 0; i < 32; i++)
             relax();
-        if (mutex_trylock(&p->lock))
+        if (futex_lock_try(&p->lock))
             goto done;
     } while (clock_mono_ns() - begun < SPIN_NS);
-    until = deadline_in(WAIT_NS);
-    if (MUTEX_WAIT(&p->lock.m, &until) == 0)
+    if (futex_lock_take_until(&p->lock, clock_mono_ns() + WAIT_NS))
         goto done;
     if (park == NULL) {
         err = ERR_BUSY;
@@ -262,7 +259,7 @@ static int lock_slow(struct partition *p, struct partition_park *park) NO_THREAD
     }
     park_add(&p->parking, park);
     err = ERR_PARKED;
-    if (mutex_trylock(&p->lock)) {
+    if (futex_lock_try(&p->lock)) {
         mutex_lock(&p->ps->park_mutex);
         park_take(park);
         mutex_unlock(&p->ps->park_mutex);
@@ -273,23 +270,14 @@ done:
     return err;
 }
 
-int partition_lock_worker(struct partition *p, struct partition_park *park) NO_THREAD_SAFETY_ANALYSIS
+void partition_wake_parked(struct partition *p)
 {
-    if (GM_LIKELY(mutex_trylock(&p->lock)))
-        return 0;
-    return lock_slow(p, park);
-}
-
-void partition_unlock(struct partition *p) NO_THREAD_SAFETY_ANALYSIS
-{
-    mutex_unlock(&p->lock);
-    if (GM_UNLIKELY(__atomic_load_n(&p->parking.count, __ATOMIC_SEQ_CST) != 0))
-        wake_one(&p->parking);
+    wake_one(&p->parking);
 }
 
 struct kv *partition_peek(struct partition *p) NO_THREAD_SAFETY_ANALYSIS
 {
-    if (__atomic_load_n(&p->state, __ATOMIC_ACQUIRE) != PARTITION_OPEN || ALOADX(&p->role) != PARTITION_LEADER || !mutex_trylock(&p->lock))
+    if (__atomic_load_n(&p->state, __ATOMIC_ACQUIRE) != PARTITION_OPEN || ALOADX(&p->role) != PARTITION_LEADER || !futex_lock_try(&p->lock))
         return NULL;
     return p->kv;
 }
@@ -319,7 +307,7 @@ void partition_lock_background(struct partition *p) NO_THREAD_SAFETY_ANALYSIS
             }
         }
     }
-    mutex_lock(&p->lock);
+    futex_lock_take(&p->lock);
 }
 
 /* ---- the spanning lock ------------------------------------------------------------------------------------------------------- */

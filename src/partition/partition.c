@@ -100,12 +100,12 @@ int partitions_new(const struct partitions_options *options, struct partitions *
     pthread_rwlockattr_destroy(&attr);
     parking_init(&ps->spanning_parking, ps, NULL);
     wakers_init(ps);
-    ps->all = mem_calloc(options->count, sizeof(ps->all[0]));
+    CHECK(posix_memalign((void **)&ps->all, _Alignof(struct partition), options->count * sizeof(ps->all[0])) == 0);
+    memset(ps->all, 0, options->count * sizeof(ps->all[0]));
     for (uint32_t i = 0; i < options->count; i++) {
         struct partition *p = &ps->all[i];
 
         MAGIC_INIT(p, PARTITION_MAGIC);
-        mutex_init(&p->lock);
         mutex_init(&p->replica_mutex);
         p->index = i;
         p->ps = ps;
@@ -154,11 +154,10 @@ void partitions_free(struct partitions *ps)
             log_close(p->main);
         kv_free(p->kv);
         batch_builder_fini(&p->builder);
-        mutex_fini(&p->lock);
         mutex_fini(&p->replica_mutex);
         MAGIC_FINI(p, PARTITION_MAGIC);
     }
-    mem_free(ps->all);
+    free(ps->all);
     mem_free(ps->wakers);
     pthread_rwlock_destroy(&ps->spanning);
     pthread_cond_destroy(&ps->idle);
@@ -251,21 +250,39 @@ static struct rand *thread_rand(void)
     return &r;
 }
 
-void guard_fill(struct partition_guard *g, struct partition *p, uint32_t db)
+/* Who holds one partition holds no other, so a thread needs one batch for all it enters one by one, and finds it in its cache. */
+static struct batch_builder *thread_builder(void)
+{
+    static __thread struct batch_builder b;
+    static __thread bool known;
+
+    if (GM_UNLIKELY(!known)) {
+        mem_free_at_thread_exit((void **)&b.bytes.data);
+        known = true;
+    }
+    return &b;
+}
+
+void partition_note_time(struct partition *p)
+{
+    p->floor_ms = MAX_OF(p->floor_ms, log_last_timestamp(p->main));
+}
+
+void guard_fill(struct partition_guard *g, struct partition *p, uint32_t db, struct batch_builder *builder)
 {
     struct worker *w = worker_current();
     int64_t now = w != NULL ? worker_wall_ms(w) : clock_wall_ms();
 
     /* Rule 10: time in effects never goes back within a log. */
-    now = MAX_OF(now, log_last_timestamp(p->main));
+    now = MAX_OF(now, p->floor_ms);
     g->p = p;
     g->main = p->main;
     g->end = 0;
     g->mark = log_commit_mark();
     g->wrote = g->background = g->in_set = g->stale = g->unknown = false;
     g->set_at = 0;
-    batch_begin(&p->builder, now);
-    g->fx = (struct effects){&p->builder, now, false};
+    batch_begin(builder, now);
+    g->fx = (struct effects){builder, now, false};
     g->kv = (struct kv_ctx){.kv = p->kv, .fx = &g->fx, .db = db, .now_ms = now, .rand = thread_rand()};
     g->fx.snapshot_running = kv_snapshot_running(p->kv);
 }
@@ -295,7 +312,7 @@ int partition_enter(struct partition *p, uint32_t db, struct partition_park *par
         return err;
     }
     NOTE_ENTERED();
-    guard_fill(g, p, db);
+    guard_fill(g, p, db, thread_builder());
     return 0;
 }
 
@@ -328,7 +345,8 @@ int partition_enter_stale(struct partition *p, uint32_t db, struct partition_par
         return err;
     }
     NOTE_ENTERED();
-    guard_fill(g, p, db);
+    partition_note_time(p);
+    guard_fill(g, p, db, thread_builder());
     g->stale = true;
     return 0;
 }
@@ -347,7 +365,8 @@ int partition_enter_upkeep(struct partition *p, struct partition_park *park, str
         return err;
     }
     NOTE_ENTERED();
-    guard_fill(g, p, 0);
+    partition_note_time(p);
+    guard_fill(g, p, 0, thread_builder());
     g->stale = true;
     return 0;
 }
@@ -356,7 +375,8 @@ void partition_enter_background(struct partition *p, uint32_t db, struct partiti
 {
     partition_lock_background(p);
     NOTE_ENTERED();
-    guard_fill(g, p, db);
+    partition_note_time(p);
+    guard_fill(g, p, db, thread_builder());
     g->background = true;
 }
 
@@ -375,11 +395,11 @@ static int leave_reader(struct partition_guard *g)
 {
     struct partition *p = g->p;
 
-    g->end = log_end(p->main);
-    queue_table_flush(p->queues.table, NULL); /* exclusive queues live here whoever leads (rule 18) */
-    if (!batch_is_empty(&p->builder)) {
+    if (p->queues_stirred)
+        queue_table_flush(p->queues.table, NULL); /* exclusive queues live here whoever leads (rule 18) */
+    if (!batch_is_empty(g->fx.batch)) {
         diag_error("effects without leadership are dropped", "partition=%u role=%u", p->index, ALOADX(&p->role));
-        batch_builder_fini(&p->builder);
+        batch_builder_fini(g->fx.batch);
         partition_rebuild(p, ERR_NOT_LEADER);
     }
     NOTE_LEFT();
@@ -397,20 +417,23 @@ int partition_leave(struct partition_guard *g)
     if (GM_UNLIKELY(g->stale || !partition_writes(p)))
         return leave_reader(g);
     kv_blocked_serve(&g->kv);
-    queue_table_flush(p->queues.table, NULL);
-    if (!batch_is_empty(&p->builder)) {
+    if (GM_UNLIKELY(p->queues_stirred))
+        queue_table_flush(p->queues.table, NULL);
+    if (!batch_is_empty(g->fx.batch)) {
         int64_t base;
 
-        err = log_append(p->main, &p->builder, &base);
-        if (GM_LIKELY(err == 0))
+        err = log_append(p->main, g->fx.batch, &base);
+        if (GM_LIKELY(err == 0)) {
             g->wrote = true;
-        else
+            g->end = log_end(p->main);
+            p->floor_ms = g->fx.now_ms;
+        } else {
             partition_rebuild(p, err);
-        if (GM_UNLIKELY(p->builder.bytes.cap > PARTITION_BUILDER_KEPT))
-            batch_builder_fini(&p->builder);
+        }
+        if (GM_UNLIKELY(g->fx.batch->bytes.cap > PARTITION_BUILDER_KEPT))
+            batch_builder_fini(g->fx.batch);
         partition_note_counts(p);
     }
-    g->end = log_end(p->main);
     NOTE_LEFT();
     partition_unlock(p);
     if (err == 0 && !g->background) {
@@ -433,7 +456,7 @@ static void run_rebuild(struct bg_job *job) NO_THREAD_SAFETY_ANALYSIS /* partiti
     struct partition *p = r->p;
     int err;
 
-    mutex_lock(&p->lock);
+    futex_lock_take(&p->lock);
     p->recovered_end = -1; /* nothing in this log is incomplete any more */
     if (partition_writes(p)) {
         kv_clear(p->kv);
@@ -441,6 +464,7 @@ static void run_rebuild(struct bg_job *job) NO_THREAD_SAFETY_ANALYSIS /* partiti
     } else {
         err = partition_reload(p);
     }
+    partition_note_time(p);
     ASTOREX(&p->rebuilding, false);
     if (err == 0)
         ASTORE(&p->state, (uint32_t)PARTITION_OPEN);

@@ -71,7 +71,7 @@ struct partition_guard {
     struct kv_ctx kv;
     struct effects fx;
     struct log *main;
-    int64_t end;  /* set by leave: log end after the append (the offset a quorum reply waits for), or the end at the time when nothing was added */
+    int64_t end;  /* set by leave when something was appended: the log's end behind it (the offset a quorum reply waits for); partition_guard_end */
     bool wrote;   /* set by leave: something was appended */
     uint64_t mark; /* log_commit_mark of when it was entered: for commits begun after it was left */
     bool unknown; /* set by leave with an error: it was appended, but may be undone by a failover: the client must not read that it was not done (close its connection) */
@@ -98,6 +98,12 @@ static inline bool partition_is_parked(const struct partition_park *park)
 /* P6: the keyspace when the lock is free this very instant, else NULL; only to prefetch with. Ends with partition_unpeek. */
 struct kv *partition_peek(struct partition *p);
 void partition_unpeek(struct partition *p);
+
+/* Behind leave: what a reply that tells of this visit has to wait for: the log's end behind what was appended, or, of who only read, its end now. */
+static inline int64_t partition_guard_end(const struct partition_guard *g)
+{
+    return g->wrote ? g->end : log_end(g->main);
+}
 
 /* Several partitions, ascending and without repeats, under the spanning lock held shared; leave appends one batch to each that was written, naming all participants (rule 5), before any lock is released. `guards` has
  * n elements, in the same order. */

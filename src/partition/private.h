@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #include "base/err.h"
+#include "base/futex_lock.h"
 #include "partition/partition.h"
 #include "partition/queues.h"
 #include "partition/replay.h"
@@ -16,17 +17,17 @@
 
 /* Who was parked here, in order of arrival. */
 struct parking {
+    uint32_t count;      /* atomic; changed under park_mutex */
+    bool for_opening;    /* nobody is woken because the lock is free: only by partition_unpark_opened */
+    struct list list;    /* under park_mutex */
     struct partitions *ps;
     struct partition *p; /* NULL: the spanning lock's */
-    struct list list;    /* under park_mutex */
-    bool for_opening;    /* nobody is woken because the lock is free: only by partition_unpark_opened */
-    uint32_t count;      /* atomic; changed under park_mutex */
     uint64_t total;      /* atomic */
 };
 
 struct partition {
-    /* the fast path's */
-    struct mutex lock;
+    /* the fast path's: one cache line */
+    _Alignas(64) struct futex_lock lock;
     uint32_t magic;
     uint32_t index;
     uint32_t state;   /* atomic: enum partition_state */
@@ -35,12 +36,14 @@ struct partition {
     int32_t epoch;    /* atomic: leader epoch of that role */
     bool leased;      /* atomic: the node's lease is to be looked at */
     bool quorum_missing; /* atomic: fewer than min_insync replicas are in sync */
-    struct partitions *ps;
+    bool queues_stirred; /* under the lock: leaving has queues to flush */
     struct kv *kv;
     struct log *main;
-    struct partition_queues queues;
-    struct batch_builder builder;
+    int64_t floor_ms; /* under the lock: while this node leads, no effect of the main log is younger (rule 10) */
     struct parking parking;
+    struct partitions *ps;
+    struct partition_queues queues;
+    struct batch_builder builder; /* for commands over several partitions; others use their thread's */
     struct parking opening; /* who waits for a queue that is being opened */
 
     int error;                  /* atomic */
@@ -107,9 +110,19 @@ void parking_init(struct parking *k, struct partitions *ps, struct partition *p)
 void parking_fini_all(struct partitions *ps);
 void wakers_init(struct partitions *ps);
 /* 0, or ERR_PARKED / ERR_BUSY after the wait of P2. */
-int partition_lock_worker(struct partition *p, struct partition_park *park);
+int partition_lock_slow(struct partition *p, struct partition_park *park);
+static inline int partition_lock_worker(struct partition *p, struct partition_park *park) NO_THREAD_SAFETY_ANALYSIS
+{
+    return GM_LIKELY(futex_lock_try(&p->lock)) ? 0 : partition_lock_slow(p, park);
+}
 void partition_lock_background(struct partition *p);
-void partition_unlock(struct partition *p);
+void partition_wake_parked(struct partition *p);
+static inline void partition_unlock(struct partition *p) NO_THREAD_SAFETY_ANALYSIS
+{
+    futex_lock_release(&p->lock);
+    if (GM_UNLIKELY(__atomic_load_n(&p->parking.count, __ATOMIC_SEQ_CST) != 0))
+        partition_wake_parked(p);
+}
 int spanning_lock_shared(struct partitions *ps, struct partition_park *park);
 void spanning_unlock_shared(struct partitions *ps);
 void spanning_lock_exclusive(struct partitions *ps);
@@ -125,7 +138,9 @@ bool parking_nudge(struct partitions *ps);
 
 /* partition.c */
 void partition_fail(struct partition *p, int err, const char *why);
-void guard_fill(struct partition_guard *g, struct partition *p, uint32_t db);
+void guard_fill(struct partition_guard *g, struct partition *p, uint32_t db, struct batch_builder *builder);
+/* Another than a leader's command may have written the main log since: its time is looked at. Under the lock. */
+void partition_note_time(struct partition *p);
 #define PARTITION_BUILDER_KEPT (64u << 10) /* a larger batch buffer is freed */
 void partition_note_counts(struct partition *p); /* under the lock: for who looks without it */
 void partitions_job_begin(struct partitions *ps);

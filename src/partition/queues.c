@@ -107,6 +107,7 @@ void partition_queues_init(struct partition_queues *pq, struct partition *p,
         .background = background,
         .opened = opened,
         .hw_moved = options->workers == NULL ? NULL : hw_moved,
+        .stirred = &p->queues_stirred,
     };
 
     pq->hw_mail.deliver = hw_news;

@@ -179,6 +179,7 @@ static void recover_state(struct recovery *r, struct partition *p)
         kv_clear(p->kv);
     } else {
         partition_note_counts(p);
+        partition_note_time(p);
         ASTORE(&p->state, (uint32_t)PARTITION_OPEN);
     }
     __atomic_fetch_add(&r->done, 1, __ATOMIC_RELAXED);

@@ -50,6 +50,8 @@ void partition_set_role(struct partition *p, enum partition_role role, int32_t e
     CHECK(allowed[from][role]);
     CHECK(epoch >= ALOADX(&p->epoch));
     ASTORE(&p->epoch, epoch);
+    if (from < PARTITION_LEADER && role >= PARTITION_OPENING)
+        partition_note_time(p); /* others wrote the log so far */
     ASTORE(&p->role, (uint32_t)role);
     if (from >= PARTITION_LEADER && role < PARTITION_LEADER)
         stop_leading(p);

@@ -41,7 +41,9 @@ int partition_enter_set(struct partitions *ps, const uint32_t *indexes, uint32_t
         return err;
     }
     for (uint32_t i = 0; i < n; i++) {
-        guard_fill(&guards[i], partitions_get(ps, indexes[i]), db);
+        struct partition *p = partitions_get(ps, indexes[i]);
+
+        guard_fill(&guards[i], p, db, &p->builder);
         guards[i].in_set = true;
         guards[i].set_at = i;
     }
@@ -108,16 +110,19 @@ int partition_leave_set(struct partitions *ps, struct partition_guard *guards, u
 
         CHECK(guards[i].in_set && guards[i].set_at == i);
         kv_blocked_serve(&guards[i].kv);
-        queue_table_flush(p->queues.table, NULL);
+        if (p->queues_stirred)
+            queue_table_flush(p->queues.table, NULL);
         written += !batch_is_empty(guards[i].fx.batch);
     }
     if (written > 1)
         name_participants(guards, n, written);
     err = written == 0 ? 0 : append_all(guards, n);
     for (uint32_t i = 0; i < n; i++) {
-        guards[i].end = log_end(guards[i].main);
-        if (guards[i].wrote)
+        if (guards[i].wrote) {
+            guards[i].end = log_end(guards[i].main);
+            guards[i].p->floor_ms = guards[i].fx.now_ms;
             partition_note_counts(guards[i].p);
+        }
         if (guards[i].fx.batch->bytes.cap > PARTITION_BUILDER_KEPT)
             batch_builder_fini(guards[i].fx.batch);
     }

@@ -64,7 +64,7 @@ static int cut_log(struct partition *p, int64_t snapshot) NO_THREAD_SAFETY_ANALY
     int64_t start = snapshot, cut = log_start(p->main);
     int err = 0;
 
-    mutex_lock(&p->lock);
+    futex_lock_take(&p->lock);
     mutex_lock(&p->replica_mutex);
     start = MIN_OF(start, ALOADX(&p->pinned));
     n = log_segments(p->main, NULL, 0);

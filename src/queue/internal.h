@@ -158,6 +158,8 @@ struct queue_table {
     struct buf scratch; /* encodings */
     int64_t now_ms;     /* the latest time anybody told us */
     uint32_t jobs;      /* under way */
+    bool *stirred;      /* options.stirred, or unlooked */
+    bool unlooked;
     int flush_error;    /* messages were lost since the last queue_table_flush */
     _Atomic int64_t next_tick;
     struct mutex hw_mutex; /* behind a log's own locks; a leaf */

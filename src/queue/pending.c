@@ -196,8 +196,10 @@ int queue_flush(struct queue *q)
         give_back(q);
         return 0;
     }
-    if (lossy)
+    if (lossy) {
         q->table->flush_error = err;
+        *q->table->stirred = true;
+    }
     take_back(q, p);
     if (err == ERR_NOSPACE && p->range_count > 0) {
         /* What was settled is small and may still fit. If not, it holds in memory and goes with the next

@@ -60,6 +60,7 @@ struct queue_table_options {
     uint64_t checkpoint_bytes; /* log grown by this much starts a checkpoint; default 4 MiB: replaying it takes about 20 ms */
     uint64_t open_at_once_bytes; /* a longer log is opened in the background; default 64 KiB: replaying that takes about 0.5 ms under the lock */
     bool commit_at_end;        /* checkpoints wait for no sync, as with log.fsync: never */
+    bool *stirred; /* borrowed; under the lock: set when queue_table_flush has something to do, which clears it. NULL: nobody looks */
 
     void *arg; /* borrowed, for the callbacks below */
     /* A queue without a user has reached its end (auto-delete, x-expires): propose its deletion to the

@@ -22,6 +22,7 @@ struct queue_table *queue_table_new(const struct queue_table_options *options)
     if (t->options.open_at_once_bytes == 0)
         t->options.open_at_once_bytes = OPEN_AT_ONCE_BYTES;
     t->options.data_dir = mem_strdup(options->data_dir);
+    t->stirred = options->stirred != NULL ? options->stirred : &t->unlooked;
     t->bucket_count = 16;
     t->buckets = mem_calloc(t->bucket_count, sizeof(*t->buckets));
     list_init(&t->dirty);
@@ -144,6 +145,7 @@ void queue_mark_dirty(struct queue *q)
         return;
     q->dirty = true;
     list_push_back(&q->table->dirty, &q->dirty_node);
+    *q->table->stirred = true;
 }
 
 void queue_mark_timed(struct queue *q, int64_t at_ms)
@@ -279,6 +281,7 @@ int queue_table_flush(struct queue_table *t, struct log_commit *commit)
         }
     }
     list_splice(&t->dirty, &again);
+    *t->stirred = !list_empty(&t->dirty);
     if (t->flush_error != 0)
         err = t->flush_error;
     t->flush_error = 0;
