@@ -4,7 +4,10 @@
  * Servers beside one another drift together, so that a difference of one per cent shows where runs of seconds differ by
  * five.
  *
- *   resp_load get|set NAME:PORT:PID... [connections=50] [pipeline=1] [ms=100] [rounds=100]
+ *   resp_load get|set NAME:PORT:PID... [connections=50] [pipeline=1] [ms=100] [rounds=100] [rest_us=0]
+ *
+ * rest_us: a pause behind each look at the connections, so that a server finds many of them ready at once, as one at its limit does.
+ * Without, the load is what is at its limit, and the quicker of two servers polls more often for the same work.
  *
  * CPU time is that of all living threads of PID, in nanoseconds (schedstat). Each connection has one request, or pipeline of
  * them, under way; it answers readiness with the system calls of redis-benchmark (a watch for writing, write, a watch for
@@ -25,12 +28,13 @@
 #define VALUE "value of thirty-two bytes, xxxxx"
 _Static_assert(sizeof(VALUE) == 32 + 1, "a byte more would be an inline command of its own to either server");
 
-static double connections_o = 50, pipeline_o = 1, ms_o = 100, rounds_o = 100;
+static double connections_o = 50, pipeline_o = 1, ms_o = 100, rounds_o = 100, rest_us_o = 0;
 static const struct option_row rows[] = {
     {"connections", &connections_o},
     {"pipeline", &pipeline_o},
     {"ms", &ms_o},
     {"rounds", &rounds_o},
+    {"rest_us", &rest_us_o},
 };
 
 struct client {
@@ -148,8 +152,13 @@ static uint64_t run_slice(struct server *s, struct work *w, double ms)
         watch(s, &s->clients[i], EPOLLOUT, false);
     while (live > 0) {
         struct epoll_event events[256];
-        int n = epoll_wait(s->epoll, events, 256, 10000);
-        bool over = clock_mono_us() >= end;
+        bool over;
+        int n;
+
+        if (rest_us_o > 0)
+            usleep((unsigned)rest_us_o);
+        n = epoll_wait(s->epoll, events, 256, 10000);
+        over = clock_mono_us() >= end;
 
         if (n <= 0)
             die("%s does not answer", s->name);
@@ -220,7 +229,7 @@ int main(int argc, char **argv)
     int arg = 2;
 
     if (argc < 3 || (strcmp(argv[1], "get") != 0 && strcmp(argv[1], "set") != 0))
-        die("usage: resp_load get|set NAME:PORT:PID... [connections=50] [pipeline=1] [ms=100] [rounds=100]");
+        die("usage: resp_load get|set NAME:PORT:PID... [connections=50] [pipeline=1] [ms=100] [rounds=100] [rest_us=0]");
     for (; arg < argc && strchr(argv[arg], ':') != NULL; arg++)
         ;
     parse_options(argc, argv, arg, rows, sizeof(rows) / sizeof(rows[0]));
