@@ -256,6 +256,40 @@ def a_transaction_that_fails_to_queue_runs_nothing():
         assert c.call("EXISTS", "a") == 0
 
 
+def a_pipeline_answers_each_command_in_its_place():
+    """Commands of one partition run under one acquisition: what is refused among them, or fails, is answered where it stands, and
+    the rest runs."""
+    with Node("--node.threads=2") as node:
+        node.start()
+        c = Resp(node.ports["resp"])
+        c.call("SET", "{t}a", "1")
+        c.call("LPUSH", "{t}list", "x")
+
+        def told(replies):
+            return [str(r).split(" ")[0] if isinstance(r, RespError) else r for r in replies]
+        mixed = [("GET", "{t}a"), ("INCR", "{t}a"), ("GET", "{t}list"), ("NOSUCH", "{t}a"), ("GET", "{t}a", "b"), ("get", "{t}a"),
+                 ("PING",), ("GET", "other"), ("INCR", "{t}list"), ("MGET", "{t}a", "other"), ("GET", "{t}a")]
+        assert told(c.pipeline(mixed)) == [b"1", 2, "WRONGTYPE", "ERR", "ERR", b"2", b"PONG", None, "WRONGTYPE", [b"2", None], b"2"]
+        # Behind the limit of memory writes are refused and reads are not, also between each other.
+        c.call("CONFIG", "SET", "maxmemory", 1)
+        while not isinstance(c.pipeline([("SET", "{t}b", 1)])[0], RespError):
+            time.sleep(0.01)
+        c.call("DEL", "{t}b")
+        refused = [("GET", "{t}a"), ("SET", "{t}b", 1), ("SET", "{t}b", 2), ("GET", "{t}b"), ("DEL", "{t}list"), ("INCR", "{t}a"), ("GET", "{t}a"),
+                   ("SET", "other", 1), ("GET", "other"), ("GET", "{t}list")]
+        assert told(c.pipeline(refused * 5)) == ([b"2", "OOM", "OOM", None, 1, "OOM", b"2", "OOM", None, None] +
+                                                 [b"2", "OOM", "OOM", None, 0, "OOM", b"2", "OOM", None, None] * 4)
+        c.call("CONFIG", "SET", "maxmemory", 0)
+        while isinstance(c.pipeline([("SET", "{t}b", 1)])[0], RespError):
+            time.sleep(0.01)
+        # Who ends the connection in the middle is answered so far; nothing behind that runs.
+        assert c.pipeline([("SET", "{t}c", 1), ("QUIT",)]) == [b"OK", b"OK"] and c.at_end()
+        c = Resp(node.ports["resp"])
+        c.send(b"".join(c.encode(*x) for x in (("INCR", "{t}c"), ("QUIT",), ("INCR", "{t}c"), ("INCR", "{t}c"))))
+        assert c.reply() == 2 and c.reply() == b"OK" and c.at_end()
+        assert Resp(node.ports["resp"]).call("GET", "{t}c") == b"2"
+
+
 def every_command_may_stand_in_a_transaction():
     """Nothing of the table ends the server or the connection when it is queued and run with plain arguments."""
     with Node("--node.threads=2") as node:
@@ -353,4 +387,4 @@ if __name__ == "__main__":
     run_tests([many_clients_at_level_leader, many_clients_at_level_quorum, many_clients_with_a_sync_before_every_answer,
                a_blocked_client_is_served_in_order_and_across_workers, very_many_keys_cost_in_proportion,
                a_transaction_that_fails_to_queue_runs_nothing, keys_goes_in_slices_and_is_exact,
-               every_command_may_stand_in_a_transaction])
+               every_command_may_stand_in_a_transaction, a_pipeline_answers_each_command_in_its_place])

@@ -297,6 +297,54 @@ Test(partition, an_append_on_a_full_disk_is_taken_back_by_rebuilding)
     rig_fini(&r);
 }
 
+/* Rule 10, where the clock of the leader before was ahead of this node's. */
+Test(partition, a_new_leaders_time_does_not_go_back_behind_its_log)
+{
+    const int64_t ahead = clock_wall_ms() + 3600000;
+    struct batch_builder b = {0};
+    struct effects fx = {&b, ahead, false};
+    struct partition_guard g;
+    struct partition *p;
+    struct slice batch;
+    int64_t end;
+    struct rig r;
+
+    rig_init(&r, 1);
+    r.po.clustered = true;
+    rig_open(&r);
+    p = partitions_get(r.ps, 0);
+    partition_set_role(p, PARTITION_FOLLOWER, 1);
+    batch_begin(&b, ahead);
+    effect_add(&fx, EFFECT_KV_DEL, 0, slice_str("none"), SLICE_NONE);
+    batch = batch_finish(&b);
+    cr_assert_eq(partition_append_replica(p, batch.data, batch.len, &end), 0);
+    batch_builder_fini(&b);
+    partition_set_role(p, PARTITION_OPENING, 2);
+    cr_assert_eq(partition_apply(p, end), 0);
+    partition_set_role(p, PARTITION_LEADER, 2);
+
+    cr_assert_eq(partition_enter(p, 0, NULL, &g), 0);
+    cr_assert_geq(g.fx.now_ms, ahead);
+    kv_string_set(&g.kv, slice_str("k"), slice_str("v"), 0);
+    cr_assert_eq(partition_leave(&g), 0);
+    cr_assert(g.wrote);
+    cr_assert_eq(partition_guard_end(&g), end + 1);
+    cr_assert_geq(log_last_timestamp(partition_main_log(p)), ahead);
+    rig_close(&r);
+
+    /* The same for a node alone, which finds such a log when it starts. */
+    r.po.clustered = false;
+    rig_open(&r);
+    p = partitions_get(r.ps, 0);
+    cr_assert_eq(partition_enter(p, 0, NULL, &g), 0);
+    cr_assert_geq(g.fx.now_ms, ahead);
+    cr_assert_eq(partition_leave(&g), 0);
+    cr_assert_not(g.wrote);
+    cr_assert_eq(partition_guard_end(&g), end + 1);
+    rig_close(&r);
+    rig_fini(&r);
+}
+
 Test(partition, an_unknown_kind_stops_its_partition_and_no_other)
 {
     struct rig r;
