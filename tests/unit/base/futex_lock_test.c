@@ -63,8 +63,10 @@ Test(futex_lock, waits_until_the_time_given_and_is_woken_before)
     pthread_create(&thread, NULL, wait_for_it, &got);
     while (__atomic_load_n(&lock.word, __ATOMIC_ACQUIRE) != 2)
         ;
-    nanosleep(&(struct timespec){0, 20000000}, NULL); /* mostly it sleeps by now */
+    nanosleep(&(struct timespec){0, 50000000}, NULL); /* mostly it sleeps by now */
+    begun = clock_mono_ns();
     futex_lock_release(&lock);
     pthread_join(thread, NULL);
     cr_assert(got);
+    cr_assert_lt(clock_mono_ns() - begun, 30000000000u, "nobody woke it, its time ran out");
 }
