@@ -412,11 +412,6 @@ uint64_t kv_key_hash(struct slice key)
     return hash_bytes(key.data, key.len);
 }
 
-void kv_key_prefetch(const struct kv *kv, uint32_t db, struct slice key)
-{
-    table_prefetch(&kv->dbs[db].keys, kv_key_hash(key));
-}
-
 void kv_prefetch_bucket(const struct kv *kv, uint32_t db, uint64_t hash)
 {
     table_prefetch(&kv->dbs[db].keys, hash);

@@ -62,9 +62,7 @@ int kv_key_bytes(struct kv_ctx *c, struct slice key, uint64_t *ret);
 uint64_t kv_db_size(const struct kv *kv, uint32_t db);
 uint64_t kv_db_expires(const struct kv *kv, uint32_t db);
 void kv_db_flush(struct kv_ctx *c); /* swaps the tables, frees later */
-/* A prefetch for pipelines (P6): hashes the key and touches its bucket. */
-void kv_key_prefetch(const struct kv *kv, uint32_t db, struct slice key);
-/* The same in two steps, for up to 32 commands at once: hash and touch the buckets, then touch the entries. Under the partition's lock. */
+/* Looking ahead (P6), for up to 32 commands at once: hash and touch the buckets, then touch the entries. Under the partition's lock. */
 uint64_t kv_key_hash(struct slice key);
 void kv_prefetch_bucket(const struct kv *kv, uint32_t db, uint64_t hash);
 bool kv_prefetch_entry(const struct kv *kv, uint32_t db, uint64_t hash); /* false: not in the first bucket of its chain; the next one is touched */

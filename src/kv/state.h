@@ -44,6 +44,8 @@ struct kv {
     struct table blocked; /* struct kv_name, owned */
 };
 
+_Static_assert(offsetof(struct kv, dbs[0].keys.level) < 64, "a look-up begins in one cache line");
+
 /* A key that somebody waits for or watches. */
 struct kv_name {
     struct list who;   /* struct kv_watch.peers or struct kv_blocked.node */
