@@ -637,7 +637,7 @@ static void plan_batch(struct session *s, const struct request *q, uint32_t n, s
 
 /* The commands from `i` on that share a partition and may join, under one acquisition. Where the run ends; `i` itself when it
  * is parked. `x` is set up for the first of them, which was not refused; x->cmd is NULL behind one that was, or that failed.
- * *ticks: since when the first is under way; a command's time begins where that of the one before ended. */
+ * *ticks: since when the first is under way; a command's time begins where that of the one before ended, or its append. */
 static uint32_t run_joined(struct exec *x, const struct request *q, uint32_t i, uint32_t n, const struct plan *plan, uint64_t *ticks)
 {
     struct session *s = x->s;
@@ -678,6 +678,8 @@ static uint32_t run_joined(struct exec *x, const struct request *q, uint32_t i, 
         }
     }
     err = exec_leave(x);
+    if (g.wrote) /* the append is not the next command's time */
+        *ticks = clock_ticks();
     if (GM_UNLIKELY(err != 0)) {
         x->cmd = NULL;
         x->r.out->len = mark;

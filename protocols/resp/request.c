@@ -3,6 +3,8 @@
 
 #include "base/check.h"
 
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "headers are compared as little-endian words");
+
 /* Parses "<mark><digits>\r\n" with 1 to 5 digits and no leading zero at *pp. The value, or -1 for anything
  * else. */
 static inline int32_t header_fast(const uint8_t **pp, const uint8_t *end, uint8_t mark)

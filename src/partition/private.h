@@ -5,6 +5,7 @@
 #define GM_PARTITION_PRIVATE_H
 
 #include <pthread.h>
+#include <stddef.h>
 
 #include "base/err.h"
 #include "base/futex_lock.h"
@@ -66,6 +67,8 @@ struct partition {
     int64_t stale_from;         /* atomic: below, memory is a fuzzy snapshot that its log has not made whole yet */
     int64_t pinned;             /* atomic: the log stays from here on for a replica that gets a snapshot; INT64_MAX: no pin */
 };
+
+_Static_assert(offsetof(struct partition, parking.count) + 4 <= 64, "entering and leaving look at one cache line");
 
 /* A worker's woken parks: one mail for all of them. */
 struct waker {
