@@ -3,8 +3,8 @@
  * libev gives the frame, and calls `turn` in place of its own ev_invoke_pending: clock and quiescent counter
  * first, then what is ready of sockets and timers, then what is due before the next poll: mail, resumed input,
  * hooks, one write a connection, the dead, the wake-ups of others (P4). One call a turn, where a prepare and
- * a check watcher would have libev feed two events and walk its queues twice. A turn costs epoll_wait plus one read and one write a
- * ready connection; watchers are not started and stopped in between, so there is no epoll_ctl on the way.
+ * a check watcher would have libev feed two events and walk its queues twice. A turn costs epoll_wait plus one
+ * read and one write a ready connection; watchers are not started and stopped in between, so there is no epoll_ctl on the way.
  *
  * Nothing that stands in one of the worker's lists may wait for the next event: before the poll, pending work
  * sends the worker's own ev_async. libev does not write to the eventfd then (it is not in the poll), it polls
